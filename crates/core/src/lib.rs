@@ -1,0 +1,1 @@
+//! Tidegate: the `core` room.

@@ -1,0 +1,1 @@
+//! Tidegate: the `wire` room.

@@ -1,0 +1,88 @@
+//! The typed configuration: what every other room reads. Fields are named as the keys of the YAML; defaults
+//! are applied and cross references resolved by the time a [`Config`] exists.
+
+mod listener;
+mod route;
+mod route_match;
+mod traffic;
+mod upstream;
+mod upstream_policy;
+
+pub use listener::*;
+pub use route::*;
+pub use route_match::*;
+pub use traffic::*;
+pub use upstream::*;
+pub use upstream_policy::*;
+
+use crate::record::record;
+use crate::values::{ListenAddress, LogTarget, Percent, Secret, StateUrl};
+use std::time::Duration;
+
+record! {
+    /// The whole configuration.
+    pub default struct Config {
+        /// Where this Tidegate runs.
+        node: Node = Node::default(),
+        /// The admin API, dashboard and metrics; `off` turns them off. Default: `{ address: 127.0.0.1:9900 }`.
+        admin: Option<Admin> = Some(Admin::default()),
+        /// Where durable state lives.
+        state: State = State::default(),
+        /// How a process ends.
+        shutdown: Shutdown = Shutdown::default(),
+        /// One JSON line for every request; off by default. `access_log: stdout` is short for `{ to: stdout }`.
+        access_log: Option<AccessLog>,
+        /// Sockets that callers connect to.
+        listeners: Vec<Listener>,
+        /// Rules in order; the first whose match holds decides.
+        routes: Vec<Route>,
+        /// Named pools of endpoints.
+        upstreams: Vec<Upstream>,
+    }
+}
+
+record! {
+    /// Where this Tidegate runs; decides which endpoints are local.
+    pub default struct Node {
+        /// Region, compared with endpoints' `region`. Empty: no preference.
+        region: String = String::new(),
+        /// Zone inside the region, compared with endpoints' `zone`. Empty: no preference.
+        zone: String = String::new(),
+    }
+}
+
+record! {
+    /// The admin port.
+    pub default struct Admin {
+        /// `ip:port` or `unix:PATH`. Default 127.0.0.1:9900. Anything but loopback or a Unix socket needs a token.
+        address: ListenAddress = ListenAddress::loopback(9900),
+        /// Bearer token that every admin request must carry.
+        token: Option<Secret>,
+    }
+}
+
+record! {
+    /// Where durable state lives.
+    pub default struct State {
+        /// `file:PATH` (a folder). Default `file:./tidegate-data`.
+        url: StateUrl = StateUrl::File("./tidegate-data".into()),
+    }
+}
+
+record! {
+    /// How a process ends.
+    pub default struct Shutdown {
+        /// Time that requests in flight have to finish after SIGTERM or SIGINT. Default 30s.
+        grace: Duration = Duration::from_secs(30),
+    }
+}
+
+record! {
+    /// One JSON line for every request.
+    pub default struct AccessLog {
+        /// `stdout`, `stderr` or a file's path. Default stdout.
+        to: LogTarget = LogTarget::Stdout,
+        /// Share of the requests that are logged; those that failed always are. Default 100%.
+        sample: Percent = Percent::HUNDRED,
+    }
+}

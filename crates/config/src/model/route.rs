@@ -1,0 +1,174 @@
+//! Routes: a match and what is done with the requests that fit it.
+
+use super::{Concurrency, Fault, Hedge, Match, RateLimit, Retry};
+use crate::record::{one_of, record};
+use crate::values::{ByteSize, HashKey, HeaderName, HeaderText, OneOrMany, Pattern, Percent};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+record! {
+    /// One rule. Exactly one of `to`, `redirect` and `respond` is set.
+    pub struct Route {
+        /// Unique name, used in metrics and logs.
+        name: String,
+        /// Conditions: one match or a list of which any may hold. Default: every request.
+        matches as "match": OneOrMany<Match>,
+        /// A split: destinations with weights.
+        to: Vec<Target>,
+        /// How one destination of the split is chosen. Default: at random by weight.
+        split: Option<Split>,
+        /// Next in line within the same request, in order: used when nothing is fit in the one before, or it failed retryably.
+        fallback: Vec<FallbackTarget>,
+        /// A copy of a share of the requests goes here; its answer is ignored.
+        mirror: Option<Mirror>,
+        /// Answers with a redirect.
+        redirect: Option<Redirect>,
+        /// Answers with a fixed response.
+        respond: Option<Respond>,
+        /// Changes path or host before the request goes on.
+        rewrite: Option<Rewrite>,
+        /// Changes headers of the request.
+        request_headers: HeaderEdits = HeaderEdits::default(),
+        /// Changes headers of the response.
+        response_headers: HeaderEdits = HeaderEdits::default(),
+        /// Injected delays and aborts.
+        fault: Option<Fault>,
+        /// Whole exchange, retries and back-off included. Default: off.
+        timeout: Option<Duration>,
+        /// Within an exchange, no byte either way for this long ends it; `off`: never. Default 15m.
+        idle_timeout: Option<Duration> = Some(Duration::from_secs(15 * 60)),
+        /// When another attempt is made.
+        retry: Retry = Retry::default(),
+        /// A further attempt is started when the first has not answered in time; for idempotent methods or with `retry.replay`.
+        hedge: Option<Hedge>,
+        /// Requests per time.
+        rate_limit: Option<RateLimit>,
+        /// Requests at once.
+        concurrency: Option<Concurrency>,
+        /// Bytes of a request's body; 0: no limit. Default: the listener's.
+        body_bytes: Option<ByteSize>,
+    }
+}
+
+record! {
+    /// One destination of a split.
+    pub struct Target {
+        /// Share of the requests: weight / sum of weights; 0 gets none. Default 1.
+        weight: u32 = 1,
+        ; flatten
+        /// Where to.
+        destination: Destination
+    }
+}
+
+one_of! {
+    /// Where a share of the requests goes.
+    pub enum Destination {
+        /// The upstream of this name.
+        Upstream(String) = "upstream",
+        /// The upstream that the request names.
+        UpstreamFrom(UpstreamFrom) = "upstream_from",
+    }
+}
+
+record! {
+    /// A header (or gRPC metadata) names the upstream.
+    pub struct UpstreamFrom {
+        /// Name of the header.
+        header: HeaderName,
+        /// Upstreams that may be named; another value or none is answered 404.
+        allow: Vec<String>,
+    }
+}
+
+record! {
+    /// A destination that is used when those before it have nothing fit or failed retryably.
+    pub struct FallbackTarget {
+        /// The upstream of this name.
+        upstream: String,
+    }
+}
+
+record! {
+    /// How one destination of a split is chosen.
+    pub struct Split {
+        /// Requests with the same value go to the same destination.
+        hash: HashKey,
+    }
+}
+
+record! {
+    /// Copies of requests. `Host` gets `-shadow`; the copy is never awaited and never affects health of the primary.
+    pub struct Mirror {
+        /// The upstream of this name.
+        upstream: String,
+        /// Share of the requests that are copied. Default 100%.
+        percent: Percent = Percent::HUNDRED,
+    }
+}
+
+record! {
+    /// A redirect: what is not set stays as in the request.
+    pub default struct Redirect {
+        /// `http` or `https`.
+        scheme: Option<String>,
+        /// Host name.
+        host: Option<String>,
+        /// Port. Default: none when the scheme or the host changes, else the request's.
+        port: Option<u16>,
+        /// The whole path. Not together with `prefix`.
+        path: Option<String>,
+        /// Replaces the part of the path that the match's prefix matched.
+        prefix: Option<String>,
+        /// 301, 302, 303, 307 or 308. Default 302.
+        status: u16 = 302,
+    }
+}
+
+record! {
+    /// A fixed response.
+    pub default struct Respond {
+        /// Status, 200 to 599. Default 200.
+        status: u16 = 200,
+        /// Body, as it is. Default empty.
+        body: String = String::new(),
+        /// Headers of the response.
+        headers: BTreeMap<HeaderName, HeaderText>,
+    }
+}
+
+record! {
+    /// Changes path and host before the request goes on. At most one of `path`, `prefix` and `regex`.
+    pub default struct Rewrite {
+        /// The whole path; the query stays.
+        path: Option<String>,
+        /// Replaces the part of the path that the match's prefix matched.
+        prefix: Option<String>,
+        /// Replaces what a regular expression matches in the path.
+        regex: Option<RegexRewrite>,
+        /// `Host` / `:authority` that the upstream sees. Default: the caller's.
+        host: Option<String>,
+    }
+}
+
+record! {
+    /// Replacement by regular expression.
+    pub struct RegexRewrite {
+        /// RE2-like, linear time; every occurrence in the path is replaced.
+        pattern: Pattern,
+        /// Replacement; `$1` or `${name}` stand for groups (write `$${name}`: `${…}` alone means the environment).
+        with: String,
+    }
+}
+
+record! {
+    /// Header changes, made in the order remove, set, add.
+    pub default struct HeaderEdits {
+        /// Set to this value, whatever was there.
+        set: BTreeMap<HeaderName, HeaderText>,
+        /// Added to what is there.
+        add: BTreeMap<HeaderName, HeaderText>,
+        /// Removed.
+        remove: Vec<HeaderName>,
+    }
+}

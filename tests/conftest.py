@@ -1,0 +1,109 @@
+"""Fixtures of the end-to-end tests."""
+
+import itertools
+
+import pytest
+
+from harness import tls as tls_module
+from harness import upstream as upstream_module
+from harness.gateway import Gateway
+from harness.process import Process
+
+
+@pytest.fixture
+def tidegate(tmp_path):
+    """Starts gateways: `tidegate(config, workers=2, env={…})`. All end in good order when the test does."""
+    started, numbers = [], itertools.count()
+
+    def start(config, **more):
+        gateway = Gateway.__new__(Gateway)
+        started.append(gateway)
+        gateway.processes = []
+        gateway.__init__(tmp_path / f"gateway-{next(numbers)}", config, **more)
+        return gateway
+
+    yield start
+    troubles = []
+    for gateway in started:
+        try:
+            gateway.end()
+        except AssertionError as error:
+            troubles.append(str(error))
+    assert not troubles, troubles
+
+
+@pytest.fixture
+def server():
+    """Starts scriptable HTTP/1.1 servers: `server(behaviour, name="a")`."""
+    started = []
+
+    def start(behaviour=None, **more):
+        started.append(upstream_module.Server(behaviour, **more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Starts child processes with their output in a file: `process([command…])`."""
+    started, numbers = [], itertools.count()
+
+    def start(command, **more):
+        started.append(Process(command, tmp_path / f"process-{next(numbers)}.txt", **more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return tls_module.Authority(tmp_path / "tls")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows the end of every gateway's log."""
+    outcome = yield
+    report = outcome.get_result()
+    folder = item.funcargs.get("tmp_path") if hasattr(item, "funcargs") else None
+    if report.failed and folder is not None:
+        for log in sorted(folder.glob("gateway-*/log-*.txt")):
+            text = log.read_text(errors="replace")
+            report.sections.append((f"{log.parent.name}/{log.name}", text[-6000:]))
+
+
+@pytest.fixture
+def grpc_server(tmp_path):
+    """Starts gRPC servers: `grpc_server("a")`."""
+    from harness.grpc_peers import GrpcServer
+
+    started = []
+
+    def start(name, **more):
+        started.append(GrpcServer(tmp_path, name, **more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+@pytest.fixture
+def channel():
+    """Opens gRPC channels, closed after the test."""
+    from harness import grpc_peers
+
+    opened = []
+
+    def start(port, **more):
+        opened.append(grpc_peers.channel(port, **more))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()

@@ -107,3 +107,13 @@ def channel():
     yield start
     for each in opened:
         each.close()
+
+
+@pytest.fixture
+def consul(tmp_path):
+    """A Consul agent."""
+    from harness.consul import Consul
+
+    agent = Consul(tmp_path)
+    yield agent
+    agent.end()

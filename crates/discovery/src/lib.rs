@@ -1,1 +1,53 @@
-//! Tidegate: the `discovery` room.
+//! Discovery: where endpoints are, whether they are fit, and how others find us.
+//!
+//! - [`watch`] follows an upstream's endpoints: a fixed list, a file, DNS or Consul. The last good list stays in use whatever
+//!   happens to the source; the trouble is told beside it.
+//! - [`Prober`] checks endpoints actively (HTTP, gRPC, TCP), each once a process.
+//! - [`Registration`] keeps a listener registered with Consul until it drains.
+//! - [`connect`] and [`tls`] make the connections for all of these and for the gateway's data path.
+//!
+//! All tasks run on one control runtime: the one in which the [`Resolver`] was made. Nothing here runs on a data thread
+//! but [`Connector::connect`] itself. Dropping a handle ends its tasks.
+
+#![warn(missing_docs)]
+
+mod client;
+pub mod connect;
+mod consul;
+mod dns;
+pub mod endpoint;
+mod file;
+mod jitter;
+mod probe;
+pub mod resolve;
+mod source;
+pub mod tls;
+
+use tidegate_config::model::{Discover, Upstream};
+
+pub use connect::{ClientTls, ConnectError, Connector, Plain, Stream};
+pub use consul::{ListenerFacts, RegisterError, Registration, RegistrationState};
+pub use endpoint::{Address, Endpoint, EndpointId, EndpointSet};
+pub use probe::{Health, Prober};
+pub use resolve::{ResolveError, Resolver};
+pub use source::{Update, Watch};
+pub use tls::SetupError;
+
+/// Follows the endpoints of an upstream until the handle is dropped. May be called from any runtime.
+///
+/// A fixed list is known at once. An endpoint that is written as a name is one member, connected by happy eyeballs to any of
+/// its addresses; to have each address as a member, use `discover: { dns: … }`.
+///
+/// # Errors
+/// Mistakes of the configuration that make asking impossible. A source that is merely away is no error: it is told as
+/// [`Update::error`].
+pub fn watch(upstream: &Upstream, resolver: &Resolver) -> Result<Watch, SetupError> {
+    match &upstream.discover {
+        None => Ok(Watch::fixed(
+            upstream.endpoints.iter().map(Endpoint::from).collect(),
+        )),
+        Some(Discover::Consul(consul)) => consul::follow(consul, resolver),
+        Some(Discover::Dns(dns)) => dns::follow(dns, resolver),
+        Some(Discover::File(path)) => Ok(file::follow(path, resolver)),
+    }
+}

@@ -1,0 +1,228 @@
+//! A small HTTP/1.1 client for control work: one connection that is kept, answers bounded in size.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::connect::{ConnectError, Connector, Plain};
+use crate::endpoint::Address;
+use crate::source::Task;
+
+/// A peer that vanished without a word (power, network) is noticed within about 30 seconds although a blocking query has
+/// nothing to say for minutes.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(15))
+    .with_interval(Duration::from_secs(5));
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("{}", with_causes(.0))]
+    Exchange(#[from] hyper::Error),
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// hyper's texts name the step that failed; what happened is in the sources.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The beginning of the body as one line of text, for messages.
+    pub(crate) fn excerpt(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]);
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Where a client sends.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) address: Address,
+    pub(crate) authority: String,
+    /// Sent with every request, beside `Host`.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) connector: Connector,
+}
+
+/// One connection at a time to one server.
+#[derive(Debug)]
+pub(crate) struct Client {
+    server: Server,
+    connection: Option<Connection>,
+    /// Longest answer that is read.
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    local_ip: Option<std::net::IpAddr>,
+    _driver: Task,
+}
+
+impl Client {
+    pub(crate) fn new(server: Server, limit: usize) -> Self {
+        Self {
+            server,
+            connection: None,
+            limit,
+        }
+    }
+
+    /// This side's address of the connection, once there was an answer.
+    pub(crate) fn local_ip(&self) -> Option<std::net::IpAddr> {
+        self.connection
+            .as_ref()
+            .and_then(|connection| connection.local_ip)
+    }
+
+    /// One exchange. A kept connection that turns out to be closed is replaced once; requests here can all be repeated.
+    pub(crate) async fn exchange(
+        &mut self,
+        method: Method,
+        path_and_query: &str,
+        body: Option<Bytes>,
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        let exchange = async {
+            let reused = self
+                .connection
+                .as_ref()
+                .is_some_and(|connection| !connection.sender.is_closed());
+            match self.once(&method, path_and_query, body.clone()).await {
+                Err(ClientError::Exchange(error))
+                    if reused
+                        && (error.is_canceled()
+                            || error.is_closed()
+                            || error.is_incomplete_message()) =>
+                {
+                    self.connection = None;
+                    self.once(&method, path_and_query, body).await
+                }
+                result => result,
+            }
+        };
+        let result = tokio::time::timeout(timeout, exchange)
+            .await
+            .unwrap_or(Err(ClientError::Timeout(timeout)));
+        if result.is_err() {
+            // Whatever state it is in, it is not the beginning of an answer.
+            self.connection = None;
+        }
+        result
+    }
+
+    async fn once(
+        &mut self,
+        method: &Method,
+        path_and_query: &str,
+        body: Option<Bytes>,
+    ) -> Result<Answer, ClientError> {
+        let mut connection = match self.connection.take() {
+            Some(kept) if !kept.sender.is_closed() => kept,
+            _ => self.open().await?,
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path_and_query)
+            .header(HOST, &self.server.authority);
+        for (name, value) in &self.server.headers {
+            request = request.header(name, value);
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body.unwrap_or_default())).expect(
+            "paths and queries are percent-encoded, header values were checked when they were made",
+        );
+        connection.sender.ready().await?;
+        let (head, mut incoming) = connection.sender.send_request(request).await?.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                if body.len() + data.len() > self.limit {
+                    return Err(ClientError::TooLong(self.limit));
+                }
+                body.extend_from_slice(&data);
+            }
+        }
+        self.connection = Some(connection);
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.freeze(),
+        })
+    }
+
+    async fn open(&self) -> Result<Connection, ClientError> {
+        let stream = self.server.connector.connect(&self.server.address).await?;
+        if let Plain::Tcp(tcp) = stream.plain()
+            && let Err(error) = SockRef::from(tcp).set_tcp_keepalive(&KEEPALIVE)
+        {
+            tracing::debug!(%error, "no keepalive on a control connection");
+        }
+        let local_ip = stream.plain().local_ip();
+        let (sender, driver) = handshake(TokioIo::new(stream)).await?;
+        let driver = Task::spawn(&tokio::runtime::Handle::current(), async move {
+            // Its errors are told by the exchange that meets them.
+            let _ = driver.await;
+        });
+        Ok(Connection {
+            sender,
+            local_ip,
+            _driver: driver,
+        })
+    }
+}
+
+/// Percent-encodes all but unreserved characters (RFC 3986), for path segments and query values.
+pub(crate) fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte))
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_escape_their_place_in_a_url() {
+        assert_eq!(encode("a b/c?d&é"), "a%20b%2Fc%3Fd%26%C3%A9");
+        assert_eq!(encode("ranker-v1.x_~"), "ranker-v1.x_~");
+    }
+}

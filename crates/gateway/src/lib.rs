@@ -97,6 +97,12 @@ impl Handle {
     pub fn metrics(&self) -> Vec<view::Family> {
         Vec::new()
     }
+    /// Gives listening sockets, by listener name, for the next [`Handle::reload`]: the supervisor binds those of listeners that are new or
+    /// whose address changed, so that they outlive this process. A listener without one is bound by the gateway itself; what a reload does
+    /// not use is dropped with it.
+    pub fn offer_sockets(&self, sockets: Vec<(String, ListenSocket)>) {
+        let _ = sockets;
+    }
     /// Reads the configuration again and applies it as a whole, or refuses it as a whole.
     ///
     /// # Errors

@@ -111,6 +111,6 @@ pub(super) static TOKEN: [bool; 256] = {
 };
 
 /// Whether `bytes` is a non-empty token.
-pub(super) fn is_token(bytes: &[u8]) -> bool {
+pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|b| TOKEN[usize::from(*b)])
 }

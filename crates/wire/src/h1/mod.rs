@@ -28,6 +28,10 @@ mod response;
 mod scan;
 mod trailers;
 
+pub(crate) use encode::put_decimal;
+pub(crate) use fields::is_token;
+pub(crate) use framing::{list, trim};
+
 pub use body::{BodyDecoder, Decoded};
 pub use encode::{
     CHUNK_END, ConnectionIntent, ResponseExtras, encode_chunk_head, encode_last_chunk,

@@ -366,7 +366,25 @@ fn collect_literal(hir: &Hir, literal: &mut Vec<u8>) -> bool {
             collect_literal(&repetition.sub, literal);
             false
         }
-        HirKind::Repetition(_) | HirKind::Class(_) | HirKind::Alternation(_) => false,
+        HirKind::Alternation(branches) => {
+            let mut common: Option<Vec<u8>> = None;
+            for branch in branches {
+                let mut beginning = Vec::new();
+                collect_literal(branch, &mut beginning);
+                if let Some(common) = &common {
+                    let length = common
+                        .iter()
+                        .zip(&beginning)
+                        .take_while(|(a, b)| a == b)
+                        .count();
+                    beginning.truncate(length);
+                }
+                common = Some(beginning);
+            }
+            literal.extend(common.unwrap_or_default());
+            false
+        }
+        HirKind::Repetition(_) | HirKind::Class(_) => false,
     }
 }
 
@@ -393,6 +411,7 @@ mod tests {
             ("/v1/(a|b)c", "/v1/"),
             ("/a|/b", "/"),
             ("/a|b", ""),
+            ("/v1/(abc|abd|ab)/x", "/v1/ab"),
             ("/ab*", "/a"),
             ("/ab+c", "/ab"),
             ("/(ab){2}", "/ab"),

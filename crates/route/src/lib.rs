@@ -15,6 +15,8 @@
 //! whole text. Hosts are compared without port, letter case and final dot; `*.x` stands for one or more labels before
 //! `.x`. How 10,000 routes cost no more per request than 10 is told in the `index` module.
 
+#[cfg(test)]
+mod agreement;
 mod compile;
 mod conditions;
 mod describe;

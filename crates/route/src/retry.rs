@@ -1,7 +1,8 @@
 //! Retries: when another attempt may be made, how long to wait before it, and how attempts are hedged.
 //!
 //! Three questions are kept apart. *Is it safe?* ([`may_replay`]) depends on the method and on what the peer can have
-//! seen. *Is it wanted?* ([`RetryPolicy::should_retry`]) is the route's `retry.on`. *Is there room?* is the number of
+//! seen. *Is it wanted?* ([`RetryPolicy::should_retry`]) is the route's `retry.on`; safe retries and resets under a
+//! request that may be replayed need not be named there. *Is there room?* is the number of
 //! attempts, here, and the budget and the buffer, which the gateway holds. [`RetryPolicy::decide`] puts the first two
 //! and the number together.
 
@@ -341,7 +342,9 @@ impl RetryPolicy {
         if is_safe(outcome) && tries.safe < MAX_SAFE_RETRIES {
             return Decision::Safe;
         }
-        if !self.should_retry(outcome) {
+        // A connection that ends under a request that may be sent twice is no policy's business: in the race of a kept
+        // connection that the peer just closes, the caller would see an error that nobody made.
+        if !matches!(outcome, AttemptOutcome::Reset { .. }) && !self.should_retry(outcome) {
             return Decision::GiveUp(GiveUp::NotWanted);
         }
         if !may_replay(outcome, method, self.replay) {
@@ -451,7 +454,7 @@ mod tests {
 
     #[test]
     fn written_but_unanswered_is_sent_again_only_if_idempotent_or_marked_replayable() {
-        let mut policy = on(&[Condition::Reset]);
+        let mut policy = on(&[Condition::Reset, Condition::PerTryTimeout]);
         for outcome in [
             RESET,
             AttemptOutcome::PerTryTimeout {
@@ -480,13 +483,31 @@ mod tests {
     }
 
     #[test]
-    fn replayable_alone_does_not_retry_what_the_policy_does_not_name() {
-        let policy = RetryPolicy {
-            replay: true,
-            ..on(&[Condition::Unavailable])
+    fn a_reset_is_retried_without_being_named_where_it_may_be_replayed() {
+        let mut policy = on(&[Condition::Unavailable]);
+        assert!(is_retry(policy.decide(
+            &RESET,
+            &Method::GET,
+            false,
+            FIRST,
+            0
+        )));
+        let post = policy.decide(&RESET, &Method::POST, false, FIRST, 0);
+        assert_eq!(post, Decision::GiveUp(GiveUp::NotReplayable));
+        policy.replay = true;
+        assert!(is_retry(policy.decide(
+            &RESET,
+            &Method::POST,
+            false,
+            FIRST,
+            0
+        )));
+        // A timeout may be slowness that a second try doubles: it must be named.
+        let timeout = AttemptOutcome::PerTryTimeout {
+            written: Written::Some,
         };
         assert_eq!(
-            policy.decide(&RESET, &Method::POST, false, FIRST, 0),
+            policy.decide(&timeout, &Method::GET, false, FIRST, 0),
             Decision::GiveUp(GiveUp::NotWanted)
         );
     }

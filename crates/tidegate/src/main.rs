@@ -1,2 +1,65 @@
-//! The `tidegate` binary.
-fn main() {}
+//! The `tidegate` binary: command line, supervisor, wiring of the roles. It holds no logic of its own.
+//!
+//! `tidegate up` runs as two processes: the [`supervisor`], which holds the listening sockets and does next to
+//! nothing, and a gateway ([`role`]), which does the work and may die or be replaced at any time. They talk over
+//! Unix sockets ([`control`]).
+
+mod check;
+mod cli;
+mod control;
+mod exe;
+mod limits;
+mod log;
+mod plan;
+mod role;
+mod rundir;
+mod sockets;
+mod supervisor;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, Role};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Before anything else: the supervisor never parses a command line (see `plan`).
+    if let Some(plan) = plan::Plan::from_environment() {
+        return match log::parse(&log::filter(None)) {
+            Ok(filter) => {
+                log::start(filter);
+                supervisor::run(plan)
+            }
+            Err(problem) => bad_usage(&problem),
+        };
+    }
+    let cli = Cli::parse();
+    let log = log::filter(cli.log.as_deref());
+    let filter = match log::parse(&log) {
+        Ok(filter) => filter,
+        Err(problem) => return bad_usage(&problem),
+    };
+    match cli.command {
+        Command::Up(options) => up::run(&options, &log),
+        Command::Check(options) => check::run(&options),
+        Command::Schema => {
+            check::print(&format!("{:#}\n", tidegate_config::schema()));
+            ExitCode::SUCCESS
+        }
+        Command::Role {
+            role: Role::Gateway,
+        } => {
+            log::start(filter);
+            role::run()
+        }
+    }
+}
+
+fn bad_usage(problem: &str) -> ExitCode {
+    eprintln!("error: {problem}");
+    ExitCode::from(check::BAD)
+}

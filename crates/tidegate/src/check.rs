@@ -1,0 +1,96 @@
+//! `tidegate check`: validates, and says what the configuration holds.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use serde_json::json;
+use tidegate_config::{Diagnostics, Loaded};
+
+use crate::cli::Check;
+
+/// Exit code for a bad command line or configuration.
+pub(crate) const BAD: u8 = 2;
+
+/// Runs the command.
+pub(crate) fn run(options: &Check) -> ExitCode {
+    let loaded = tidegate_config::load(&options.paths);
+    if options.json {
+        let report = match &loaded {
+            Ok(loaded) => json!({
+                "ok": true,
+                "hash": loaded.hash,
+                "files": loaded.files,
+                "holds": holds(loaded).into_iter().map(|(what, count)| (what.replace(' ', "_"), json!(count)))
+                    .collect::<serde_json::Map<_, _>>(),
+                "diagnostics": loaded.warnings,
+            }),
+            Err(problems) => json!({ "ok": false, "diagnostics": problems }),
+        };
+        print(&format!("{report:#}\n"));
+        return if loaded.is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(BAD)
+        };
+    }
+    match loaded {
+        Ok(loaded) => {
+            tell(&Diagnostics(loaded.warnings.clone()));
+            print(&format!("ok: {}\n", summary(&loaded)));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            tell(&problems);
+            ExitCode::from(BAD)
+        }
+    }
+}
+
+/// Writes diagnostics to stderr, with their number when there are several.
+pub(crate) fn tell(problems: &Diagnostics) {
+    if problems.0.is_empty() {
+        return;
+    }
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let errors = problems.errors();
+    let mut text = problems.render(colour);
+    if errors > 1 {
+        text.push_str(&format!("{errors} errors\n"));
+    }
+    // Nobody reads stderr: there is nowhere else to say it, and the exit code still tells.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes to stdout; a reader that left early (`| head`) is no error.
+pub(crate) fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn holds(loaded: &Loaded) -> Vec<(&'static str, usize)> {
+    let config = &loaded.config;
+    vec![
+        ("listeners", config.listeners.len()),
+        ("routes", config.routes.len()),
+        ("upstreams", config.upstreams.len()),
+    ]
+}
+
+fn summary(loaded: &Loaded) -> String {
+    let counted = |what: &str, count: usize| {
+        let what = if count == 1 {
+            what.trim_end_matches('s')
+        } else {
+            what
+        };
+        format!("{count} {what}")
+    };
+    let parts: Vec<String> = holds(loaded)
+        .into_iter()
+        .map(|(what, count)| counted(what, count))
+        .collect();
+    format!(
+        "{} in {}",
+        parts.join(", "),
+        counted("files", loaded.files.len())
+    )
+}

@@ -1,0 +1,165 @@
+//! What the processes say to each other.
+//!
+//! Fields and variants are only added: during an upgrade two versions talk.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sockets::SocketId;
+
+/// Supervisor to gateway.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// A listening socket, in the descriptor beside it: before `start`, or as the answer to [`Report::Need`].
+    Socket {
+        /// What it is for.
+        id: SocketId,
+    },
+    /// A socket that was asked for could not be bound.
+    SocketRefused {
+        /// Which.
+        id: SocketId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// All sockets are given: serve.
+    Start(StartOrder),
+    /// Read the configuration again.
+    Reload,
+    /// Take no new connection, finish what is in flight, end.
+    Drain {
+        /// Whether the admin port stays answered meanwhile. Not when another gateway has taken it over.
+        keep_admin: bool,
+    },
+    /// First word on an adoption socket: tell who you are and hand over duplicates of your sockets; this connection
+    /// is your control socket from now on.
+    Adopt,
+}
+
+/// What a gateway is started with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StartOrder {
+    /// Configuration files and folders, absolute.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Worker threads.
+    pub(crate) workers: usize,
+    /// The folder for runtime files, absolute.
+    pub(crate) run: PathBuf,
+}
+
+/// Gateway to supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Report {
+    /// One of its listening sockets, in the descriptor beside it: the answer to [`Order::Adopt`], before `hello`.
+    Socket {
+        /// What it is for.
+        id: SocketId,
+    },
+    /// The end of the answer to [`Order::Adopt`].
+    Hello(Hello),
+    /// It serves.
+    Ready {
+        /// Hash of the configuration.
+        hash: String,
+        /// `shutdown.grace` in milliseconds.
+        grace_ms: u64,
+    },
+    /// It could not start, and ends.
+    Failed {
+        /// Why, in words, possibly several lines.
+        reason: String,
+    },
+    /// A reload wants a socket that it was not given.
+    Need {
+        /// Which.
+        id: SocketId,
+    },
+    /// A reload was accepted.
+    Reloaded {
+        /// Hash of the configuration.
+        hash: String,
+        /// `shutdown.grace` in milliseconds.
+        grace_ms: u64,
+        /// The sockets in use now; the supervisor closes the others.
+        sockets: Vec<SocketId>,
+    },
+    /// A reload was refused; the running configuration stays.
+    Refused {
+        /// Why, in words, possibly several lines.
+        reason: String,
+        /// The sockets of the running configuration; the supervisor closes the others, bound for this reload.
+        sockets: Vec<SocketId>,
+    },
+    /// It drains because it was told by a signal of its own.
+    Draining,
+    /// It has drained, and ends.
+    Drained {
+        /// Requests that were still in flight when the grace was over.
+        cut: u64,
+    },
+}
+
+/// A gateway introduces itself to the supervisor that adopts it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// Process id.
+    pub(crate) pid: u32,
+    /// The executable it runs, see [`crate::exe::identity`].
+    pub(crate) exe: String,
+    /// What it was started with.
+    pub(crate) start: StartOrder,
+    /// Hash of the configuration it runs.
+    pub(crate) hash: String,
+    /// `shutdown.grace` in milliseconds.
+    pub(crate) grace_ms: u64,
+}
+
+/// New supervisor to the running one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// `up --upgrade`: hand me your sockets.
+    Upgrade {
+        /// Process id of the new supervisor.
+        pid: u32,
+        /// Its version.
+        version: String,
+    },
+    /// My gateway serves: let yours drain, give me the lock and go. Not saying it (closing the connection) takes
+    /// the request back.
+    Commit,
+}
+
+/// Running supervisor to the new one.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Grant {
+    /// A listening socket, in the descriptor beside it.
+    Socket {
+        /// What it is for.
+        id: SocketId,
+    },
+    /// All sockets are given.
+    Offer {
+        /// Process id of the running supervisor.
+        pid: u32,
+        /// Its version.
+        version: String,
+        /// Its `NOTIFY_SOCKET`, when it runs under a service manager: the new one reports there from now on.
+        notify_socket: Option<String>,
+    },
+    /// Not now.
+    Refused {
+        /// Why, in words.
+        reason: String,
+    },
+    /// The lock of the state folder, in the descriptor beside it: the answer to [`Ask::Commit`].
+    Lock,
+    /// The supervisor's own control listener, in the descriptor beside it.
+    Control,
+    /// The end of the answer to [`Ask::Commit`]: the new one is in charge.
+    Released,
+}

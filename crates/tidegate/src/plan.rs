@@ -1,0 +1,128 @@
+//! What `tidegate up` is going to run, as far as the supervisor needs to know it.
+//!
+//! The supervisor stays small: reading YAML, checking it and parsing the command line touch megabytes of code and
+//! heap that it would keep for its whole life. So `tidegate up` does all that, and then replaces itself (`exec`, same
+//! process id, same arguments) with the supervisor, which gets only this plan, as JSON in one environment variable.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use tidegate_config::values::{ListenAddress, StateUrl};
+use tidegate_config::{Config, Loaded};
+
+use crate::control::message::StartOrder;
+use crate::sockets::{SocketId, Use};
+
+const VARIABLE: &str = "TIDEGATE_SUPERVISE";
+
+/// A checked configuration in the supervisor's terms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// What a gateway is started with.
+    pub(crate) start: StartOrder,
+    /// Hash of the configuration.
+    pub(crate) hash: String,
+    /// `shutdown.grace` in milliseconds.
+    pub(crate) grace_ms: u64,
+    /// The sockets to listen on.
+    pub(crate) sockets: Vec<SocketId>,
+    /// Connections that all listeners together allow.
+    pub(crate) connections: u64,
+    /// Whether to replace a running one.
+    pub(crate) upgrade: bool,
+}
+
+impl Plan {
+    /// Makes the plan of a configuration.
+    ///
+    /// # Errors
+    /// When the current folder is gone, so that relative paths mean nothing.
+    pub(crate) fn new(
+        loaded: &Loaded,
+        paths: &[PathBuf],
+        workers: usize,
+        upgrade: bool,
+    ) -> std::io::Result<Self> {
+        let config = &loaded.config;
+        let StateUrl::File(state) = &config.state.url;
+        let paths = paths
+            .iter()
+            .map(std::path::absolute)
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            start: StartOrder {
+                paths,
+                workers,
+                run: std::path::absolute(state)?.join("run"),
+            },
+            hash: loaded.hash.clone(),
+            grace_ms: grace_ms(config),
+            sockets: sockets(config),
+            connections: config
+                .listeners
+                .iter()
+                .map(|listener| u64::from(listener.limits.connections))
+                .sum(),
+            upgrade,
+        })
+    }
+
+    /// The plan that this process was replaced with, if it was.
+    pub(crate) fn from_environment() -> Option<Self> {
+        let text = std::env::var(VARIABLE).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Replaces this process with the supervisor of the plan. Returns only when that fails, with the reason.
+    pub(crate) fn execute(&self, log: &str) -> std::io::Error {
+        use std::os::unix::process::CommandExt;
+        let text = match serde_json::to_string(self) {
+            Ok(text) => text,
+            Err(error) => return error.into(),
+        };
+        let mut command = crate::exe::command();
+        command
+            .args(std::env::args_os().skip(1))
+            .env(VARIABLE, text)
+            .env(crate::log::VARIABLE, log);
+        command.exec()
+    }
+}
+
+/// Keeps what is meant for the supervisor alone out of a child's environment.
+pub(crate) fn clean_environment(command: &mut Command) -> &mut Command {
+    command.env_remove(VARIABLE).env_remove("NOTIFY_SOCKET")
+}
+
+/// `shutdown.grace` in milliseconds.
+pub(crate) fn grace_ms(config: &Config) -> u64 {
+    u64::try_from(config.shutdown.grace.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The sockets that a configuration listens on.
+pub(crate) fn sockets(config: &Config) -> Vec<SocketId> {
+    let listeners = config.listeners.iter().map(|listener| SocketId {
+        usage: Use::Listener,
+        name: listener.name.clone(),
+        address: address(&listener.address),
+    });
+    let admin = config.admin.iter().map(|admin| SocketId {
+        usage: Use::Admin,
+        name: "admin".into(),
+        address: address(&admin.address),
+    });
+    listeners.chain(admin).collect()
+}
+
+/// Unix paths are absolute, for they are compared with those of a process started in another folder.
+fn address(address: &ListenAddress) -> String {
+    match address {
+        ListenAddress::Ip(address) => address.to_string(),
+        ListenAddress::Unix(path) => format!("unix:{}", absolute(path).display()),
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,253 @@
+//! Serving: the gateway with everything that can tell it something.
+
+use tidegate_config::Loaded;
+use tidegate_gateway::view::ConfigView;
+use tidegate_gateway::{Handle, Options};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::admin::{AdminPort, ReloadRequest, RoleSource};
+use super::link::{Identity, Link, Told};
+use super::{Beginning, RoleError, watch};
+use crate::control::message::Report;
+use crate::plan;
+use crate::rundir::RunDir;
+use crate::sockets::Use;
+
+/// Threads beside the one that runs this room's loop. Control work is light; it must not compete with the workers.
+const CONTROL_THREADS: usize = 1;
+/// Threads for calls that block (files). They live for ten seconds after their last use.
+const BLOCKING_THREADS: usize = 8;
+
+/// Serves until it is told to drain; returns the number of requests that were cut at the end of the grace.
+///
+/// # Errors
+/// Why it did not begin to serve.
+pub(super) fn serve(beginning: Beginning) -> Result<u64, RoleError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let cut = runtime.block_on(async {
+        let (role, inputs) = Serving::start(beginning).await?;
+        Ok(role.run(inputs).await)
+    });
+    // A blocking call that hangs must not keep the process.
+    runtime.shutdown_background();
+    cut
+}
+
+struct Serving {
+    handle: Handle,
+    link: Link,
+    admin: AdminPort,
+    run: RunDir,
+    /// Whether the last reload was refused, so that the same content is worth another try.
+    refused: bool,
+}
+
+/// Where the role is told things.
+struct Inputs {
+    told: mpsc::UnboundedReceiver<Told>,
+    changes: mpsc::Receiver<()>,
+    requests: mpsc::Receiver<ReloadRequest>,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// Why a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Asked,
+    FilesChanged,
+}
+
+impl Serving {
+    async fn start(beginning: Beginning) -> Result<(Self, Inputs), RoleError> {
+        let Beginning {
+            channel,
+            start,
+            held,
+            run,
+            stamps,
+            loaded,
+        } = beginning;
+        // First, so that a signal during the start drains what was started instead of cutting it.
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        let config = loaded.config.clone();
+        let hash = loaded.hash.clone();
+        let grace_ms = plan::grace_ms(&config);
+        let options = Options {
+            config: loaded,
+            paths: start.paths.clone(),
+            sockets: held.listeners()?,
+            workers: start.workers.max(1),
+        };
+        let handle = tidegate_gateway::start(options).await?;
+        let (reloads, requests) = mpsc::channel(8);
+        let admin = AdminPort::open(RoleSource::new(handle.clone(), reloads), &config, &held)?;
+        let adoption = run.listen_gateway(std::process::id())?;
+        let changes = watch::start(start.paths.clone(), stamps);
+        let running = plan::sockets(&config);
+        let identity = Identity {
+            start,
+            hash: hash.clone(),
+            grace_ms,
+            running,
+            held,
+        };
+        let (link, told) = Link::start(channel, adoption, identity)?;
+        link.report(&Report::Ready { hash, grace_ms });
+        let inputs = Inputs {
+            told,
+            changes,
+            requests,
+            terminate,
+            interrupt,
+            hangup,
+        };
+        Ok((
+            Self {
+                handle,
+                link,
+                admin,
+                run,
+                refused: false,
+            },
+            inputs,
+        ))
+    }
+
+    async fn run(mut self, mut inputs: Inputs) -> u64 {
+        let keep_admin = loop {
+            tokio::select! {
+                // Never ends before the process: the thread behind it lives on when the supervisor is gone.
+                Some(told) = inputs.told.recv() => match told {
+                    Told::Reload => drop(self.reload(Cause::Asked).await),
+                    Told::Drain { keep_admin } => break keep_admin,
+                },
+                Some(()) = inputs.changes.recv() => drop(self.reload(Cause::FilesChanged).await),
+                Some(reply) = inputs.requests.recv() => drop(reply.send(self.reload(Cause::Asked).await)),
+                _ = inputs.hangup.recv() => drop(self.reload(Cause::Asked).await),
+                _ = inputs.terminate.recv() => {
+                    self.link.report(&Report::Draining);
+                    break true;
+                }
+                _ = inputs.interrupt.recv() => {
+                    self.link.report(&Report::Draining);
+                    break true;
+                }
+            }
+        };
+        // Whoever waits for a reload learns that none comes.
+        inputs.requests.close();
+        tokio::select! {
+            cut = self.drain(keep_admin) => cut,
+            _ = inputs.terminate.recv() => u64::MAX,
+            _ = inputs.interrupt.recv() => u64::MAX,
+        }
+    }
+
+    async fn drain(mut self, keep_admin: bool) -> u64 {
+        tracing::info!("draining");
+        self.run.remove_gateway(std::process::id());
+        self.link.identity().held.retain(&[]);
+        if !keep_admin {
+            // The gateway that takes over answers there.
+            self.admin.close();
+        }
+        let cut = self.handle.drain().await;
+        self.link.report(&Report::Drained { cut });
+        self.admin.shutdown().await;
+        cut
+    }
+
+    async fn reload(&mut self, cause: Cause) -> Result<ConfigView, String> {
+        let paths = self.link.identity().start.paths.clone();
+        let loaded = tokio::task::spawn_blocking(move || tidegate_config::load(&paths)).await;
+        let loaded = loaded
+            .map_err(|error| format!("the configuration could not be read: {error}"))?
+            .ok();
+        if let Some(loaded) = &loaded {
+            if cause == Cause::FilesChanged
+                && !self.refused
+                && loaded.hash == self.link.identity().hash
+            {
+                // Touched, or a comment changed.
+                return Ok(self.handle.config());
+            }
+            self.offer_sockets(loaded).await;
+        }
+        // Also when it is bad: the gateway reads it again, and keeps and shows why it was refused.
+        let answer = self.handle.reload().await;
+        self.refused = answer.is_err();
+        match (&answer, loaded) {
+            (Ok(view), Some(loaded)) => self.accepted(view, &loaded),
+            (Ok(view), None) => {
+                tracing::debug!(hash = view.hash, "the file was repaired while it was read")
+            }
+            (Err(reason), _) => self.refuse(reason),
+        }
+        answer
+    }
+
+    /// Has the sockets bound that the configuration wants and that are not there. One that cannot be bound is the
+    /// gateway's to refuse: it tries again itself and says why.
+    async fn offer_sockets(&mut self, loaded: &Loaded) {
+        let missing = self
+            .link
+            .identity()
+            .held
+            .missing(&plan::sockets(&loaded.config));
+        let mut offers = Vec::new();
+        for id in missing {
+            let held = match self.link.obtain(&id).await {
+                Ok(held) => held,
+                Err(reason) => {
+                    tracing::warn!(socket = %id, reason, "socket not bound");
+                    continue;
+                }
+            };
+            if let (Use::Listener, Ok(socket)) = (id.usage, held.listen_socket()) {
+                offers.push((id.name.clone(), socket));
+            }
+            self.link.identity().held.add(held);
+        }
+        if !offers.is_empty() {
+            self.handle.offer_sockets(offers);
+        }
+    }
+
+    fn accepted(&mut self, view: &ConfigView, loaded: &Loaded) {
+        let wanted = plan::sockets(&loaded.config);
+        let grace_ms = plan::grace_ms(&loaded.config);
+        let mut identity = self.link.identity();
+        if let Err(error) = self.admin.apply(&loaded.config, &identity.held) {
+            tracing::error!(%error, "the admin port is not served");
+        }
+        identity.held.retain(&wanted);
+        identity.hash.clone_from(&view.hash);
+        identity.grace_ms = grace_ms;
+        identity.running.clone_from(&wanted);
+        drop(identity);
+        self.link.report(&Report::Reloaded {
+            hash: view.hash.clone(),
+            grace_ms,
+            sockets: wanted,
+        });
+    }
+
+    fn refuse(&mut self, reason: &str) {
+        let running = self.link.identity().running.clone();
+        self.link.identity().held.retain(&running);
+        self.link.report(&Report::Refused {
+            reason: reason.to_owned(),
+            sockets: running,
+        });
+    }
+}

@@ -1,0 +1,153 @@
+//! The gateway role: wires the gateway, its admin port, and the supervisor's control socket together.
+//!
+//! It is started with the control socket as its standard input, gets its sockets there, and serves until it is told
+//! to drain. When the supervisor dies it goes on; the next supervisor finds it by its adoption socket.
+
+mod admin;
+mod gateway;
+mod link;
+mod watch;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use tidegate_config::Loaded;
+
+use self::link::Held;
+use crate::control::message::{Order, Report, StartOrder};
+use crate::control::{Channel, ChannelError, Received, Wait};
+use crate::plan;
+use crate::rundir::RunDir;
+use crate::sockets::{HeldSocket, SocketId};
+
+/// Why the role ends before it serves.
+#[derive(Debug, thiserror::Error)]
+enum RoleError {
+    /// It was not started by a supervisor.
+    #[error("`tidegate role` is started by `tidegate up` only")]
+    NotStartedBySupervisor,
+    /// The supervisor went away or sends what this build does not understand.
+    #[error("the supervisor cannot be understood: {0}")]
+    Control(#[from] ChannelError),
+    /// The configuration is bad.
+    #[error("{0}")]
+    Config(#[from] tidegate_config::Diagnostics),
+    /// A socket is missing.
+    #[error("{0}")]
+    Socket(String),
+    /// The gateway does not start.
+    #[error(transparent)]
+    Gateway(#[from] tidegate_gateway::StartError),
+    /// The admin port is not served.
+    #[error(transparent)]
+    Admin(#[from] tidegate_admin::ServeError),
+    /// The system refuses something basic.
+    #[error("cannot set up the gateway: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What the role has when it begins.
+struct Beginning {
+    channel: Channel,
+    start: StartOrder,
+    held: Held,
+    run: RunDir,
+    /// What the files looked like before they were read.
+    stamps: watch::Stamps,
+    loaded: Loaded,
+}
+
+/// Runs the role until it has drained.
+pub(crate) fn run() -> ExitCode {
+    let (channel, start, sockets) = match receive_start() {
+        Ok(parts) => parts,
+        Err(error) => {
+            tracing::error!(reason = %error, "gateway not started");
+            return ExitCode::FAILURE;
+        }
+    };
+    let reporter = channel.sender();
+    let served = begin(channel, start, sockets).and_then(gateway::serve);
+    match served {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_cut) => ExitCode::FAILURE,
+        Err(error) => {
+            let report = Report::Failed {
+                reason: error.to_string(),
+            };
+            // The supervisor tells it; without one, this process does.
+            if reporter
+                .map(|reporter| reporter.send(&report, None))
+                .is_err()
+            {
+                tracing::error!(reason = %error, "gateway not started");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn receive_start() -> Result<(Channel, StartOrder, Vec<HeldSocket>), RoleError> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut channel =
+        Channel::new(UnixStream::from(stdin)).map_err(|_| RoleError::NotStartedBySupervisor)?;
+    let mut sockets = Vec::new();
+    loop {
+        match channel.receive(Wait::Yes) {
+            Ok(Received::Message(Order::Socket { id }, Some(fd))) => {
+                sockets.push(HeldSocket::received(id, fd))
+            }
+            Ok(Received::Message(Order::Start(start), _)) => return Ok((channel, start, sockets)),
+            Ok(Received::Message(..)) => {}
+            Ok(Received::Nothing | Received::Closed) | Err(ChannelError::Socket(_)) => {
+                return Err(RoleError::NotStartedBySupervisor);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn begin(
+    mut channel: Channel,
+    start: StartOrder,
+    sockets: Vec<HeldSocket>,
+) -> Result<Beginning, RoleError> {
+    let run = RunDir::open(&start.run).map_err(|error| RoleError::Socket(error.to_string()))?;
+    let stamps = watch::stamps(&start.paths);
+    let loaded = tidegate_config::load(&start.paths)?;
+    let mut held = Held::new(sockets);
+    // The file may have changed since the supervisor read it.
+    let wanted = plan::sockets(&loaded.config);
+    for id in held.missing(&wanted) {
+        channel.send(&Report::Need { id: id.clone() }, None)?;
+        held.add(answer(&mut channel, &id)?);
+    }
+    held.retain(&wanted);
+    Ok(Beginning {
+        channel,
+        start,
+        held,
+        run,
+        stamps,
+        loaded,
+    })
+}
+
+fn answer(channel: &mut Channel, wanted: &SocketId) -> Result<HeldSocket, RoleError> {
+    loop {
+        match channel.receive(Wait::Yes)? {
+            Received::Message(Order::Socket { id }, Some(fd)) if id == *wanted => {
+                return Ok(HeldSocket::received(id, fd));
+            }
+            Received::Message(Order::SocketRefused { id, reason }, _) if id == *wanted => {
+                return Err(RoleError::Socket(reason));
+            }
+            Received::Message(Order::Drain { .. }, _) | Received::Nothing | Received::Closed => {
+                return Err(RoleError::Socket("the supervisor ended".into()));
+            }
+            Received::Message(..) => {}
+        }
+    }
+}

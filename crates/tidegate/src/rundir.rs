@@ -1,0 +1,299 @@
+//! The folder for what lives only while Tidegate runs: the lock that makes one supervisor the only one, its control
+//! socket, and one adoption socket a gateway.
+//!
+//! It is the `run` folder inside the state folder, readable by the owner alone: whoever can open the sockets in it
+//! can take the listening sockets.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+const LOCK: &str = "lock";
+const CONTROL: &str = "supervisor.sock";
+
+/// Why the folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunDirError {
+    /// It cannot be made or written.
+    #[error("cannot use the state folder {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Another supervisor lives.
+    #[error(
+        "another tidegate{} runs on the state folder {}; stop it, replace it with `tidegate up --upgrade`, or give this \
+         one its own `state.url`",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(),
+        path.display()
+    )]
+    Locked {
+        /// The state folder's `run`.
+        path: PathBuf,
+        /// The other's process id, if it could be read.
+        pid: Option<u32>,
+    },
+}
+
+/// The folder, with an open descriptor: paths of Unix sockets may have 107 bytes only, and a state folder may be
+/// anywhere, so sockets are addressed relative to the descriptor.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    folder: File,
+}
+
+/// The supervisor's claim on the folder: released by the system when the last process that holds it ends.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl RunDir {
+    /// Opens the folder; it is made when missing.
+    ///
+    /// # Errors
+    /// [`RunDirError::Folder`].
+    pub(crate) fn open(path: &Path) -> Result<Self, RunDirError> {
+        let failed = |source| RunDirError::Folder {
+            path: path.to_owned(),
+            source,
+        };
+        if let Some(state) = path.parent() {
+            std::fs::create_dir_all(state).map_err(failed)?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(error)),
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+        let folder = File::open(path).map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            folder,
+        })
+    }
+
+    /// Claims the folder for this process.
+    ///
+    /// # Errors
+    /// [`RunDirError::Locked`] when another supervisor lives.
+    pub(crate) fn lock(&self) -> Result<Lock, RunDirError> {
+        let failed = |source| RunDirError::Folder {
+            path: self.path.clone(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.path.join(LOCK))
+            .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                let read = file.read_to_string(&mut text);
+                let pid = read.ok().and_then(|_| text.trim().parse().ok());
+                return Err(RunDirError::Locked {
+                    path: self.path.clone(),
+                    pid,
+                });
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let mut lock = Lock(file);
+        lock.sign().map_err(failed)?;
+        Ok(lock)
+    }
+
+    /// Listens on the supervisor's control socket. Only the holder of the lock may.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn listen_control(&self, _: &Lock) -> io::Result<UnixListener> {
+        self.listen(CONTROL)
+    }
+
+    /// Connects to the running supervisor.
+    ///
+    /// # Errors
+    /// The system's; `ConnectionRefused` or `NotFound` when there is none.
+    pub(crate) fn connect_control(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(self.address(CONTROL))
+    }
+
+    /// Removes the control socket's file at the end.
+    pub(crate) fn remove_control(&self, _: &Lock) {
+        let _ = std::fs::remove_file(self.path.join(CONTROL));
+    }
+
+    /// Listens on the adoption socket of the gateway with this process id.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn listen_gateway(&self, pid: u32) -> io::Result<UnixListener> {
+        self.listen(&gateway_socket(pid))
+    }
+
+    /// Removes a gateway's adoption socket: it is not to be adopted any more.
+    pub(crate) fn remove_gateway(&self, pid: u32) {
+        let _ = std::fs::remove_file(self.path.join(gateway_socket(pid)));
+    }
+
+    /// Connections to all gateways that live, with their process ids. The socket files of dead ones are removed.
+    pub(crate) fn living_gateways(&self) -> Vec<(u32, UnixStream)> {
+        let Ok(entries) = std::fs::read_dir(&self.path) else {
+            return Vec::new();
+        };
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        let mut living = Vec::new();
+        for name in names {
+            let Some(pid) = gateway_pid(&name) else {
+                continue;
+            };
+            match UnixStream::connect(self.address(&name)) {
+                Ok(stream) => living.push((pid, stream)),
+                Err(_) => self.remove_gateway(pid),
+            }
+        }
+        living.sort_by_key(|(pid, _)| *pid);
+        living
+    }
+
+    fn listen(&self, name: &str) -> io::Result<UnixListener> {
+        match std::fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        UnixListener::bind(self.address(name))
+    }
+
+    fn address(&self, name: &str) -> PathBuf {
+        let plain = self.path.join(name);
+        if plain.as_os_str().len() <= 100 {
+            return plain;
+        }
+        // Linux only; elsewhere the long path's error says what is wrong.
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.folder.as_raw_fd()))
+    }
+}
+
+impl Lock {
+    /// Takes over a lock that its holder handed on, and signs it with this process's id.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn received(fd: OwnedFd) -> io::Result<Self> {
+        let mut lock = Self(File::from(fd));
+        lock.sign()?;
+        Ok(lock)
+    }
+
+    fn sign(&mut self) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.seek(SeekFrom::Start(0))?;
+        writeln!(self.0, "{}", std::process::id())
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn gateway_socket(pid: u32) -> String {
+    format!("gateway-{pid}.sock")
+}
+
+fn gateway_pid(name: &str) -> Option<u32> {
+    name.strip_prefix("gateway-")?
+        .strip_suffix(".sock")?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_supervisor_is_told_who_the_first_is() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = RunDir::open(&state.path().join("run")).unwrap();
+        let first = folder.lock().unwrap();
+        let refusal = folder.lock().unwrap_err().to_string();
+        assert!(
+            refusal.contains(&format!("(pid {})", std::process::id())),
+            "{refusal}"
+        );
+        drop(first);
+        folder.lock().unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_was_handed_on_stays_held_when_its_first_holder_lets_go() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = RunDir::open(&state.path().join("run")).unwrap();
+        let first = folder.lock().unwrap();
+        let second = Lock::received(first.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        drop(first);
+        assert!(matches!(folder.lock(), Err(RunDirError::Locked { .. })));
+        drop(second);
+        folder.lock().unwrap();
+    }
+
+    #[test]
+    fn only_the_owner_can_enter() {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join("run");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        RunDir::open(&path).unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+    }
+
+    #[test]
+    fn a_state_folder_may_have_a_long_path() {
+        let state = tempfile::tempdir().unwrap();
+        let path = state
+            .path()
+            .join("n".repeat(60))
+            .join("m".repeat(60))
+            .join("run");
+        let folder = RunDir::open(&path).unwrap();
+        let lock = folder.lock().unwrap();
+        let _listener = folder.listen_control(&lock).unwrap();
+        folder.connect_control().unwrap();
+    }
+
+    #[test]
+    fn dead_gateways_leave_nothing_behind() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = RunDir::open(&state.path().join("run")).unwrap();
+        let alive = folder.listen_gateway(7).unwrap();
+        drop(folder.listen_gateway(8).unwrap());
+        let pids: Vec<u32> = folder
+            .living_gateways()
+            .into_iter()
+            .map(|(pid, _)| pid)
+            .collect();
+        assert_eq!(pids, [7]);
+        assert!(!state.path().join("run/gateway-8.sock").exists());
+        drop(alive);
+    }
+}

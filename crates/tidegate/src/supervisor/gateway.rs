@@ -1,0 +1,247 @@
+//! One gateway process, as its supervisor sees it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::control::message::{Hello, Order, Report, StartOrder};
+use crate::control::{Channel, ChannelError, Received, Wait};
+use crate::plan::clean_environment;
+use crate::sockets::HeldSocket;
+
+/// Time that a gateway has from its start until it serves. It resolves names and reads certificates meanwhile; one
+/// that takes longer hangs.
+const START_TIME: Duration = Duration::from_secs(60);
+
+/// Time beyond the grace that a draining gateway has to end by itself.
+const DRAIN_MARGIN: Duration = Duration::from_secs(3);
+
+/// Where a gateway is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Started; does not serve yet.
+    Starting,
+    /// Serves.
+    Serving,
+    /// Finishes what it has in flight.
+    Draining,
+}
+
+/// How a gateway ended, in words for the log.
+#[derive(Debug)]
+pub(super) struct End {
+    /// `exit status: 1`, `signal: 9 (SIGKILL)`; of an adopted gateway the system tells nobody.
+    pub(super) status: String,
+    /// Whether it ended by itself and without fault.
+    pub(super) clean: bool,
+}
+
+/// A gateway with the supervisor's end of its control socket.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    channel: Channel,
+    /// `None` for an adopted one, which is not our child.
+    child: Option<Child>,
+    pid: u32,
+    stage: Stage,
+    /// When it entered its stage.
+    since: Instant,
+    /// When it is killed if it is still in that stage.
+    deadline: Option<Instant>,
+    /// `shutdown.grace` of its configuration.
+    grace: Duration,
+    /// The reason it gave for not starting.
+    failure: Option<String>,
+}
+
+impl Gateway {
+    /// Starts a gateway and gives it its sockets.
+    ///
+    /// # Errors
+    /// The system's, when no process or descriptor can be had.
+    pub(super) fn spawn(
+        start: &StartOrder,
+        sockets: &[HeldSocket],
+        grace: Duration,
+    ) -> io::Result<Self> {
+        let (channel, theirs) = Channel::pair()?;
+        let mut command = crate::exe::command();
+        clean_environment(&mut command).args(["role", "gateway"]);
+        // Its own group: Ctrl-C in a terminal reaches the supervisor alone, which then has it drain.
+        command
+            .process_group(0)
+            .stdin(Stdio::from(OwnedFd::from(theirs)));
+        let child = command.spawn()?;
+        // The command keeps a copy of the child's end; the end must be the child's alone, so that its death is seen.
+        drop(command);
+        let now = Instant::now();
+        let gateway = Self {
+            channel,
+            pid: child.id(),
+            child: Some(child),
+            stage: Stage::Starting,
+            since: now,
+            deadline: Some(now + START_TIME),
+            grace,
+            failure: None,
+        };
+        // A send that fails means that it died already, which the next read tells.
+        for held in sockets {
+            let _ = gateway.channel.send(
+                &Order::Socket {
+                    id: held.id.clone(),
+                },
+                Some(held.as_fd()),
+            );
+        }
+        let _ = gateway.channel.send(&Order::Start(start.clone()), None);
+        Ok(gateway)
+    }
+
+    /// Takes a gateway that serves already and outlived its supervisor.
+    pub(super) fn adopted(channel: Channel, hello: &Hello) -> Self {
+        Self {
+            channel,
+            child: None,
+            pid: hello.pid,
+            stage: Stage::Serving,
+            since: Instant::now(),
+            deadline: None,
+            grace: Duration::from_millis(hello.grace_ms),
+            failure: None,
+        }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// It was acted on.
+    pub(super) fn no_deadline(&mut self) {
+        self.deadline = None;
+    }
+
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    pub(super) fn fail(&mut self, reason: String) {
+        self.failure = Some(reason);
+    }
+
+    /// How long it has served, zero if it never did.
+    pub(super) fn served(&self, now: Instant) -> Duration {
+        if self.stage == Stage::Starting {
+            Duration::ZERO
+        } else {
+            now.saturating_duration_since(self.since)
+        }
+    }
+
+    /// It serves. Returns how long it took to start.
+    pub(super) fn serves(&mut self, now: Instant) -> Duration {
+        let took = now.saturating_duration_since(self.since);
+        (self.stage, self.since, self.deadline) = (Stage::Serving, now, None);
+        took
+    }
+
+    /// Its configuration was reloaded.
+    pub(super) fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
+    /// Has it drain. One that does not serve yet has nothing to drain and is killed.
+    pub(super) fn drain(&mut self, keep_admin: bool, now: Instant) {
+        match self.stage {
+            Stage::Starting => self.kill(),
+            Stage::Serving => {
+                let _ = self.channel.send(&Order::Drain { keep_admin }, None);
+                self.drains(now);
+            }
+            Stage::Draining => {}
+        }
+    }
+
+    /// It drains.
+    pub(super) fn drains(&mut self, now: Instant) {
+        let deadline = now + self.grace + DRAIN_MARGIN;
+        (self.stage, self.since, self.deadline) = (Stage::Draining, now, Some(deadline));
+    }
+
+    /// Sends an order; one that cannot be sent is lost, as its receiver is.
+    pub(super) fn order(&self, order: &Order, socket: Option<&HeldSocket>) {
+        if let Err(error) = self.channel.send(order, socket.map(AsFd::as_fd)) {
+            tracing::warn!(pid = self.pid, %error, "an order did not reach the gateway");
+        }
+    }
+
+    /// The next report, without waiting.
+    pub(super) fn report(&mut self) -> Received<Report> {
+        loop {
+            match self.channel.receive(Wait::No) {
+                Ok(received) => return received,
+                Err(error @ ChannelError::Unknown { .. }) => {
+                    tracing::warn!(pid = self.pid, %error, "report ignored")
+                }
+                Err(error) => {
+                    tracing::warn!(pid = self.pid, %error, "the control socket failed");
+                    return Received::Closed;
+                }
+            }
+        }
+    }
+
+    /// Ends it at once. Only while its control socket is open: the process id is its own until then.
+    pub(super) fn kill(&mut self) {
+        match (
+            &mut self.child,
+            i32::try_from(self.pid).ok().and_then(Pid::from_raw),
+        ) {
+            (Some(child), _) => drop(child.kill()),
+            (None, Some(pid)) => drop(rustix::process::kill_process(pid, Signal::KILL)),
+            (None, None) => {}
+        }
+    }
+
+    /// After its control socket closed: how it ended. A gateway that only closed the socket is of no use any more and
+    /// is killed first; the status of one that has ended is not changed by that.
+    pub(super) fn end(mut self) -> End {
+        match &mut self.child {
+            Some(child) => {
+                let _ = child.kill();
+                match child.wait() {
+                    Ok(status) => End {
+                        status: status.to_string(),
+                        clean: status.success(),
+                    },
+                    Err(error) => End {
+                        status: error.to_string(),
+                        clean: false,
+                    },
+                }
+            }
+            None => End {
+                status: "unknown (adopted)".into(),
+                clean: self.stage == Stage::Draining,
+            },
+        }
+    }
+}
+
+impl AsFd for Gateway {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}

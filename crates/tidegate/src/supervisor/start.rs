@@ -1,0 +1,281 @@
+//! How a supervisor comes into its place: on a free state folder, over gateways that outlived their supervisor, or
+//! beside a running supervisor that it replaces.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::gateway::Gateway;
+use super::handover::{self, Predecessor, RequestError};
+use super::signals::Signals;
+use super::systemd::ServiceManager;
+use super::{Phase, Seat, Supervisor};
+use crate::control::message::{Hello, Order, Report};
+use crate::control::{Channel, Received, Wait};
+use crate::plan::Plan;
+use crate::rundir::{Lock, RunDir, RunDirError};
+use crate::sockets::{self, HeldSocket, SocketId};
+
+/// How long a gateway may take to introduce itself: it answers on a thread of its own.
+const HELLO_TIME: Duration = Duration::from_secs(5);
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// The state folder is in use or unusable.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The running supervisor does not hand over.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Sockets that cannot be bound, all of them.
+    #[error("{0}")]
+    Sockets(String),
+    /// The system's refusal of something basic.
+    #[error("cannot set up the supervisor: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A gateway that outlived its supervisor.
+struct Orphan {
+    gateway: Gateway,
+    hello: Hello,
+    sockets: Vec<HeldSocket>,
+}
+
+/// What a supervisor finds where it wants to sit.
+struct Place {
+    /// `None` beside a running supervisor.
+    seat: Option<Seat>,
+    predecessor: Option<Predecessor>,
+    orphans: Vec<Orphan>,
+    /// Sockets of the predecessor or of the orphans.
+    offered: Vec<HeldSocket>,
+}
+
+impl Place {
+    fn over_orphans(run: &RunDir, lock: Lock) -> io::Result<Self> {
+        let control = run.listen_control(&lock)?;
+        control.set_nonblocking(true)?;
+        let mut orphans = find_orphans(run);
+        let offered = orphans
+            .iter_mut()
+            .flat_map(|orphan| orphan.sockets.drain(..))
+            .collect();
+        Ok(Self {
+            seat: Some(Seat { lock, control }),
+            predecessor: None,
+            orphans,
+            offered,
+        })
+    }
+}
+
+impl Supervisor {
+    /// Takes the place that the plan wants, and starts or adopts a gateway.
+    ///
+    /// # Errors
+    /// See [`StartError`]; whatever ran before runs on untouched.
+    pub(super) fn start(plan: Plan) -> Result<Self, StartError> {
+        let signals = Signals::listen()?;
+        crate::limits::raise().report(plan.connections);
+        let run = RunDir::open(&plan.start.run)?;
+        let mut manager = ServiceManager::from_environment();
+        let place = match run.lock() {
+            Ok(lock) => Place::over_orphans(&run, lock)?,
+            Err(RunDirError::Locked { .. }) if plan.upgrade => {
+                let offer = handover::request(&run)?;
+                manager = manager.or(offer.notify_socket);
+                Place {
+                    seat: None,
+                    predecessor: Some(offer.predecessor),
+                    orphans: Vec::new(),
+                    offered: offer.sockets,
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Place {
+            seat,
+            predecessor,
+            orphans,
+            offered,
+        } = place;
+        let (sockets, discarded) = gather(&plan.sockets, offered)?;
+        let mut supervisor = Self {
+            plan,
+            run,
+            seat,
+            sockets,
+            discarded,
+            signals,
+            manager,
+            phase: Phase::Running,
+            current: None,
+            outgoing: Vec::new(),
+            backoff: Backoff::default(),
+            restart_at: None,
+            served: false,
+            fatal: None,
+            predecessor,
+            callers: Vec::new(),
+            successor: None,
+            upgrade: None,
+            stop_signalled: false,
+            unclean: false,
+        };
+        supervisor.take_over(orphans);
+        if supervisor.current.is_none() {
+            supervisor.start_gateway(Instant::now());
+        }
+        Ok(supervisor)
+    }
+
+    /// Adopts the gateway that runs just what the plan wants; the others are replaced.
+    fn take_over(&mut self, orphans: Vec<Orphan>) {
+        let exe = crate::exe::identity();
+        for Orphan { gateway, hello, .. } in orphans {
+            let same =
+                hello.exe == exe && hello.start == self.plan.start && hello.hash == self.plan.hash;
+            if same && self.current.is_none() {
+                tracing::info!(pid = hello.pid, "gateway adopted");
+                self.current = Some(gateway);
+                self.served = true;
+            } else {
+                tracing::info!(pid = hello.pid, "a gateway of an earlier run is replaced");
+                self.outgoing.push(gateway);
+            }
+        }
+        if self.served {
+            let now = Instant::now();
+            self.outgoing
+                .iter_mut()
+                .for_each(|gateway| gateway.drain(false, now));
+            self.settled();
+        }
+    }
+}
+
+fn find_orphans(run: &RunDir) -> Vec<Orphan> {
+    let mut orphans = Vec::new();
+    for (pid, stream) in run.living_gateways() {
+        match introduce(stream) {
+            Some(orphan) => orphans.push(orphan),
+            None => tracing::warn!(
+                pid,
+                "a gateway of an earlier run does not answer; it is left alone"
+            ),
+        }
+    }
+    orphans
+}
+
+fn introduce(stream: UnixStream) -> Option<Orphan> {
+    let mut channel = Channel::new(stream).ok()?;
+    channel.set_read_timeout(Some(HELLO_TIME)).ok()?;
+    channel.send(&Order::Adopt, None).ok()?;
+    let mut sockets = Vec::new();
+    loop {
+        match channel.receive(Wait::Yes).ok()? {
+            Received::Message(Report::Socket { id }, Some(fd)) => {
+                sockets.push(HeldSocket::received(id, fd))
+            }
+            Received::Message(Report::Hello(hello), _) => {
+                return Some(Orphan {
+                    gateway: Gateway::adopted(channel, &hello),
+                    hello,
+                    sockets,
+                });
+            }
+            Received::Message(..) => {}
+            Received::Nothing | Received::Closed => return None,
+        }
+    }
+}
+
+/// The sockets of the plan: those that were offered, the others bound now. Also tells which offered ones are not
+/// used.
+fn gather(
+    wanted: &[SocketId],
+    mut offered: Vec<HeldSocket>,
+) -> Result<(Vec<HeldSocket>, Vec<SocketId>), StartError> {
+    let mut gathered = Vec::with_capacity(wanted.len());
+    let mut bound: Vec<SocketId> = Vec::new();
+    let mut failures = Vec::new();
+    for id in wanted {
+        if let Some(held) = sockets::take(&mut offered, id) {
+            gathered.push(held);
+            continue;
+        }
+        match HeldSocket::bind(id.clone()) {
+            Ok(held) => {
+                tracing::info!(
+                    listener = id.name,
+                    address = held.local_address(),
+                    "listening"
+                );
+                bound.push(id.clone());
+                gathered.push(held);
+            }
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    if failures.is_empty() {
+        let used = |id: &SocketId| gathered.iter().any(|held| held.id.address == id.address);
+        let unused = offered
+            .into_iter()
+            .map(|held| held.id)
+            .filter(|id| !used(id))
+            .collect();
+        return Ok((gathered, unused));
+    }
+    bound.iter().for_each(SocketId::remove_file);
+    Err(StartError::Sockets(failures.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sockets::Use;
+
+    fn id(name: &str, address: &str) -> SocketId {
+        SocketId {
+            usage: Use::Listener,
+            name: name.into(),
+            address: address.into(),
+        }
+    }
+
+    #[test]
+    fn every_socket_that_cannot_be_bound_is_named_and_none_is_left_behind() {
+        let taken = HeldSocket::bind(id("taken", "127.0.0.1:0"))
+            .unwrap()
+            .local_address();
+        let holder = HeldSocket::bind(id("holder", &taken)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("free");
+        let wanted = [
+            id("a", &taken),
+            id("b", &format!("unix:{}", path.display())),
+            id("c", "unix:/nowhere/at/all"),
+        ];
+        let error = gather(&wanted, Vec::new()).unwrap_err().to_string();
+        assert!(
+            error.contains("listener a") && error.contains("listener c"),
+            "{error}"
+        );
+        assert!(!error.contains("listener b") && !path.exists());
+        drop(holder);
+    }
+
+    #[test]
+    fn offered_sockets_are_used_and_those_without_a_listener_are_told() {
+        let kept = HeldSocket::bind(id("kept", "127.0.0.1:0")).unwrap();
+        let gone = HeldSocket::bind(id("gone", "127.0.0.1:0")).unwrap();
+        let port = kept.local_address();
+        let (sockets, unused) = gather(&[id("kept", "127.0.0.1:0")], vec![gone, kept]).unwrap();
+        assert_eq!(sockets[0].local_address(), port);
+        assert_eq!(unused, []);
+    }
+}

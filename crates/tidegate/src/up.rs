@@ -1,0 +1,35 @@
+//! `tidegate up`: checks everything that can be checked before anything is touched, then becomes the supervisor.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use tidegate_config::Diagnostics;
+
+use crate::check;
+use crate::cli::Up;
+use crate::plan::Plan;
+
+/// Runs the command. On success this does not return: the process becomes the supervisor.
+pub(crate) fn run(options: &Up, log: &str) -> ExitCode {
+    let loaded = match tidegate_config::load(&options.paths) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            check::tell(&problems);
+            return ExitCode::from(check::BAD);
+        }
+    };
+    check::tell(&Diagnostics(loaded.warnings.clone()));
+    // The processors that affinity and the control group's quota leave, not those of the machine.
+    let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let workers = options.workers.unwrap_or_else(available);
+    let plan = match Plan::new(&loaded, &options.paths, workers.get(), options.upgrade) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("error: the current folder cannot be used: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let error = plan.execute(log);
+    eprintln!("error: cannot start the supervisor: {error}");
+    ExitCode::FAILURE
+}

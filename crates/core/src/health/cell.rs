@@ -1,0 +1,434 @@
+//! The counters behind outlier detection: one set for each member × scope.
+//!
+//! Written by every thread without a lock. The three consecutive counters share one word, so that "one more 5xx, and
+//! the run of gateway failures is over" is one step, and a threshold that is reached fires exactly once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+use crate::policy::{ErrorsWithin, OutlierDetection};
+use crate::time::{Time, nanos};
+use crate::verdict::FailureKind;
+
+/// Counters of one member in one scope.
+#[derive(Default)]
+pub(crate) struct Cell {
+    /// Runs of failures: 5xx, gateway, local origin, 21 bits each.
+    runs: AtomicU64,
+    /// Outcomes and failures of this interval.
+    total: AtomicU32,
+    failed: AtomicU32,
+    /// Times of the last failures, where the windowed rule is on.
+    window: ArcSwapOption<Window>,
+}
+
+/// The thresholds, where every thread can read them.
+#[derive(Default)]
+pub(crate) struct Thresholds {
+    consecutive_5xx: AtomicU32,
+    consecutive_gateway: AtomicU32,
+    consecutive_local: AtomicU32,
+    split: AtomicBool,
+}
+
+/// Rules that fired on one failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fired {
+    pub(crate) consecutive_5xx: bool,
+    pub(crate) consecutive_gateway: bool,
+    pub(crate) consecutive_local: bool,
+    pub(crate) window: bool,
+}
+
+impl Fired {
+    pub(crate) fn any(self) -> bool {
+        self != Fired::default()
+    }
+}
+
+const BITS: u32 = 21;
+const MASK: u64 = (1 << BITS) - 1;
+
+fn unpack(word: u64) -> [u32; 3] {
+    [0, 1, 2].map(|i| (word >> (BITS * i) & MASK) as u32)
+}
+
+fn pack(runs: [u32; 3]) -> u64 {
+    runs.iter()
+        .rev()
+        .fold(0, |word, run| word << BITS | u64::from(*run).min(MASK))
+}
+
+impl Thresholds {
+    pub(crate) fn set(&self, outlier: Option<&OutlierDetection>) {
+        let (a, b, c, split) = outlier.map_or((0, 0, 0, false), |o| {
+            (
+                o.consecutive_5xx,
+                o.consecutive_gateway_failure,
+                o.consecutive_local_origin,
+                o.split_local_origin,
+            )
+        });
+        self.consecutive_5xx.store(a, Relaxed);
+        self.consecutive_gateway.store(b, Relaxed);
+        self.consecutive_local.store(c, Relaxed);
+        self.split.store(split, Relaxed);
+    }
+}
+
+impl Cell {
+    /// A success: every run is over.
+    #[inline]
+    pub(crate) fn ok(&self) {
+        self.total.fetch_add(1, Relaxed);
+        self.end_runs();
+    }
+
+    /// Ends the runs without counting for the interval. Reads first: the line stays shared while all is well.
+    #[inline]
+    pub(crate) fn end_runs(&self) {
+        if self.runs.load(Relaxed) != 0 {
+            self.runs.store(0, Relaxed);
+        }
+    }
+
+    /// A failure. The runs that it continues and the ones that it ends are Envoy's: a failure without an answer is
+    /// also a 5xx and a gateway failure (503, 504) unless the origins are split; any answer ends the run without one.
+    pub(crate) fn failure(&self, kind: FailureKind, thresholds: &Thresholds, now: Time) -> Fired {
+        let limits = [
+            thresholds.consecutive_5xx.load(Relaxed),
+            thresholds.consecutive_gateway.load(Relaxed),
+            thresholds.consecutive_local.load(Relaxed),
+        ];
+        let split = thresholds.split.load(Relaxed);
+        if !(split && kind == FailureKind::LocalOrigin) {
+            self.total.fetch_add(1, Relaxed);
+            self.failed.fetch_add(1, Relaxed);
+        }
+        let mut reached = [false; 3];
+        let mut word = self.runs.load(Relaxed);
+        loop {
+            let [mut bad, mut gateway, mut local] = unpack(word);
+            match kind {
+                FailureKind::Status5xx => (bad, gateway, local) = (bad + 1, 0, 0),
+                FailureKind::Gateway => (bad, gateway, local) = (bad + 1, gateway + 1, 0),
+                FailureKind::LocalOrigin if split => local += 1,
+                FailureKind::LocalOrigin => {
+                    (bad, gateway, local) = (bad + 1, gateway + 1, local + 1)
+                }
+            }
+            let mut runs = [bad, gateway, local];
+            for ((run, limit), reached) in runs.iter_mut().zip(limits).zip(&mut reached) {
+                *reached = limit > 0 && *run >= limit;
+                if *reached || limit == 0 {
+                    *run = 0;
+                }
+            }
+            match self
+                .runs
+                .compare_exchange_weak(word, pack(runs), Relaxed, Relaxed)
+            {
+                Ok(_) => break,
+                Err(current) => word = current,
+            }
+        }
+        let window = self
+            .window
+            .load()
+            .as_ref()
+            .is_some_and(|window| window.failure(now));
+        Fired {
+            consecutive_5xx: reached[0],
+            consecutive_gateway: reached[1],
+            consecutive_local: reached[2],
+            window,
+        }
+    }
+
+    /// Outcomes and failures since the last call.
+    pub(crate) fn take_interval(&self) -> (u32, u32) {
+        if self.total.load(Relaxed) == 0 {
+            return (0, 0);
+        }
+        // Failures first: one that comes in between is then counted as a success at worst, never more failures than outcomes.
+        let failed = self.failed.swap(0, Relaxed);
+        let total = self.total.swap(0, Relaxed);
+        (total.max(failed), failed)
+    }
+
+    /// Forgets every count: the member is back and starts anew.
+    pub(crate) fn reset(&self) {
+        self.runs.store(0, Relaxed);
+        self.failed.store(0, Relaxed);
+        self.total.store(0, Relaxed);
+        if let Some(window) = self.window.load().as_ref() {
+            window.clear();
+        }
+    }
+
+    /// Sets up, changes or drops the windowed rule; an unchanged one keeps its record.
+    pub(crate) fn set_window(&self, rule: Option<&ErrorsWithin>) {
+        let current = self.window.load();
+        if current.as_ref().map(|w| &w.rule) != rule {
+            self.window
+                .store(rule.map(|rule| Arc::new(Window::new(rule.clone()))));
+        }
+    }
+
+    /// True if nothing is on record at `now`, so that the cell may be dropped.
+    pub(crate) fn is_idle(&self, now: Time) -> bool {
+        self.runs.load(Relaxed) == 0
+            && self.failed.load(Relaxed) == 0
+            && !self
+                .window
+                .load()
+                .as_ref()
+                .is_some_and(|w| w.holds_any(now))
+    }
+}
+
+/// A ring of the times of the last `count − 1` failures: the one that is overwritten is the `count`-th from the end, so
+/// one swap tells whether `count` failures lie within the time.
+struct Window {
+    rule: ErrorsWithin,
+    within: u64,
+    /// Time + 1; 0: empty.
+    slots: Box<[AtomicU64]>,
+    next: AtomicU32,
+}
+
+impl Window {
+    fn new(rule: ErrorsWithin) -> Window {
+        let slots = rule.count.clamp(1, 4096) as usize - 1;
+        Window {
+            within: nanos(rule.within),
+            slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            next: AtomicU32::new(0),
+            rule,
+        }
+    }
+
+    fn failure(&self, now: Time) -> bool {
+        let stamp = now.0.saturating_add(1);
+        let Some(len) = u32::try_from(self.slots.len()).ok().filter(|len| *len > 0) else {
+            return true;
+        };
+        let slot = self.next.fetch_add(1, Relaxed) % len;
+        let oldest = self.slots[slot as usize].swap(stamp, Relaxed);
+        let fired = oldest != 0 && stamp.saturating_sub(oldest) <= self.within;
+        if fired {
+            self.clear();
+        }
+        fired
+    }
+
+    fn clear(&self) {
+        self.slots.iter().for_each(|slot| slot.store(0, Relaxed));
+    }
+
+    fn holds_any(&self, now: Time) -> bool {
+        let horizon = (now - Duration::from_nanos(self.within)).0;
+        self.slots.iter().any(|slot| {
+            let stamp = slot.load(Relaxed);
+            stamp != 0 && stamp > horizon
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use FailureKind::{Gateway, LocalOrigin, Status5xx};
+
+    fn thresholds(split: bool) -> Thresholds {
+        let thresholds = Thresholds::default();
+        thresholds.set(Some(&OutlierDetection {
+            split_local_origin: split,
+            ..OutlierDetection::default()
+        }));
+        thresholds
+    }
+
+    fn fire_on(kinds: &[FailureKind], thresholds: &Thresholds) -> Fired {
+        let cell = Cell::default();
+        kinds
+            .iter()
+            .map(|kind| cell.failure(*kind, thresholds, Time::ZERO))
+            .last()
+            .unwrap()
+    }
+
+    #[test]
+    fn five_in_a_row_fire_once_and_count_anew() {
+        let (cell, limits) = (Cell::default(), thresholds(false));
+        let fired: Vec<_> = (0..12)
+            .map(|_| cell.failure(Status5xx, &limits, Time::ZERO).consecutive_5xx)
+            .collect();
+        assert_eq!(
+            fired
+                .iter()
+                .enumerate()
+                .filter(|(_, f)| **f)
+                .map(|(i, _)| i)
+                .collect::<Vec<_>>(),
+            [4, 9]
+        );
+    }
+
+    #[test]
+    fn a_success_ends_every_run() {
+        let (cell, limits) = (Cell::default(), thresholds(false));
+        for _ in 0..4 {
+            cell.failure(LocalOrigin, &limits, Time::ZERO);
+        }
+        cell.ok();
+        for _ in 0..4 {
+            assert!(!cell.failure(LocalOrigin, &limits, Time::ZERO).any());
+        }
+        assert!(
+            cell.failure(LocalOrigin, &limits, Time::ZERO)
+                .consecutive_local
+        );
+    }
+
+    #[test]
+    fn a_plain_500_ends_the_run_of_gateway_failures() {
+        let fired = fire_on(
+            &[Gateway, Gateway, Gateway, Status5xx, Gateway],
+            &thresholds(false),
+        );
+        assert_eq!(
+            fired,
+            Fired {
+                consecutive_5xx: true,
+                ..Fired::default()
+            }
+        );
+        let fired = fire_on(&[Gateway; 5], &thresholds(false));
+        assert!(fired.consecutive_5xx && fired.consecutive_gateway && !fired.consecutive_local);
+    }
+
+    #[test]
+    fn connection_failures_count_as_5xx_unless_split() {
+        assert!(
+            fire_on(
+                &[LocalOrigin, Status5xx, LocalOrigin, Gateway, LocalOrigin],
+                &thresholds(false)
+            )
+            .consecutive_5xx
+        );
+        let split = fire_on(&[LocalOrigin; 5], &thresholds(true));
+        assert_eq!(
+            split,
+            Fired {
+                consecutive_local: true,
+                ..Fired::default()
+            }
+        );
+    }
+
+    #[test]
+    fn windowed_errors_fire_whatever_succeeds_in_between() {
+        let cell = Cell::default();
+        cell.set_window(Some(&ErrorsWithin {
+            count: 5,
+            within: Duration::from_secs(300),
+        }));
+        let limits = Thresholds::default();
+        for minute in 0..4 {
+            assert!(
+                !cell
+                    .failure(Status5xx, &limits, Time::from_secs(60 * minute))
+                    .window
+            );
+            cell.ok();
+        }
+        assert!(
+            cell.failure(Status5xx, &limits, Time::from_secs(300))
+                .window,
+            "the fifth, five minutes after the first"
+        );
+    }
+
+    #[test]
+    fn windowed_errors_further_apart_do_not_fire() {
+        let cell = Cell::default();
+        cell.set_window(Some(&ErrorsWithin {
+            count: 5,
+            within: Duration::from_secs(300),
+        }));
+        let limits = Thresholds::default();
+        for step in 0..100 {
+            assert!(
+                !cell
+                    .failure(Status5xx, &limits, Time::from_secs(76 * step))
+                    .window
+            );
+        }
+    }
+
+    #[test]
+    fn a_window_of_one_fires_at_once() {
+        let cell = Cell::default();
+        cell.set_window(Some(&ErrorsWithin {
+            count: 1,
+            within: Duration::from_secs(1),
+        }));
+        assert!(
+            cell.failure(Gateway, &Thresholds::default(), Time::ZERO)
+                .window
+        );
+    }
+
+    #[test]
+    fn an_idle_cell_is_known_as_such() {
+        let (cell, limits) = (Cell::default(), thresholds(false));
+        cell.set_window(Some(&ErrorsWithin {
+            count: 3,
+            within: Duration::from_secs(10),
+        }));
+        assert!(cell.is_idle(Time::ZERO));
+        cell.failure(Status5xx, &limits, Time::ZERO);
+        assert!(!cell.is_idle(Time::ZERO));
+        cell.ok();
+        cell.take_interval();
+        assert!(
+            !cell.is_idle(Time::from_secs(9)),
+            "the window still holds the failure"
+        );
+        assert!(cell.is_idle(Time::from_secs(11)));
+    }
+
+    #[test]
+    fn intervals_are_taken_once() {
+        let (cell, limits) = (Cell::default(), thresholds(false));
+        cell.ok();
+        cell.ok();
+        cell.failure(Status5xx, &limits, Time::ZERO);
+        assert_eq!(cell.take_interval(), (3, 1));
+        assert_eq!(cell.take_interval(), (0, 0));
+    }
+
+    #[test]
+    fn a_threshold_fires_exactly_once_across_threads() {
+        let (cell, limits) = (Cell::default(), thresholds(false));
+        let fired: u32 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..5_000)
+                            .filter(|_| {
+                                cell.failure(Status5xx, &limits, Time::ZERO).consecutive_5xx
+                            })
+                            .count()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap() as u32).sum()
+        });
+        assert_eq!(fired, 4 * 5_000 / 5);
+    }
+}

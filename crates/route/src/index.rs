@@ -308,13 +308,20 @@ impl Search<'_> {
 }
 
 fn exact_conditions(rule: &Rule) -> impl Iterator<Item = By> {
-    let headers = rule.conditions.headers.iter().filter_map(|(name, text)| {
-        matches!(text, TextRule::Exact(_)).then(|| By::Header(name.clone()))
-    });
-    let query = rule.conditions.query.iter().filter_map(|(name, text)| {
-        matches!(text, TextRule::Exact(_)).then(|| By::Query(name.clone()))
-    });
-    headers.chain(query)
+    let exact = |text: &TextRule| matches!(text, TextRule::Exact(_));
+    let headers = rule
+        .conditions
+        .headers
+        .iter()
+        .filter(move |(_, text)| exact(text));
+    let query = rule
+        .conditions
+        .query
+        .iter()
+        .filter(move |(_, text)| exact(text));
+    headers
+        .map(|(name, _)| By::Header(name.clone()))
+        .chain(query.map(|(name, _)| By::Query(name.clone())))
 }
 
 fn wanted_value<'a>(rule: &'a Rule, by: &By) -> Option<&'a [u8]> {

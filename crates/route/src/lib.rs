@@ -5,7 +5,7 @@
 //!
 //! 1. [`path::normalize`] the path (before matching, and what is forwarded), or answer 400.
 //! 2. [`Router::find`] a [`Route`], or answer 404.
-//! 3. [`Fault::decide`], [`RateLimit::key`](limit::RateLimit::key) and [`Concurrency::key`](limit::Concurrency::key).
+//! 3. [`Fault::decide`]; [`LimitKey::extract`] for [`RateLimit`] and [`Concurrency`].
 //! 4. By [`Action`]: answer, or [`Split::choose`] a [`Target`] and [`Target::resolve`] it, the fallbacks after it.
 //! 5. [`Rewrite::path`], [`HeaderEdits::apply`], then attempts; after each, [`RetryPolicy::decide`].
 //!
@@ -44,7 +44,7 @@ pub use retry::{
     AttemptOutcome, Backoff, Condition, Decision, GiveUp, HedgePolicy, Pushback, RetryPolicy,
     Tries, Written,
 };
-pub use rewrite::{HeaderEdits, PathRewrite, Redirect, Rewrite};
+pub use rewrite::{HeaderEdits, PathRewrite, Redirect, Rewrite, shadow_authority};
 pub use route::{Action, Description, Forward, Mirror, Respond, Route};
 pub use router::{Found, Router};
 pub use split::{Destination, Resolution, Split, Target, UpstreamIndex};

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 /// route by spelling the path differently.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
-    /// Host of `:authority` or `Host` without the port; any letter case.
+    /// Host of `:authority` or `Host` without the port; any letter case, IPv6 addresses in brackets.
     pub host: &'a str,
     /// Normalised path, without the query.
     pub path: &'a str,
@@ -34,6 +34,10 @@ pub struct RequestView<'a> {
 pub(crate) type Joined = SmallVec<[u8; 256]>;
 
 /// A value that is borrowed where it stands in one piece.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for one comparison; boxing would allocate"
+)]
 pub(crate) enum Value<'a> {
     /// The only value, as it is.
     Borrowed(&'a [u8]),

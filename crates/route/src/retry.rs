@@ -292,6 +292,11 @@ impl RetryPolicy {
         }
     }
 
+    /// Whether a further attempt may start while the first is still under way: both may be processed.
+    pub fn may_hedge(&self, method: &Method) -> bool {
+        self.replay || is_idempotent(method)
+    }
+
     /// Whether `retry.on` names this outcome (Envoy's `retry_on` and `retry_grpc_on`).
     pub fn should_retry(&self, outcome: &AttemptOutcome) -> bool {
         use Condition::{
@@ -510,6 +515,15 @@ mod tests {
             policy.decide(&timeout, &Method::GET, false, FIRST, 0),
             Decision::GiveUp(GiveUp::NotWanted)
         );
+    }
+
+    #[test]
+    fn only_idempotent_or_replayable_requests_are_hedged() {
+        let mut policy = RetryPolicy::none();
+        assert!(policy.may_hedge(&Method::GET));
+        assert!(!policy.may_hedge(&Method::POST));
+        policy.replay = true;
+        assert!(policy.may_hedge(&Method::POST));
     }
 
     #[test]

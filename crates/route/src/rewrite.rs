@@ -67,7 +67,8 @@ impl PathRewrite {
                     rest
                 };
                 let mut made = String::with_capacity(1 + prefix.len() + rest.len());
-                if !prefix.starts_with('/') && !(prefix.is_empty() && rest.starts_with('/')) {
+                let begins = if prefix.is_empty() { rest } else { &**prefix };
+                if !begins.starts_with('/') {
                     made.push('/');
                 }
                 made.push_str(prefix);
@@ -179,6 +180,19 @@ impl HeaderEdits {
         for (name, value) in &self.add {
             headers.append(name, value.clone());
         }
+    }
+}
+
+/// The authority of a mirrored request: `-shadow` behind the host, before the port, as Envoy writes it.
+pub fn shadow_authority(authority: &str) -> String {
+    let (host, port) = match authority.rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    match port {
+        Some(port) => format!("{host}-shadow:{port}"),
+        None => format!("{host}-shadow"),
     }
 }
 
@@ -366,6 +380,18 @@ mod tests {
             location(same(), "", "//evil.example/x", None, None),
             "/evil.example/x"
         );
+    }
+
+    #[test]
+    fn a_mirrored_request_goes_to_the_shadow_of_its_host() {
+        for (authority, shadow) in [
+            ("a.local", "a.local-shadow"),
+            ("a.local:80", "a.local-shadow:80"),
+            ("[::1]", "[::1]-shadow"),
+            ("[::1]:8", "[::1]-shadow:8"),
+        ] {
+            assert_eq!(shadow_authority(authority), shadow);
+        }
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub enum ClientError {
 }
 
 fn hint(problem: &Problem) -> &'static str {
-    if problem.code == "token_required" {
+    if &*problem.code == "token_required" {
         " (--token, or TIDEGATE_ADMIN_TOKEN)"
     } else {
         ""

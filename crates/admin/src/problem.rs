@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 pub struct Problem {
     /// Always `about:blank`: the title is that of the status, `code` tells more.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Box<str>,
     /// The status in words.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// A stable word for programs (`not_found`, `config_refused`); also in the header `x-tidegate-error`.
-    pub code: String,
+    pub code: Box<str>,
     /// What happened, to what, and what would help.
     pub detail: String,
     /// Diagnostics of a refused configuration, as `tidegate check` prints them.

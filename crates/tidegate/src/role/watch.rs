@@ -188,7 +188,6 @@ mod tests {
         let mut changes = start(paths.clone(), before);
         noticed(&mut changes).await;
         std::fs::write(folder.path().join("other.yaml"), "x").unwrap();
-        assert_eq!(stamps(&paths), stamps(&paths));
         tokio::time::timeout(QUIET * 4, changes.recv())
             .await
             .unwrap_err();

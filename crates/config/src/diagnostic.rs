@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, where, and what would be right.
 
+use crate::render;
 use serde::Serialize;
 use std::fmt;
 
@@ -24,8 +25,12 @@ pub struct Place {
     pub column: usize,
     /// Length of the wrong text in characters, at least 1; it ends with the line.
     pub length: usize,
-    /// The line, secrets masked.
+    /// The line, or the part of a long one around the wrong text; secrets are masked.
     pub excerpt: String,
+    /// Where the wrong text begins in `excerpt`, in characters from 0.
+    pub mark: usize,
+    /// Its length in `excerpt`, in characters, at least 1.
+    pub mark_length: usize,
 }
 
 /// One problem.
@@ -65,8 +70,7 @@ impl Diagnostics {
     /// As text, with colours for a terminal if asked.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let _ = colour;
-        self.0.iter().map(|d| format!("{}\n", d.message)).collect()
+        render::all(&self.0, colour)
     }
 }
 

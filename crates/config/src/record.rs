@@ -8,8 +8,11 @@
 
 /// A mapping with known keys. Fields are `name [as "key"]: Type [= default] [=> check],`; a field without a
 /// default is required unless its type has a natural absence (`Option`, `Vec`, `BTreeMap`). A
-/// `default struct` can be left out as a whole and implements [`Default`]. `flatten` names a [`one_of!`]
-/// whose keys stand among the record's own.
+/// `default struct` can be left out as a whole and implements [`Default`].
+///
+/// Clauses after the fields, in this order: `; flatten name: Type` a [`one_of!`] whose keys stand among the record's own;
+/// `; later "key", …` keys of later builds; `; short "key"` a value that is no mapping means this key;
+/// `; inspect f` looks at which keys are there, whatever their values; `; finish f` looks at the whole value.
 macro_rules! record {
     (
         $(#[doc = $doc:literal])*
@@ -26,6 +29,9 @@ macro_rules! record {
                 $field:ident $(as $key:literal)? : $ty:ty $(= $default:expr)? $(=> $check:expr)?
             ),* $(,)?
             $(; flatten $(#[doc = $xdoc:literal])* $xfield:ident : $xty:ty)?
+            $(; later $($later:literal),+)?
+            $(; short $short:literal)?
+            $(; inspect $inspect:path)?
             $(; finish $finish:path)?
         }
     ) => {
@@ -35,13 +41,73 @@ macro_rules! record {
             $( $(#[doc = $fdoc])* pub $field: $ty, )*
             $( $(#[doc = $xdoc])* pub $xfield: $xty, )?
         }
+
+        impl $crate::decode::Decode for $name {
+            const OFF: bool = true;
+
+            fn decode(node: &$crate::node::Node, cx: &mut $crate::decode::Cx<'_>) -> Option<Self> {
+                const LATER: &[&str] = &[$($($later),+)?];
+                $( let wrapped = $crate::decode::Fields::short(node, $short); let node = wrapped.as_ref().unwrap_or(node); )?
+                let mut fields = $crate::decode::Fields::open(node, cx, LATER)?;
+                $(
+                    let $field: Option<$ty> = fields.field(
+                        cx,
+                        $crate::record::record!(@key $field $(, $key)?),
+                        $crate::record::record!(@some $($default)?),
+                        $crate::record::record!(@check $($check)?),
+                    );
+                )*
+                $( let $xfield: Option<$xty> = fields.flatten(cx); )?
+                let fields = fields.close(cx);
+                $( $inspect(&fields, cx); )?
+                #[allow(unused_mut)]
+                let mut value = Self { $( $field: $field?, )* $( $xfield: $xfield?, )? };
+                $( $finish(&mut value, &fields, cx); )?
+                let _ = &fields;
+                Some(value)
+            }
+
+            fn encode(&self) -> serde_json::Value {
+                let mut map = serde_json::Map::new();
+                $( $crate::record::record!(@put map, $crate::record::record!(@key $field $(, $key)?), self.$field $(, $default)?); )*
+                $(
+                    let (key, value) = $crate::decode::OneOf::encode_entry(&self.$xfield);
+                    map.insert(key.into(), value);
+                )?
+                serde_json::Value::Object(map)
+            }
+
+            fn schema(defs: &mut $crate::schema::Defs) -> serde_json::Value {
+                defs.named(stringify!($name), |defs| {
+                    let mut object = $crate::schema::Object::new(&[$($doc),*]);
+                    $(
+                        object.field::<$ty>(
+                            defs,
+                            $crate::record::record!(@key $field $(, $key)?),
+                            &[$($fdoc),*],
+                            $crate::record::record!(@some $($default)?),
+                            $crate::record::record!(@check $($check)?),
+                        );
+                    )*
+                    $( object.flatten::<$xty>(defs); )?
+                    $( object.short($short); )?
+                    object.finish()
+                })
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $crate::decode::Decode::encode(self).serialize(serializer)
+            }
+        }
     };
     (@default $name:ident {
         $(
             $(#[doc = $fdoc:literal])*
             $field:ident $(as $key:literal)? : $ty:ty $(= $default:expr)? $(=> $check:expr)?
         ),* $(,)?
-        $(; finish $finish:path)?
+        $(; $($clauses:tt)*)?
     }) => {
         impl Default for $name {
             fn default() -> Self {
@@ -52,6 +118,21 @@ macro_rules! record {
     (@value $ty:ty, $default:expr) => { $default };
     (@value $ty:ty) => {
         <$ty as $crate::decode::Decode>::absent().expect("a default struct has a default for every field")
+    };
+    (@key $field:ident, $key:literal) => { $key };
+    (@key $field:ident) => { stringify!($field) };
+    (@some) => { None };
+    (@some $default:expr) => { Some($default) };
+    (@check) => { &$crate::checks::Anything };
+    (@check $check:expr) => { &$check };
+    // A value that has a default is always written: absence would mean the default, not the value.
+    (@put $map:ident, $key:expr, $value:expr, $default:expr) => {
+        $map.insert($key.into(), $crate::decode::Decode::encode(&$value));
+    };
+    (@put $map:ident, $key:expr, $value:expr) => {
+        if !$crate::decode::Decode::omit(&$value) {
+            $map.insert($key.into(), $crate::decode::Decode::encode(&$value));
+        }
     };
 }
 
@@ -72,18 +153,99 @@ macro_rules! choice {
                 match self { $( Self::$variant => $word, )* }
             }
         }
+
+        impl $crate::decode::Decode for $name {
+            fn decode(node: &$crate::node::Node, cx: &mut $crate::decode::Cx<'_>) -> Option<Self> {
+                const WORDS: &[&str] = &[$($word),*];
+                match $crate::decode::choose(node, cx, WORDS)? {
+                    $( $word => Some(Self::$variant), )*
+                    _ => None,
+                }
+            }
+
+            fn encode(&self) -> serde_json::Value {
+                serde_json::Value::from(self.as_str())
+            }
+
+            fn schema(_: &mut $crate::schema::Defs) -> serde_json::Value {
+                serde_json::json!({ "oneOf": [
+                    $( { "const": $word, "description": $crate::schema::description(&[$($vdoc),*]) } ),*
+                ] })
+            }
+        }
     };
 }
 
-/// A mapping with exactly one of several keys: `{ exact: /a }` or `{ prefix: /a }`.
+/// A mapping with exactly one of several keys: `{ exact: /a }` or `{ prefix: /a }`. `; short "key"`: a value that is no
+/// mapping means this key. `; later "key", …`: keys of later builds.
 macro_rules! one_of {
     (
         $(#[doc = $doc:literal])*
-        pub enum $name:ident { $( $(#[doc = $vdoc:literal])* $variant:ident($ty:ty) = $key:literal $(=> $check:expr)? ),* $(,)? }
+        pub enum $name:ident {
+            $( $(#[doc = $vdoc:literal])* $variant:ident($ty:ty) = $key:literal $(=> $check:expr)? ),* $(,)?
+            $(; later $($later:literal),+)?
+            $(; short $short:literal)?
+        }
     ) => {
         $(#[doc = $doc])*
         #[derive(Debug, Clone, PartialEq)]
         pub enum $name { $( $(#[doc = $vdoc])* $variant($ty), )* }
+
+        impl $crate::decode::OneOf for $name {
+            const KEYS: &'static [&'static str] = &[$($key),*];
+
+            fn decode_entry(key: &str, node: &$crate::node::Node, cx: &mut $crate::decode::Cx<'_>) -> Option<Self> {
+                match key {
+                    $(
+                        $key => {
+                            let value = <$ty as $crate::decode::Decode>::decode(node, cx)?;
+                            let check: &dyn $crate::checks::Check<$ty> = $crate::record::record!(@check $($check)?);
+                            check.check(&value, node, cx);
+                            Some(Self::$variant(value))
+                        }
+                    )*
+                    _ => None,
+                }
+            }
+
+            fn encode_entry(&self) -> (&'static str, serde_json::Value) {
+                match self { $( Self::$variant(value) => ($key, $crate::decode::Decode::encode(value)), )* }
+            }
+
+            fn schemas(defs: &mut $crate::schema::Defs) -> Vec<(&'static str, serde_json::Value)> {
+                vec![ $( (
+                    $key,
+                    $crate::schema::property::<$ty>(defs, &[$($vdoc),*], None, $crate::record::record!(@check $($check)?)),
+                ), )* ]
+            }
+        }
+
+        impl $crate::decode::Decode for $name {
+            fn decode(node: &$crate::node::Node, cx: &mut $crate::decode::Cx<'_>) -> Option<Self> {
+                const LATER: &[&str] = &[$($($later),+)?];
+                $( let wrapped = $crate::decode::Fields::short(node, $short); let node = wrapped.as_ref().unwrap_or(node); )?
+                $crate::decode::decode_one_of(node, cx, LATER)
+            }
+
+            fn encode(&self) -> serde_json::Value {
+                $crate::decode::encode_one_of(self)
+            }
+
+            fn schema(defs: &mut $crate::schema::Defs) -> serde_json::Value {
+                defs.named(stringify!($name), |defs| {
+                    let mut object = $crate::schema::Object::new(&[$($doc),*]);
+                    object.flatten::<Self>(defs);
+                    $( object.short($short); )?
+                    object.finish()
+                })
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                $crate::decode::Decode::encode(self).serialize(serializer)
+            }
+        }
     };
 }
 

@@ -15,6 +15,7 @@ pub use traffic::*;
 pub use upstream::*;
 pub use upstream_policy::*;
 
+use crate::checks::Lasting;
 use crate::record::record;
 use crate::values::{ListenAddress, LogTarget, Percent, Secret, StateUrl};
 use std::time::Duration;
@@ -38,6 +39,8 @@ record! {
         routes: Vec<Route>,
         /// Named pools of endpoints.
         upstreams: Vec<Upstream>,
+        ; later "providers", "services", "alerts", "notifiers", "keeper"
+        ; finish crate::validate::config
     }
 }
 
@@ -58,6 +61,7 @@ record! {
         address: ListenAddress = ListenAddress::loopback(9900),
         /// Bearer token that every admin request must carry.
         token: Option<Secret>,
+        ; finish crate::validate::admin
     }
 }
 
@@ -73,7 +77,7 @@ record! {
     /// How a process ends.
     pub default struct Shutdown {
         /// Time that requests in flight have to finish after SIGTERM or SIGINT. Default 30s.
-        grace: Duration = Duration::from_secs(30),
+        grace: Duration = Duration::from_secs(30) => Lasting(Duration::ZERO, Duration::from_secs(86_400)),
     }
 }
 
@@ -84,5 +88,6 @@ record! {
         to: LogTarget = LogTarget::Stdout,
         /// Share of the requests that are logged; those that failed always are. Default 100%.
         sample: Percent = Percent::HUNDRED,
+        ; short "to"
     }
 }

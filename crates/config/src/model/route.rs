@@ -1,6 +1,8 @@
 //! Routes: a match and what is done with the requests that fit it.
 
 use super::{Concurrency, Fault, Hedge, Match, RateLimit, Retry};
+use crate::checks::{By, Defines, OneOfNumbers, Refers, RequestPath, TIMER, Within};
+use crate::names::Namespace;
 use crate::record::{one_of, record};
 use crate::values::{ByteSize, HashKey, HeaderName, HeaderText, OneOrMany, Pattern, Percent};
 use std::collections::BTreeMap;
@@ -10,11 +12,11 @@ record! {
     /// One rule. Exactly one of `to`, `redirect` and `respond` is set.
     pub struct Route {
         /// Unique name, used in metrics and logs.
-        name: String,
+        name: String => Defines(Namespace::Route),
         /// Conditions: one match or a list of which any may hold. Default: every request.
         matches as "match": OneOrMany<Match>,
         /// A split: destinations with weights.
-        to: Vec<Target>,
+        to: Vec<Target> => By(crate::validate::split),
         /// How one destination of the split is chosen. Default: at random by weight.
         split: Option<Split>,
         /// Next in line within the same request, in order: used when nothing is fit in the one before, or it failed retryably.
@@ -34,9 +36,9 @@ record! {
         /// Injected delays and aborts.
         fault: Option<Fault>,
         /// Whole exchange, retries and back-off included. Default: off.
-        timeout: Option<Duration>,
+        timeout: Option<Duration> => TIMER,
         /// Within an exchange, no byte either way for this long ends it; `off`: never. Default 15m.
-        idle_timeout: Option<Duration> = Some(Duration::from_secs(15 * 60)),
+        idle_timeout: Option<Duration> = Some(Duration::from_secs(15 * 60)) => TIMER,
         /// When another attempt is made.
         retry: Retry = Retry::default(),
         /// A further attempt is started when the first has not answered in time; for idempotent methods or with `retry.replay`.
@@ -47,6 +49,9 @@ record! {
         concurrency: Option<Concurrency>,
         /// Bytes of a request's body; 0: no limit. Default: the listener's.
         body_bytes: Option<ByteSize>,
+        ; later "domain", "descriptors", "heartbeat"
+        ; inspect crate::validate::route_keys
+        ; finish crate::validate::route
     }
 }
 
@@ -54,10 +59,11 @@ record! {
     /// One destination of a split.
     pub struct Target {
         /// Share of the requests: weight / sum of weights; 0 gets none. Default 1.
-        weight: u32 = 1,
+        weight: u32 = 1 => Within(0, 1_000_000),
         ; flatten
         /// Where to.
         destination: Destination
+        ; later "service", "provider", "graph"
     }
 }
 
@@ -65,9 +71,10 @@ one_of! {
     /// Where a share of the requests goes.
     pub enum Destination {
         /// The upstream of this name.
-        Upstream(String) = "upstream",
+        Upstream(String) = "upstream" => Refers(Namespace::Upstream),
         /// The upstream that the request names.
         UpstreamFrom(UpstreamFrom) = "upstream_from",
+        ; later "service", "provider", "graph"
     }
 }
 
@@ -77,7 +84,7 @@ record! {
         /// Name of the header.
         header: HeaderName,
         /// Upstreams that may be named; another value or none is answered 404.
-        allow: Vec<String>,
+        allow: Vec<String> => Refers(Namespace::Upstream),
     }
 }
 
@@ -85,7 +92,8 @@ record! {
     /// A destination that is used when those before it have nothing fit or failed retryably.
     pub struct FallbackTarget {
         /// The upstream of this name.
-        upstream: String,
+        upstream: String => Refers(Namespace::Upstream),
+        ; later "service", "provider", "graph", "model"
     }
 }
 
@@ -101,7 +109,7 @@ record! {
     /// Copies of requests. `Host` gets `-shadow`; the copy is never awaited and never affects health of the primary.
     pub struct Mirror {
         /// The upstream of this name.
-        upstream: String,
+        upstream: String => Refers(Namespace::Upstream),
         /// Share of the requests that are copied. Default 100%.
         percent: Percent = Percent::HUNDRED,
     }
@@ -111,17 +119,18 @@ record! {
     /// A redirect: what is not set stays as in the request.
     pub default struct Redirect {
         /// `http` or `https`.
-        scheme: Option<String>,
+        scheme: Option<String> => By(crate::validate::scheme),
         /// Host name.
-        host: Option<String>,
+        host: Option<String> => By(crate::validate::host),
         /// Port. Default: none when the scheme or the host changes, else the request's.
-        port: Option<u16>,
+        port: Option<u16> => Within(1, 65_535),
         /// The whole path. Not together with `prefix`.
-        path: Option<String>,
+        path: Option<String> => RequestPath,
         /// Replaces the part of the path that the match's prefix matched.
-        prefix: Option<String>,
+        prefix: Option<String> => RequestPath,
         /// 301, 302, 303, 307 or 308. Default 302.
-        status: u16 = 302,
+        status: u16 = 302 => OneOfNumbers(&[301, 302, 303, 307, 308]),
+        ; inspect crate::validate::redirect_keys
     }
 }
 
@@ -129,7 +138,7 @@ record! {
     /// A fixed response.
     pub default struct Respond {
         /// Status, 200 to 599. Default 200.
-        status: u16 = 200,
+        status: u16 = 200 => Within(200, 599),
         /// Body, as it is. Default empty.
         body: String = String::new(),
         /// Headers of the response.
@@ -141,13 +150,14 @@ record! {
     /// Changes path and host before the request goes on. At most one of `path`, `prefix` and `regex`.
     pub default struct Rewrite {
         /// The whole path; the query stays.
-        path: Option<String>,
+        path: Option<String> => RequestPath,
         /// Replaces the part of the path that the match's prefix matched.
-        prefix: Option<String>,
+        prefix: Option<String> => RequestPath,
         /// Replaces what a regular expression matches in the path.
         regex: Option<RegexRewrite>,
         /// `Host` / `:authority` that the upstream sees. Default: the caller's.
-        host: Option<String>,
+        host: Option<String> => By(crate::validate::authority),
+        ; inspect crate::validate::rewrite_keys
     }
 }
 
@@ -170,5 +180,6 @@ record! {
         add: BTreeMap<HeaderName, HeaderText>,
         /// Removed.
         remove: Vec<HeaderName>,
+        ; finish crate::validate::header_edits
     }
 }

@@ -1,5 +1,6 @@
 //! What a route matches: AND inside one match, OR across the list.
 
+use crate::checks::{By, NotEmpty, RequestPath};
 use crate::record::{one_of, record};
 use crate::values::{Cidr, HeaderName, HostPattern, Method, OneOrMany, Pattern};
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ record! {
         query: BTreeMap<String, TextMatch>,
         /// Where the request comes from.
         source: Option<SourceMatch>,
+        ; later "model"
+        ; finish crate::validate::route_match
     }
 }
 
@@ -28,9 +31,9 @@ one_of! {
     /// A condition on the path; case-sensitive.
     pub enum PathMatch {
         /// The whole path.
-        Exact(String) = "exact",
+        Exact(String) = "exact" => RequestPath,
         /// The beginning of the path, at a segment's end: `/a` matches `/a` and `/a/b`, not `/ab`.
-        Prefix(String) = "prefix",
+        Prefix(String) = "prefix" => RequestPath,
         /// A regular expression (RE2-like, linear time) that must match the whole path.
         Regex(Pattern) = "regex",
     }
@@ -47,6 +50,7 @@ one_of! {
         Regex(Pattern) = "regex",
         /// `true`: it is there, whatever its value; `false`: it is not there.
         Present(bool) = "present",
+        ; short "exact"
     }
 }
 
@@ -54,9 +58,9 @@ record! {
     /// gRPC requests, by what they call: `/service/method`.
     pub default struct GrpcMatch {
         /// Full name with package, e.g. `tensorflow.serving.PredictionService`. Default: any.
-        service: Option<String>,
+        service: Option<String> => By(crate::validate::grpc_service),
         /// Method name, e.g. `Predict`. Default: any.
-        method: Option<String>,
+        method: Option<String> => By(crate::validate::grpc_method),
     }
 }
 
@@ -66,8 +70,8 @@ record! {
         /// Networks of the caller's address (after `trusted_hops`); any of them.
         cidr: OneOrMany<Cidr>,
         /// Region of this Tidegate (`node.region`).
-        region: Option<String>,
+        region: Option<String> => NotEmpty,
         /// Zone of this Tidegate (`node.zone`).
-        zone: Option<String>,
+        zone: Option<String> => NotEmpty,
     }
 }

@@ -1,5 +1,6 @@
 //! What a route does about slowness, failure and excess: retries, hedging, faults, limits.
 
+use crate::checks::{By, SizeWithin, TIMER, Within};
 use crate::record::{choice, one_of, record};
 use crate::values::{ByteSize, GrpcStatus, LimitKey, Percent, Period, RetryOn};
 use std::time::Duration;
@@ -9,19 +10,20 @@ record! {
     /// did not process the request) are made in any case, within `attempts`.
     pub default struct Retry {
         /// Attempts in **total**, the first included; 1 to 10. Default 2. 1: never again. (Istio counts only the others.)
-        attempts: u32 = 2,
+        attempts: u32 = 2 => By(crate::validate::attempts),
         /// Outcomes after which another attempt is made. Default connect-failure, refused-stream, unavailable.
         on: Vec<RetryOn> = vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Unavailable],
         /// Bound of one attempt. Default: off.
-        per_try_timeout: Option<Duration>,
+        per_try_timeout: Option<Duration> => TIMER,
         /// Pauses between attempts.
         backoff: Backoff = Backoff::default(),
         /// How much of the traffic may be retries, per upstream; `off`: no bound. Default 20%, at least 3 at once.
         budget: Option<RetryBudget> = Some(RetryBudget::default()),
         /// Bytes of a request's body that are kept for another attempt; beyond, the attempt commits. Default 64KiB.
-        buffer: ByteSize = ByteSize::kib(64),
+        buffer: ByteSize = ByteSize::kib(64) => SizeWithin(ByteSize::ZERO, ByteSize::kib(16 * 1024)),
         /// Requests that were written and not answered may be repeated although their method is not idempotent. Default false.
         replay: bool = false,
+        ; finish crate::validate::retry
     }
 }
 
@@ -29,9 +31,10 @@ record! {
     /// Exponential pauses with ±20% jitter.
     pub default struct Backoff {
         /// First pause. Default 25ms.
-        initial: Duration = Duration::from_millis(25),
+        initial: Duration = Duration::from_millis(25) => TIMER,
         /// Longest pause. Default 1s.
-        max: Duration = Duration::from_secs(1),
+        max: Duration = Duration::from_secs(1) => TIMER,
+        ; finish crate::validate::backoff
     }
 }
 
@@ -42,6 +45,7 @@ record! {
         percent: Percent = Percent::of(20),
         /// Retries in flight that are allowed in any case. Default 3.
         min: u32 = 3,
+        ; short "percent"
     }
 }
 
@@ -49,9 +53,9 @@ record! {
     /// A further attempt before the first has failed; the first answer wins.
     pub struct Hedge {
         /// Time without an answer's head after which the next attempt starts.
-        delay: Duration,
+        delay: Duration => TIMER,
         /// Attempts in flight at once, the first included; 2 to 5. Default 2.
-        max: u32 = 2,
+        max: u32 = 2 => Within(2, 5),
     }
 }
 
@@ -62,6 +66,7 @@ record! {
         delay: Option<FaultDelay>,
         /// An answer instead of the upstream's.
         abort: Option<FaultAbort>,
+        ; inspect crate::validate::fault_keys
     }
 }
 
@@ -69,7 +74,7 @@ record! {
     /// An injected pause.
     pub struct FaultDelay {
         /// Its length.
-        duration: Duration,
+        duration: Duration => TIMER,
         /// Share of the requests. Default 100%.
         percent: Percent = Percent::HUNDRED,
     }
@@ -90,7 +95,7 @@ one_of! {
     /// The answer of an injected abort.
     pub enum AbortWith {
         /// HTTP status, 200 to 599.
-        Status(u16) = "status",
+        Status(u16) = "status" => Within(200, 599),
         /// gRPC status by name or number.
         GrpcStatus(GrpcStatus) = "grpc_status",
     }
@@ -100,18 +105,20 @@ record! {
     /// Requests per time; beyond: 429 or RESOURCE_EXHAUSTED. Exact across workers.
     pub struct RateLimit {
         /// Requests in each period, at least 1.
-        requests: u32,
+        requests: u32 => Within(1, 1_000_000_000),
         /// The period: second, minute, hour, day, or a duration.
         per: Period,
         /// Each distinct combination of these has its own count: `header:NAME`, `cookie:NAME`, `query:NAME`, `source_ip`,
         /// `host`, `path`, `method`. Default: one count for the route.
         key: Vec<LimitKey>,
         /// Requests that may come at once (GCRA only). Default: `requests`.
-        burst: Option<u32>,
+        burst: Option<u32> => Within(1, 1_000_000_000),
         /// How it is counted. Default gcra.
         algorithm: LimitAlgorithm = LimitAlgorithm::Gcra,
         /// Distinct keys that are remembered; the least recently used is forgotten. Default 65536.
-        max_keys: u32 = 65_536,
+        max_keys: u32 = 65_536 => Within(1, 10_000_000),
+        ; later "domain", "descriptors"
+        ; finish crate::validate::rate_limit
     }
 }
 
@@ -129,10 +136,10 @@ record! {
     /// Requests at once; beyond: 429 or RESOURCE_EXHAUSTED. Exact across workers.
     pub struct Concurrency {
         /// Requests in flight, at least 1.
-        requests: u32,
+        requests: u32 => Within(1, 1_000_000_000),
         /// Each distinct combination of these has its own count, as in `rate_limit`. Default: one count for the route.
         key: Vec<LimitKey>,
         /// Distinct keys that are remembered. Default 65536.
-        max_keys: u32 = 65_536,
+        max_keys: u32 = 65_536 => Within(1, 10_000_000),
     }
 }

@@ -146,7 +146,8 @@ fn unix(path: &str) -> Result<PathBuf, Wrong> {
     Ok(path.into())
 }
 
-fn is_host_name(name: &str) -> bool {
+/// A DNS name: labels of letters, digits, `-` and `_`.
+pub(crate) fn is_host_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     !name.is_empty()
         && name.len() <= 253

@@ -12,6 +12,7 @@ mod secret;
 mod status;
 
 pub use address::{Address, Cidr, HostPattern, HostPort, HttpUrl, ListenAddress, LogTarget, StateUrl};
+pub(crate) use address::is_host_name;
 pub use duration::{Period, format_duration, parse_duration};
 pub use http_names::{HeaderName, HeaderText, Method, Pattern};
 pub use keys::{HashKey, LimitKey};

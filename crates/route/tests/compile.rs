@@ -389,16 +389,11 @@ fn the_prefix_that_matched_is_the_one_that_is_rewritten() {
     let router = routes(
         "
   - name: x
-    match: [ { path: { prefix: /api/v1 } }, { path: { prefix: /api } }, { path: { exact: /all } } ]
+    match: [ { path: { prefix: /api/v1 } }, { path: { prefix: /api } } ]
     to: [ { upstream: a } ]
     rewrite: { prefix: /, host: inner.local }",
     );
-    for (path, rewritten) in [
-        ("/api/v1/m", "/m"),
-        ("/api/m", "/m"),
-        ("/api", "/"),
-        ("/all", "/"),
-    ] {
+    for (path, rewritten) in [("/api/v1/m", "/m"), ("/api/m", "/m"), ("/api", "/")] {
         let ask = ask("x", path);
         let found = router.find(&ask.view()).unwrap();
         assert_eq!(

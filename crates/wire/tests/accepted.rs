@@ -144,6 +144,16 @@ fn an_expectation_counts_only_with_a_body_and_in_http_11() {
 }
 
 #[test]
+fn an_expectation_of_http_10_is_not_passed_on() {
+    for expect in ["100-continue", "whatever"] {
+        let head = request(&format!(
+            "PUT / HTTP/1.0\r\nexpect: {expect}\r\ncontent-length: 1\r\n\r\n"
+        ));
+        assert!(!head.headers.contains_key("expect"), "{expect}");
+    }
+}
+
+#[test]
 fn an_upgrade_needs_both_headers_and_is_never_to_http_or_tls() {
     let upgrade =
         |lines: &str| request(&format!("GET / HTTP/1.1\r\nhost: a\r\n{lines}\r\n")).upgrade;

@@ -1,7 +1,7 @@
 //! Request heads.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::HOST;
+use http::header::{EXPECT, HOST};
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::error::{FramingError, RequestError};
@@ -133,8 +133,13 @@ fn parse_head(head: &Bytes, scratch: &mut HeaderMap) -> Result<RequestHead, Requ
 
     let body = body_length(&facts, version)?;
     check_host(&facts, &target, version, scratch)?;
-    if facts.expect == Expect::Other && version == Version::Http11 {
-        return Err(RequestError::Expectation);
+    match (version, facts.expect) {
+        (Version::Http11, Expect::Other) => return Err(RequestError::Expectation),
+        // Ignored (RFC 9110 §10.1.1), and not passed on either: behind us it would be HTTP/1.1.
+        (Version::Http10, Expect::Other | Expect::Continue) => {
+            scratch.remove(EXPECT);
+        }
+        (_, Expect::Absent | Expect::Continue) => {}
     }
     Ok(RequestHead {
         method,

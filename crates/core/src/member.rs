@@ -1,7 +1,10 @@
 //! Members: what a pool is made of, and the names that people and requests use for them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -153,16 +156,42 @@ pub struct Member<T> {
 #[repr(C, align(128))]
 #[derive(Default)]
 pub(crate) struct Hot {
-    /// Requests in flight, exact.
-    pub(crate) inflight: AtomicU32,
-    /// Of them, trials taken while probing.
-    pub(crate) trials: AtomicU32,
+    /// Requests begun and ended. Their difference is what is in flight: one addition each, where a count in flight
+    /// and one of attempts would be two at every pick.
+    begun: AtomicU64,
+    ended: AtomicU64,
     pub(crate) ewma: Ewma,
-    pub(crate) attempts: AtomicU64,
+    /// Of those in flight, trials taken while probing.
+    pub(crate) trials: AtomicU32,
     pub(crate) failures: AtomicU64,
     /// Health counters of the empty scope.
     pub(crate) cell: Cell,
     pub(crate) load: LoadReport,
+}
+
+impl Hot {
+    #[inline]
+    pub(crate) fn begin(&self) {
+        self.begun.fetch_add(1, Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn end(&self) {
+        // Release, with the acquire below: who sees the end has seen the beginning.
+        self.ended.fetch_add(1, Release);
+    }
+
+    /// Requests in flight. The ended ones are read first: another thread's request may be counted that has just ended,
+    /// none is ever missed.
+    #[inline]
+    pub(crate) fn inflight(&self) -> u32 {
+        let ended = self.ended.load(Acquire);
+        u32::try_from(self.begun.load(Relaxed).wrapping_sub(ended)).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn attempts(&self) -> u64 {
+        self.begun.load(Relaxed)
+    }
 }
 
 impl<T> Member<T> {
@@ -199,7 +228,7 @@ impl<T> Member<T> {
 
     /// Requests in flight, exact over all threads.
     pub fn inflight(&self) -> u32 {
-        self.hot.inflight.load(Relaxed)
+        self.hot.inflight()
     }
 
     /// What the backend says of its load (ORCA): `utilization` (application or CPU; 1.0 is full), queries and errors per

@@ -10,7 +10,6 @@ pub(crate) mod hashed;
 pub(crate) mod orca;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::member::Member;
 use crate::policy::{Balance, PoolPolicy};
@@ -187,14 +186,14 @@ impl<T> Group<T> {
             Chooser::RandomByShare(shares) => several(&mut || shares.at_random(rng)),
             Chooser::LeastRequest => {
                 let cost = |e: &Entry<T>| {
-                    f64::from(e.member.hot.inflight.load(Relaxed) + 1) * f64::from(e.inverse_weight)
+                    f64::from(e.member.hot.inflight() + 1) * f64::from(e.inverse_weight)
                 };
                 return self.cheapest(count, rng, cost, eligible);
             }
             Chooser::PeakEwma => {
                 let cost = |e: &Entry<T>| {
                     let hot = &e.member.hot;
-                    let waiting = f64::from(hot.inflight.load(Relaxed) + 1);
+                    let waiting = f64::from(hot.inflight() + 1);
                     hot.ewma.estimate(ask.now, ask.per_halving, ask.typical)
                         * waiting
                         * f64::from(e.inverse_weight)
@@ -204,11 +203,8 @@ impl<T> Group<T> {
             Chooser::Hashed(hashed) => {
                 // Without a hash: at random, through the table, so that the weights hold.
                 let hash = ask.hash.unwrap_or_else(|| rng.next_u64());
-                let inflight = |i: usize| {
-                    self.entries
-                        .get(i)
-                        .map_or(0, |e| e.member.hot.inflight.load(Relaxed))
-                };
+                let inflight =
+                    |i: usize| self.entries.get(i).map_or(0, |e| e.member.hot.inflight());
                 hashed.find(
                     hash,
                     ask.pool_inflight,
@@ -250,8 +246,8 @@ impl<T> Group<T> {
         if count as usize > self.full_scan && count > 1 {
             for _ in 0..TRIES {
                 let bits = rng.next_u64();
-                let first = (bits >> 32) * u64::from(count) >> 32;
-                let mut second = (bits & 0xFFFF_FFFF) * u64::from(count - 1) >> 32;
+                let first = ((bits >> 32) * u64::from(count)) >> 32;
+                let mut second = ((bits & 0xFFFF_FFFF) * u64::from(count - 1)) >> 32;
                 second += u64::from(second >= first);
                 let (first, second) = (first as usize, second as usize);
                 let (a, b) = (self.entries.get(first)?, self.entries.get(second)?);

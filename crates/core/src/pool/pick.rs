@@ -45,8 +45,7 @@ impl<T> Pick<T> {
         holds_trial: bool,
         tuning: &Tuning,
     ) -> Pick<T> {
-        member.hot.inflight.fetch_add(1, Relaxed);
-        member.hot.attempts.fetch_add(1, Relaxed);
+        member.hot.begin();
         let summed = tuning.sum_inflight.load(Relaxed);
         if summed {
             tuning.inflight.0.fetch_add(1, Relaxed);
@@ -175,7 +174,7 @@ impl<T> Pick<T> {
 
 impl<T> Drop for Pick<T> {
     fn drop(&mut self) {
-        self.member.hot.inflight.fetch_sub(1, Relaxed);
+        self.member.hot.end();
         if self.holds_trial {
             self.member.hot.trials.fetch_sub(1, Relaxed);
         }

@@ -106,7 +106,7 @@ impl<T> Control<T> {
             health: health(&record.ledger, record.draining),
             scopes,
             inflight: member.inflight(),
-            attempts: member.hot.attempts.load(Relaxed),
+            attempts: member.hot.attempts(),
             failures: member.hot.failures.load(Relaxed),
             ewma: member.hot.ewma.measured(now, inner.tuning.per_halving()),
         }

@@ -32,7 +32,7 @@ one_of! {
     pub enum PathMatch {
         /// The whole path.
         Exact(String) = "exact" => RequestPath,
-        /// The beginning of the path, at a segment's end: `/a` matches `/a` and `/a/b`, not `/ab`.
+        /// The beginning of the path, as a plain string (Istio's and Envoy's prefix): `/a` matches `/a/b` and `/ab`; write `/a/` for whole segments.
         Prefix(String) = "prefix" => RequestPath,
         /// A regular expression (RE2-like, linear time) that must match the whole path.
         Regex(Pattern) = "regex",

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 record! {
     /// When another attempt is made. Attempts that are safe whatever the method (nothing was written, or the peer says that it
-    /// did not process the request) are made in any case, within `attempts`.
+    /// did not process the request) are made in any case and do not count, at most 4 for a request; a connection that breaks under
+    /// a request that may be repeated (idempotent, or `replay`) needs no mention in `on`, but counts.
     pub default struct Retry {
-        /// Attempts in **total**, the first included; 1 to 10. Default 2. 1: never again. (Istio counts only the others.)
+        /// Attempts in **total**, the first included; 1 to 10. Default 2. 1: only the safe ones. (Istio counts only the others.)
         attempts: u32 = 2 => By(crate::validate::attempts),
         /// Outcomes after which another attempt is made. Default connect-failure, refused-stream, unavailable.
         on: Vec<RetryOn> = vec![RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::Unavailable],

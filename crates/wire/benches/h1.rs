@@ -1,4 +1,4 @@
-//! Nanoseconds per message head: `cargo bench -p tidegate-wire`.
+//! Nanoseconds per message head: `cargo bench -p tidegate-wire [-- PART_OF_A_NAME]`.
 //!
 //! A plain program, no harness: it prints one line a case, the median of several rounds, which is
 //! what a noisy machine allows to compare.
@@ -36,6 +36,10 @@ Content-Length: 1024\r\n\r\n";
 
 fn measure(name: &str, mut run: impl FnMut()) {
     const BATCH: u32 = 20_000;
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    if wanted.is_some_and(|part| !name.contains(&part)) {
+        return;
+    }
     let mut rounds: Vec<f64> = (0..15)
         .map(|_| {
             let begin = Instant::now();

@@ -219,7 +219,7 @@ impl BodyDecoder {
             buf.advance(extent.len);
         } else {
             let section = buf.split_to(extent.len).freeze();
-            fields::parse(&section, 0, &mut map, |name, _| {
+            fields::parse(&section, &extent, 0, 0, &mut map, |name, _| {
                 Ok::<_, BodyError>(if is_forbidden_trailer(name) {
                     Keep::No
                 } else {

@@ -5,13 +5,16 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::FieldError;
 use super::names;
+use super::scan::Extent;
 
-/// Cuts the header lines of `section` (each ended by CRLF, the empty line included or not) into
-/// `map`, calling `seen` for each before it is appended. Values share the memory of `section`.
+/// Cuts the header lines of a scanned `section` into `map`, beginning with line `first` at byte
+/// `begin`, calling `seen` for each before it is appended. Values share the memory of `section`.
 #[inline]
 pub(super) fn parse<E, F>(
     section: &Bytes,
-    from: usize,
+    extent: &Extent,
+    first: usize,
+    mut begin: usize,
     map: &mut HeaderMap,
     mut seen: F,
 ) -> Result<(), E>
@@ -19,18 +22,20 @@ where
     E: From<FieldError>,
     F: FnMut(&HeaderName, &HeaderValue) -> Result<Keep, E>,
 {
-    let mut at = from;
-    while let Some(len) = memchr::memchr(b'\n', &section[at..]) {
+    for index in first..extent.lines {
+        let Some(line_feed) = extent.line_feed(section, index, begin) else {
+            return Err(FieldError::BareLf.into());
+        };
         // The scan has seen that a CR stands before each LF.
-        let line_end = at + len - 1;
-        if line_end == at {
-            return Ok(());
+        let (name, value) = line(section, begin, line_feed - 1)?;
+        match seen(&name, &value) {
+            Ok(Keep::Yes) => {
+                map.append(name, value);
+            }
+            Ok(Keep::No) => {}
+            Err(error) => return Err(error),
         }
-        let (name, value) = line(section, at, line_end)?;
-        if let Keep::Yes = seen(&name, &value)? {
-            map.append(name, value);
-        }
-        at = line_end + 2;
+        begin = line_feed + 1;
     }
     Ok(())
 }
@@ -41,19 +46,23 @@ pub(super) enum Keep {
     No,
 }
 
-#[inline]
+// Inlined so that name and value are built where the map wants them, not moved twice.
+#[inline(always)]
 fn line(
     section: &Bytes,
     start: usize,
     end: usize,
 ) -> Result<(HeaderName, HeaderValue), FieldError> {
     let line = &section[start..end];
-    if matches!(line[0], b' ' | b'\t') {
-        return Err(FieldError::LeadingWhitespace);
-    }
-    let colon = memchr::memchr(b':', line).ok_or(FieldError::NoColon)?;
-    let name = names::parse(&line[..colon]).ok_or_else(|| name_error(&line[..colon]))?;
-
+    let Some(colon) = memchr::memchr(b':', line) else {
+        return Err(match line.first() {
+            Some(b' ' | b'\t') => FieldError::LeadingWhitespace,
+            _ => FieldError::NoColon,
+        });
+    };
+    let Some(name) = names::parse(&line[..colon]) else {
+        return Err(name_error(&line[..colon]));
+    };
     let mut first = colon + 1;
     while first < line.len() && is_ows(line[first]) {
         first += 1;
@@ -62,15 +71,17 @@ fn line(
     while last > first && is_ows(line[last - 1]) {
         last -= 1;
     }
-    let value = HeaderValue::from_maybe_shared(section.slice(start + first..start + last))
-        .map_err(|_| FieldError::Value)?;
-    Ok((name, value))
+    match HeaderValue::from_maybe_shared(section.slice(start + first..start + last)) {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(FieldError::Value),
+    }
 }
 
 #[cold]
 fn name_error(name: &[u8]) -> FieldError {
-    match name.last() {
-        Some(b' ' | b'\t') => FieldError::SpaceBeforeColon,
+    match (name.first(), name.last()) {
+        (Some(b' ' | b'\t'), _) => FieldError::LeadingWhitespace,
+        (_, Some(b' ' | b'\t')) => FieldError::SpaceBeforeColon,
         _ => FieldError::Name,
     }
 }

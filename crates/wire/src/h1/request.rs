@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use super::error::{FramingError, RequestError};
 use super::fields::{self, Keep};
 use super::framing::{Coding, Expect, Facts, Upgrade, may_begin_request};
-use super::scan::ScanError;
+use super::scan::{Extent, ScanError};
 use super::{BodyLength, HeadReader, Limits, Version, host};
 
 /// Empty lines that are ignored before a request (RFC 9112 §2.2: at least one; old clients send one
@@ -84,7 +84,7 @@ impl HeadReader {
         let head = buf.split_to(extent.len).freeze();
         scratch.clear();
         scratch.reserve(extent.lines);
-        parse_head(&head, scratch).map(Some)
+        parse_head(&head, &extent, scratch).map(Some)
     }
 
     fn skip_empty_lines(&mut self, buf: &mut BytesMut) -> Result<(), RequestError> {
@@ -110,11 +110,16 @@ fn scan_error(error: ScanError) -> RequestError {
     }
 }
 
-fn parse_head(head: &Bytes, scratch: &mut HeaderMap) -> Result<RequestHead, RequestError> {
-    let line_end = memchr::memchr(b'\r', head).ok_or(RequestError::RequestLine)?;
-    if head.get(line_end + 1) != Some(&b'\n') {
-        return Err(RequestError::RequestLine);
-    }
+fn parse_head(
+    head: &Bytes,
+    extent: &Extent,
+    scratch: &mut HeaderMap,
+) -> Result<RequestHead, RequestError> {
+    // A bare CR within the line is refused with the part that it stands in.
+    let line_end = extent
+        .line_feed(head, 0, 0)
+        .and_then(|at| at.checked_sub(1))
+        .ok_or(RequestError::RequestLine)?;
     let line = &head[..line_end];
     let method_end = memchr::memchr(b' ', line).ok_or(RequestError::RequestLine)?;
     let target_end = memchr::memrchr(b' ', line).ok_or(RequestError::RequestLine)?;
@@ -126,7 +131,7 @@ fn parse_head(head: &Bytes, scratch: &mut HeaderMap) -> Result<RequestHead, Requ
     let target = parse_target(&method, head.slice(method_end + 1..target_end))?;
 
     let mut facts = Facts::default();
-    fields::parse(head, line_end + 2, scratch, |name, value| {
+    fields::parse(head, extent, 1, line_end + 2, scratch, |name, value| {
         facts.note(name, value)?;
         Ok::<_, RequestError>(Keep::Yes)
     })?;

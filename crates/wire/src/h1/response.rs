@@ -7,7 +7,7 @@ use super::error::{FramingError, ResponseError};
 use super::fields::{self, Keep};
 use super::framing::{Coding, Facts};
 use super::request::keep_alive;
-use super::scan::ScanError;
+use super::scan::{Extent, ScanError};
 use super::{BodyLength, HeadReader, Limits, Version};
 
 /// A response's head.
@@ -72,19 +72,21 @@ impl HeadReader {
         let head = buf.split_to(extent.len).freeze();
         scratch.clear();
         scratch.reserve(extent.lines);
-        parse_head(&head, request_method, scratch).map(Some)
+        parse_head(&head, &extent, request_method, scratch).map(Some)
     }
 }
 
 fn parse_head(
     head: &Bytes,
+    extent: &Extent,
     method: &Method,
     scratch: &mut HeaderMap,
 ) -> Result<ResponseHead, ResponseError> {
-    let line_end = memchr::memchr(b'\r', head).ok_or(ResponseError::StatusLine)?;
-    if head.get(line_end + 1) != Some(&b'\n') {
-        return Err(ResponseError::StatusLine);
-    }
+    // A bare CR within the line is refused with the part that it stands in.
+    let line_end = extent
+        .line_feed(head, 0, 0)
+        .and_then(|at| at.checked_sub(1))
+        .ok_or(ResponseError::StatusLine)?;
     let line = &head[..line_end];
     let version = match line.get(..9) {
         Some(b"HTTP/1.1 ") => Version::Http11,
@@ -110,7 +112,7 @@ fn parse_head(
     };
 
     let mut facts = Facts::default();
-    fields::parse(head, line_end + 2, scratch, |name, value| {
+    fields::parse(head, extent, 1, line_end + 2, scratch, |name, value| {
         facts.note(name, value)?;
         Ok::<_, ResponseError>(Keep::Yes)
     })?;

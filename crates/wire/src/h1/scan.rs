@@ -39,6 +39,27 @@ pub(super) struct Extent {
     pub(super) len: usize,
     /// Non-empty lines.
     pub(super) lines: usize,
+    /// Where their line feeds stand, if the head came in one piece and has few enough of them (most
+    /// do): what has been found once is not searched again.
+    pub(super) line_feeds: Option<[u32; KNOWN_LINES]>,
+}
+
+/// Lines whose ends are remembered; heads with more are rare, and this lives on the stack.
+const KNOWN_LINES: usize = 32;
+
+impl Extent {
+    /// Where the line feed of line `index` stands (0: the first), given where the line begins.
+    #[inline]
+    pub(super) fn line_feed(&self, head: &[u8], index: usize, begin: usize) -> Option<usize> {
+        match &self.line_feeds {
+            Some(known) => known
+                .get(index)
+                .copied()
+                .and_then(|at| usize::try_from(at).ok())
+                .filter(|at| *at > begin),
+            None => memchr::memchr(b'\n', head.get(begin..)?).map(|at| begin + at),
+        }
+    }
 }
 
 impl HeadReader {
@@ -70,6 +91,8 @@ impl HeadReader {
         }
         let window = &buf[..buf.len().min(limits.head_bytes)];
         let from = self.checked.min(window.len());
+        let fresh = from == 0;
+        let mut line_feeds = [0; KNOWN_LINES];
         for at in memchr::memchr_iter(b'\n', &window[from..]) {
             let at = from + at;
             if at == 0 || window[at - 1] != b'\r' {
@@ -79,9 +102,14 @@ impl HeadReader {
                 let found = Extent {
                     len: at + 1,
                     lines: self.lines,
+                    line_feeds: (fresh && self.lines <= KNOWN_LINES).then_some(line_feeds),
                 };
                 self.reset();
                 return Ok(Some(found));
+            }
+            if let Some(slot) = line_feeds.get_mut(self.lines) {
+                // A line beyond 4 GiB (no sane limit allows one) is refused later.
+                *slot = u32::try_from(at).unwrap_or(0);
             }
             self.lines += 1;
             if self.lines > max_lines {
@@ -105,5 +133,64 @@ impl HeadReader {
 
     pub(super) fn reset(&mut self) {
         *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        head_bytes: 4096,
+        headers: 100,
+    };
+
+    #[test]
+    fn bytes_that_trickle_in_are_searched_once() {
+        let head = [
+            b"GET / HTTP/1.1\r\n".to_vec(),
+            b"a: b\r\n".repeat(50),
+            b"\r\n".to_vec(),
+        ]
+        .concat();
+        let mut reader = HeadReader::new();
+        for end in 1..head.len() {
+            let found = reader.find_end(&head[..end], &LIMITS, 101);
+            assert!(matches!(found, Ok(None)));
+            assert_eq!(
+                reader.checked, end,
+                "the next search begins where this one ended"
+            );
+        }
+        let found = reader.find_end(&head, &LIMITS, 101);
+        assert!(
+            matches!(found, Ok(Some(extent)) if extent.len == head.len() && extent.lines == 51)
+        );
+        assert!(!reader.is_mid_head());
+    }
+
+    #[test]
+    fn line_ends_are_the_same_whether_remembered_or_searched_again() {
+        for lines in [1, 5, KNOWN_LINES - 1, KNOWN_LINES, KNOWN_LINES + 1, 60] {
+            let head = [b"x: yz\r\n".repeat(lines), b"\r\n".to_vec()].concat();
+            let Ok(Some(whole)) = HeadReader::new().find_end(&head, &LIMITS, 100) else {
+                panic!("whole");
+            };
+            assert_eq!(whole.line_feeds.is_some(), lines <= KNOWN_LINES);
+            let mut reader = HeadReader::new();
+            assert!(matches!(
+                reader.find_end(&head[..6], &LIMITS, 100),
+                Ok(None)
+            ));
+            let Ok(Some(late)) = reader.find_end(&head, &LIMITS, 100) else {
+                panic!("whole");
+            };
+            assert!(late.line_feeds.is_none());
+            for index in 0..lines {
+                let expected = Some(index * 7 + 6);
+                assert_eq!(whole.line_feed(&head, index, index * 7), expected);
+                assert_eq!(late.line_feed(&head, index, index * 7), expected);
+            }
+        }
     }
 }

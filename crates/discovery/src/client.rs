@@ -220,6 +220,49 @@ pub(crate) fn encode(text: &str) -> String {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_silent_server_costs_its_time_and_the_next_exchange_begins_anew() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let resolver = crate::resolve::Resolver::with_servers(&[]).expect("never asked");
+        let connector = Connector {
+            resolver,
+            tls: None,
+            timeout: Duration::from_secs(5),
+        };
+        let server = Server {
+            address: Address::Ip(address),
+            authority: address.to_string(),
+            headers: vec![],
+            connector,
+        };
+        let mut client = Client::new(server, 100);
+        let silent = client.exchange(Method::GET, "/a", None, Duration::from_millis(50));
+        assert!(matches!(silent.await, Err(ClientError::Timeout(_))));
+        let (_first, _) = listener.accept().await.expect("a connection");
+        let answering = tokio::spawn(async move {
+            let (mut second, _) = listener.accept().await.expect("another connection");
+            let mut head = [0; 10];
+            second.read_exact(&mut head).await.expect("a request");
+            second
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .await
+                .expect("written");
+            head
+        });
+        let answer = client
+            .exchange(Method::GET, "/bcd?e", None, Duration::from_secs(10))
+            .await
+            .expect("an answer");
+        assert_eq!(
+            (&answer.body[..], &answering.await.expect("served")),
+            (&b"ok"[..], b"GET /bcd?e")
+        );
+    }
+
     #[test]
     fn names_cannot_escape_their_place_in_a_url() {
         assert_eq!(encode("a b/c?d&é"), "a%20b%2Fc%3Fd%26%C3%A9");

@@ -185,7 +185,7 @@ where
     }
     let mut waiting = addresses.into_iter().enumerate();
     let mut running = JoinSet::new();
-    let mut first_error: Option<(usize, io::Error)> = None;
+    let mut errors: Vec<(usize, io::Error)> = Vec::new();
     loop {
         let next = waiting.next();
         let last = next.is_none();
@@ -203,16 +203,14 @@ where
         };
         match ended {
             Some(Ok((_, Ok(stream)))) => return Ok(stream),
-            Some(Ok((index, Err(error)))) => {
-                if first_error.as_ref().is_none_or(|(first, _)| index < *first) {
-                    first_error = Some((index, error));
-                }
-            }
+            Some(Ok((index, Err(error)))) => errors.push((index, error)),
             Some(Err(panicked)) => return Err(io::Error::other(panicked)),
             None if last => {
-                let none =
-                    || io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
-                return Err(first_error.map_or_else(none, |(_, error)| error));
+                let first = errors.into_iter().min_by_key(|(index, _)| *index);
+                return Err(first.map_or_else(
+                    || io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"),
+                    |(_, error)| error,
+                ));
             }
             None => {}
         }

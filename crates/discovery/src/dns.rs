@@ -6,7 +6,7 @@
 //!   ranked from 0.
 //!
 //! Time to live is honoured between `min_interval` and `max_interval`, so that records with 0 don't make a loop. An answer
-//! that fails keeps the last good list. "No such name" and "no records" do so for [`NEGATIVE_GRACE`] too, and are believed
+//! that fails keeps the last good list. "No such name" and "no records" do so for [`crate::resolve::NEGATIVE_GRACE`] too, and are believed
 //! when nothing else was heard for that long: a list that never empties would send requests to whoever got the addresses next.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::endpoint::{Endpoint, EndpointSet, tcp};
 use crate::jitter::{Backoff, between};
-use crate::resolve::{Answer, Data, MAX_NEGATIVE_TTL, NEGATIVE_GRACE, ResolveError, Resolver};
+use crate::resolve::{Answer, Data, MAX_NEGATIVE_TTL, Negatives, ResolveError, Resolver};
 use crate::source::{Publisher, Watch};
 use crate::tls::SetupError;
 
@@ -43,9 +43,12 @@ pub(crate) fn follow(config: &DnsDiscovery, resolver: &Resolver) -> Result<Watch
         min: config.min_interval,
         max: config.max_interval,
     };
-    Ok(Watch::start("dns", resolver.runtime(), |publisher| {
-        run(own, question, publisher)
-    }))
+    Ok(Watch::start(
+        "dns",
+        &config.name,
+        resolver.runtime(),
+        |publisher| run(own, question, publisher),
+    ))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,46 +66,34 @@ struct Question {
 }
 
 async fn run(resolver: Resolver, question: Question, publisher: Publisher) {
-    let mut negative_since: Option<Instant> = None;
+    let Question { min, max, .. } = question;
+    let max = max.max(min);
+    let mut negatives = Negatives::default();
     let mut backoff = Backoff::new(
-        question.min.max(Duration::from_millis(500)),
-        MAX_NEGATIVE_TTL.min(question.max.max(question.min)),
+        min.max(Duration::from_millis(500)),
+        MAX_NEGATIVE_TTL.min(max),
     );
     loop {
         let wait = match ask(&resolver, &question).await {
             Ok(answer) => {
-                negative_since = None;
+                negatives.end();
                 backoff.reset();
-                let wait = answer
-                    .ttl
-                    .clamp(question.min, question.max.max(question.min));
+                let wait = answer.ttl.clamp(min, max);
                 publisher.good(endpoints(answer, question.kind), None);
                 // Not before its time: a caching server would answer with the last second of the same record.
                 between(wait, 1.0, 1.05)
             }
             Err(error) => {
-                let negative = matches!(error, ResolveError::Negative { .. });
-                let now = Instant::now();
-                let since = if negative {
-                    *negative_since.get_or_insert(now)
-                } else {
-                    now
-                };
-                if !negative {
-                    negative_since = None;
-                }
-                let believed = negative && now.duration_since(since) >= NEGATIVE_GRACE;
-                tracing::warn!(name = question.name, %error, believed, "dns: no addresses");
-                if believed {
+                if negatives.believed(&error, Instant::now()) {
                     publisher.good(EndpointSet::default(), Some(format!("dns: {error}")));
                 } else {
                     publisher.trouble(format!("dns: {error}"));
                 }
                 match error {
                     ResolveError::Negative { ttl: Some(ttl), .. } => {
-                        ttl.clamp(question.min, MAX_NEGATIVE_TTL.max(question.min))
+                        ttl.clamp(min, MAX_NEGATIVE_TTL.max(min))
                     }
-                    _ => backoff.wait().max(question.min),
+                    _ => backoff.wait().max(min),
                 }
             }
         };

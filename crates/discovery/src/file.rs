@@ -31,8 +31,11 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// Follows a file.
 pub(crate) fn follow(path: &Path, resolver: &Resolver) -> Watch {
+    let what = path.display().to_string();
     let path = path.to_owned();
-    Watch::start("file", resolver.runtime(), |publisher| run(path, publisher))
+    Watch::start("file", &what, resolver.runtime(), |publisher| {
+        run(path, publisher)
+    })
 }
 
 /// What distinguishes one state of the file from another without reading it.
@@ -88,10 +91,7 @@ async fn run(path: PathBuf, publisher: Publisher) {
                 Ok(endpoints) => {
                     publisher.good(endpoints.iter().map(Endpoint::from).collect(), None)
                 }
-                Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "the last good list stays in use");
-                    publisher.trouble(format!("file {}: {error}", path.display()));
-                }
+                Err(error) => publisher.trouble(format!("file {}: {error}", path.display())),
             }
             seen = Some(now);
         }

@@ -13,14 +13,14 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
-use hickory_resolver::{Resolver as Hickory, TokioResolver};
+use hickory_resolver::{Resolver as Hickory, ResolverBuilder, TokioResolver};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -104,7 +104,9 @@ impl std::fmt::Debug for Resolver {
 }
 
 struct Inner {
-    dns: TokioResolver,
+    dns: Mutex<TokioResolver>,
+    /// What the system's files looked like when they were read; none: servers were given.
+    system: Option<Mutex<SystemFiles>>,
     runtime: tokio::runtime::Handle,
     names: Mutex<HashMap<Arc<str>, Arc<Entry>>>,
 }
@@ -122,8 +124,7 @@ struct Known {
     error: Option<ResolveError>,
     /// When to ask again.
     expires: Option<Instant>,
-    /// Since when every answer was negative.
-    negative_since: Option<Instant>,
+    negatives: Negatives,
     asking: bool,
 }
 
@@ -133,26 +134,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Resolver {
-    /// With the system's servers, search domains and hosts file. Without a readable `/etc/resolv.conf` the server on
-    /// this machine is asked, as the C library does. Must be called inside a tokio runtime, which then does the work.
+    /// With the system's servers, search domains and hosts file, read again when they change. Without a readable
+    /// `/etc/resolv.conf` the server on this machine is asked, as the C library does. Must be called inside a tokio runtime,
+    /// which then does the work.
     ///
     /// # Errors
     /// When the look-up machinery can't be built.
     pub fn system() -> Result<Self, ResolveError> {
-        let mut builder = match Hickory::builder_tokio() {
-            Ok(builder) => builder,
-            Err(error) => {
-                tracing::warn!(%error, "no usable resolv.conf, asking the name server on this machine");
-                let local = NameServerConfig::udp_and_tcp(IpAddr::from([127, 0, 0, 1]));
-                Hickory::builder_with_config(
-                    ResolverConfig::from_name_servers(vec![local]),
-                    TokioRuntimeProvider::default(),
-                )
-            }
-        };
-        let system_timeout = builder.options_mut().timeout;
-        builder.options_mut().timeout = system_timeout.min(QUERY_TIMEOUT);
-        Self::build(builder)
+        let system = SystemFiles::now();
+        Ok(Self::new(build_system()?, Some(system)))
     }
 
     /// With these servers (UDP, and TCP for long answers) and no search domains. Must be called inside a tokio runtime.
@@ -171,32 +161,41 @@ impl Resolver {
                 NameServerConfig::new(server.ip(), true, connections.to_vec())
             })
             .collect();
-        let mut builder = Hickory::builder_with_config(
-            ResolverConfig::from_name_servers(servers),
+        let config = ResolverConfig::from_name_servers(servers);
+        let dns = build(Hickory::builder_with_config(
+            config,
             TokioRuntimeProvider::default(),
-        );
-        builder.options_mut().timeout = QUERY_TIMEOUT;
-        Self::build(builder)
+        ))?;
+        Ok(Self::new(dns, None))
     }
 
-    fn build(
-        mut builder: hickory_resolver::ResolverBuilder<TokioRuntimeProvider>,
-    ) -> Result<Self, ResolveError> {
-        // The caches are ours (see the module's head): one that answers in between would hide changes.
-        builder.options_mut().cache_size = 0;
-        builder.options_mut().attempts = 1;
-        let dns = builder.build().map_err(|error| ResolveError::Failed {
-            name: Arc::from("resolver"),
-            cause: error.to_string(),
-        })?;
+    fn new(dns: TokioResolver, system: Option<SystemFiles>) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        Ok(Self {
+        let (dns, system) = (Mutex::new(dns), system.map(Mutex::new));
+        Self {
             inner: Arc::new(Inner {
                 dns,
+                system,
                 runtime,
                 names: Mutex::default(),
             }),
-        })
+        }
+    }
+
+    /// The look-up machinery as the system's files want it now: a machine may get its name servers after we started (boot,
+    /// VPN, DHCP).
+    fn dns(&self) -> TokioResolver {
+        if let Some(system) = &self.inner.system {
+            let now = SystemFiles::now();
+            let mut read = lock(system);
+            if *read != now
+                && let Ok(fresh) = build_system()
+            {
+                *lock(&self.inner.dns) = fresh;
+                *read = now;
+            }
+        }
+        lock(&self.inner.dns).clone()
     }
 
     /// The runtime that does the work: that of control tasks.
@@ -275,8 +274,7 @@ impl Resolver {
         kind: RecordType,
     ) -> Result<Answer, ResolveError> {
         let lookup = self
-            .inner
-            .dns
+            .dns()
             .lookup(name, kind)
             .await
             .map_err(|error| explain(name, kind, &error))?;
@@ -309,6 +307,44 @@ impl Resolver {
         }
         Ok(Answer { records, ttl })
     }
+}
+
+/// When the files that say how to look names up were last changed.
+#[derive(Debug, PartialEq, Eq)]
+struct SystemFiles([Option<SystemTime>; 2]);
+
+impl SystemFiles {
+    /// Two looks at files that are always in the system's cache.
+    fn now() -> Self {
+        let changed = |path| {
+            std::fs::metadata(path)
+                .and_then(|meta| meta.modified())
+                .ok()
+        };
+        Self(["/etc/resolv.conf", "/etc/hosts"].map(changed))
+    }
+}
+
+fn build_system() -> Result<TokioResolver, ResolveError> {
+    build(Hickory::builder_tokio().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no usable resolv.conf, asking the name server on this machine");
+        let local = NameServerConfig::udp_and_tcp(IpAddr::from([127, 0, 0, 1]));
+        let config = ResolverConfig::from_name_servers(vec![local]);
+        Hickory::builder_with_config(config, TokioRuntimeProvider::default())
+    }))
+}
+
+fn build(
+    mut builder: ResolverBuilder<TokioRuntimeProvider>,
+) -> Result<TokioResolver, ResolveError> {
+    let options = builder.options_mut();
+    options.timeout = options.timeout.min(QUERY_TIMEOUT);
+    // The caches are ours (see the module's head): one that answers in between would hide changes.
+    options.cache_size = 0;
+    builder.build().map_err(|error| ResolveError::Failed {
+        name: "resolver".into(),
+        cause: error.to_string(),
+    })
 }
 
 /// Joins the two address families: an answer of either kind is an answer; trouble outranks "no such record", so that one
@@ -376,25 +412,47 @@ impl Known {
                 });
                 self.good = Some(ips.collect());
                 self.error = None;
-                self.negative_since = None;
+                self.negatives.end();
                 self.expires = Some(now + answer.ttl.clamp(MIN_TTL, MAX_TTL));
             }
             Err(error) => {
+                if self.negatives.believed(&error, now) {
+                    self.good = None;
+                }
                 let wait = match &error {
-                    ResolveError::Negative { ttl, .. } => {
-                        let since = *self.negative_since.get_or_insert(now);
-                        if now.duration_since(since) >= NEGATIVE_GRACE {
-                            self.good = None;
-                        }
-                        ttl.unwrap_or(MIN_TTL).clamp(MIN_TTL, MAX_NEGATIVE_TTL)
+                    ResolveError::Negative { ttl: Some(ttl), .. } => {
+                        (*ttl).clamp(MIN_TTL, MAX_NEGATIVE_TTL)
                     }
-                    ResolveError::Failed { .. } => {
-                        self.negative_since = None;
-                        MIN_TTL
-                    }
+                    _ => MIN_TTL,
                 };
                 self.error = Some(error);
                 self.expires = Some(now + wait);
+            }
+        }
+    }
+}
+
+/// How long "there is no such thing" has been the only answer.
+#[derive(Debug, Default)]
+pub(crate) struct Negatives {
+    since: Option<Instant>,
+}
+
+impl Negatives {
+    /// There was an answer.
+    pub(crate) fn end(&mut self) {
+        self.since = None;
+    }
+
+    /// There was none: whether "no" has been said for so long, and nothing else, that it is the truth.
+    pub(crate) fn believed(&mut self, error: &ResolveError, now: Instant) -> bool {
+        match error {
+            ResolveError::Negative { .. } => {
+                now.duration_since(*self.since.get_or_insert(now)) >= NEGATIVE_GRACE
+            }
+            ResolveError::Failed { .. } => {
+                self.since = None;
+                false
             }
         }
     }
@@ -409,5 +467,88 @@ impl Drop for Asking {
     fn drop(&mut self) {
         lock(&self.entry.state).asking = false;
         self.entry.ended.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no() -> ResolveError {
+        ResolveError::Negative {
+            name: "x".into(),
+            kind: "no such name".into(),
+            ttl: Some(Duration::ZERO),
+        }
+    }
+
+    fn broken() -> ResolveError {
+        ResolveError::Failed {
+            name: "x".into(),
+            cause: "timeout".into(),
+        }
+    }
+
+    fn found(ip: &str) -> Answer {
+        Answer {
+            records: vec![Data::Ip(ip.parse().expect("ip"))],
+            ttl: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_no_is_believed_only_when_nothing_else_was_heard_for_long() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut negatives = Negatives::default();
+        assert!(!negatives.believed(&no(), start));
+        assert!(!negatives.believed(&no(), start + NEGATIVE_GRACE - second));
+        assert!(negatives.believed(&no(), start + NEGATIVE_GRACE));
+        assert!(
+            !negatives.believed(&broken(), start + NEGATIVE_GRACE + second),
+            "a failure says nothing"
+        );
+        assert!(
+            !negatives.believed(&no(), start + NEGATIVE_GRACE + 2 * second),
+            "and starts the time anew"
+        );
+        negatives.end();
+        assert!(!negatives.believed(&no(), start + 3 * NEGATIVE_GRACE));
+    }
+
+    #[test]
+    fn the_last_good_answer_is_given_while_newer_ones_fail() {
+        let start = Instant::now();
+        let mut known = Known::default();
+        known.learn(Err(broken()), start);
+        assert_eq!(known.answer("x"), Err(broken()), "nothing was ever known");
+        known.learn(Ok(found("10.0.0.1")), start);
+        assert_eq!(
+            known.expires,
+            Some(start + MIN_TTL),
+            "a time to live of 0 is no loop"
+        );
+        for (error, after) in [
+            (broken(), NEGATIVE_GRACE * 2),
+            (no(), NEGATIVE_GRACE * 3),
+            (no(), NEGATIVE_GRACE * 4),
+        ] {
+            assert_eq!(known.answer("x").map(|ips| ips.len()), Ok(1));
+            known.learn(Err(error), start + after);
+        }
+        assert_eq!(known.answer("x"), Err(no()), "believed in the end");
+    }
+
+    #[test]
+    fn one_family_is_enough_and_its_trouble_is_never_taken_for_a_no() {
+        let both = merge(Ok(found("::1")), Ok(found("10.0.0.1"))).expect("found");
+        assert_eq!(both.records.len(), 2);
+        assert_eq!(
+            merge(Err(no()), Ok(found("10.0.0.1"))),
+            Ok(found("10.0.0.1"))
+        );
+        assert_eq!(merge(Ok(found("::1")), Err(broken())), Ok(found("::1")));
+        for (a, b) in [(no(), broken()), (broken(), no())] {
+            assert_eq!(merge(Err(a), Err(b)), Err(broken()));
+        }
     }
 }

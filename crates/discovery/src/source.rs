@@ -50,12 +50,21 @@ impl Drop for Task {
 pub struct Watch {
     kind: &'static str,
     updates: watch::Receiver<Update>,
-    _task: Option<Task>,
+    _work: Work,
+}
+
+/// What keeps the receivers' channel open.
+#[derive(Debug)]
+enum Work {
+    Task { _task: Task },
+    Fixed { _sender: watch::Sender<Update> },
 }
 
 impl Watch {
+    /// `what` is asked for: the path, name or service, for the log.
     pub(crate) fn start<F>(
         kind: &'static str,
+        what: &str,
         runtime: &tokio::runtime::Handle,
         work: impl FnOnce(Publisher) -> F,
     ) -> Self
@@ -63,17 +72,22 @@ impl Watch {
         F: Future<Output = ()> + Send + 'static,
     {
         let (sender, updates) = watch::channel(Update::default());
-        let task = Task::spawn(runtime, work(Publisher { sender }));
+        let publisher = Publisher {
+            kind,
+            what: what.to_owned(),
+            sender,
+        };
+        let task = Task::spawn(runtime, work(publisher));
         Self {
             kind,
             updates,
-            _task: Some(task),
+            _work: Work::Task { _task: task },
         }
     }
 
     /// A list that never changes.
     pub fn fixed(endpoints: EndpointSet) -> Self {
-        let (_, updates) = watch::channel(Update {
+        let (sender, updates) = watch::channel(Update {
             endpoints,
             known: true,
             error: None,
@@ -81,7 +95,7 @@ impl Watch {
         Self {
             kind: "static",
             updates,
-            _task: None,
+            _work: Work::Fixed { _sender: sender },
         }
     }
 
@@ -95,16 +109,18 @@ impl Watch {
         self.updates.borrow().clone()
     }
 
-    /// A receiver that wakes at every change, from any runtime. Its `changed()` fails once this handle is dropped; for a
-    /// fixed list it fails at once, as nothing will ever change.
+    /// A receiver that wakes at every change, on any runtime. Its `changed()` fails once this handle is dropped; for a fixed
+    /// list it waits until then.
     pub fn updates(&self) -> watch::Receiver<Update> {
         self.updates.clone()
     }
 }
 
-/// The source's end: tells only what is new.
+/// The source's end: tells and logs only what is new.
 #[derive(Debug)]
 pub(crate) struct Publisher {
+    kind: &'static str,
+    what: String,
     sender: watch::Sender<Update>,
 }
 
@@ -135,6 +151,14 @@ impl Publisher {
         self.sender.send_if_modified(|current| {
             if *current == update {
                 return false;
+            }
+            let (source, what, endpoints) = (self.kind, &*self.what, update.endpoints.len());
+            match &update.error {
+                Some(error) if current.error != update.error => {
+                    tracing::warn!(source, what, endpoints, %error, "source of endpoints in trouble");
+                }
+                None if current.error.is_some() => tracing::info!(source, what, endpoints, "source of endpoints recovered"),
+                _ => tracing::debug!(source, what, endpoints, "endpoints changed"),
             }
             *current = update;
             true

@@ -19,7 +19,10 @@ fn instances(ports: &[u16]) -> String {
 }
 
 fn discover(server: &Server, more: &str) -> tidegate_discovery::Watch {
-    watch(&format!("discover:\n  consul: {{ address: \"http://{}\", service: ranker, {more} }}", server.at))
+    watch(&format!(
+        "discover:\n  consul: {{ address: \"http://{}\", service: ranker, {more} }}",
+        server.at
+    ))
 }
 
 const ONE: [&str; 1] = ["10.0.0.1:1"];
@@ -27,17 +30,37 @@ const ONE: [&str; 1] = ["10.0.0.1:1"];
 #[tokio::test]
 async fn the_question_carries_what_the_configuration_says_and_then_blocks() {
     let mut consul = Server::start().await;
-    let source = discover(&consul, r#"tags: [v1, "a b"], datacenter: dc2, token: s3cret, wait: 2m"#);
+    let source = discover(
+        &consul,
+        r#"tags: [v1, "a b"], datacenter: dc2, token: s3cret, wait: 2m"#,
+    );
     let first = consul.next().await;
-    assert!(first.line.starts_with("GET /v1/health/service/ranker?"), "{}", first.line);
-    assert!(first.line.contains("tag=v1&tag=a%20b") && first.query("passing").is_some() && first.query("stale").is_some());
-    assert_eq!((first.query("dc"), first.query("index")), (Some("dc2".into()), None));
+    assert!(
+        first.line.starts_with("GET /v1/health/service/ranker?"),
+        "{}",
+        first.line
+    );
+    assert!(
+        first.line.contains("tag=v1&tag=a%20b")
+            && first.query("passing").is_some()
+            && first.query("stale").is_some()
+    );
+    assert_eq!(
+        (first.query("dc"), first.query("index")),
+        (Some("dc2".into()), None)
+    );
     assert!(first.head.contains("x-consul-token: s3cret"));
     first.consul(7, &instances(&[1]));
     let second = consul.next().await;
     assert_eq!(second.query("index").as_deref(), Some("7"));
-    let wait: u64 = second.query("wait").and_then(|wait| wait.strip_suffix("ms")?.parse().ok()).expect("milliseconds");
-    assert!((108_000..=120_000).contains(&wait), "with jitter, never longer than asked for: {wait}");
+    let wait: u64 = second
+        .query("wait")
+        .and_then(|wait| wait.strip_suffix("ms")?.parse().ok())
+        .expect("milliseconds");
+    assert!(
+        (108_000..=120_000).contains(&wait),
+        "with jitter, never longer than asked for: {wait}"
+    );
     assert_eq!(second.connection, 0, "on the same connection");
     assert_eq!(source.kind(), "consul");
     assert!(!format!("{source:?}").contains("s3cret"));
@@ -62,7 +85,11 @@ async fn a_change_is_known_far_below_a_second_after_consul_answers() {
     let answered = Instant::now();
     open.consul(2, &instances(&[1, 2]));
     until(&mut updates, |update| update.endpoints.len() == 2).await;
-    assert!(answered.elapsed() < Duration::from_millis(250), "{:?}", answered.elapsed());
+    assert!(
+        answered.elapsed() < Duration::from_millis(250),
+        "{:?}",
+        answered.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -76,7 +103,11 @@ async fn an_index_that_goes_backwards_starts_anew_and_its_answer_counts() {
     second.consul(5, &instances(&[2]));
     until(&mut updates, |update| ids(update) == ["10.0.0.1:2"]).await;
     let third = consul.next().await;
-    assert_eq!(third.query("index"), None, "reset to 0: asks for the present state");
+    assert_eq!(
+        third.query("index"),
+        None,
+        "reset to 0: asks for the present state"
+    );
     third.consul(5, &instances(&[2]));
     assert_eq!(consul.next().await.query("index").as_deref(), Some("5"));
 }
@@ -85,7 +116,10 @@ async fn an_index_that_goes_backwards_starts_anew_and_its_answer_counts() {
 async fn an_index_of_zero_or_none_is_taken_for_one() {
     let mut consul = Server::start().await;
     let _source = discover(&consul, "");
-    consul.next().await.reply(200, "x-consul-index: 0\r\n", "[]");
+    consul
+        .next()
+        .await
+        .reply(200, "x-consul-index: 0\r\n", "[]");
     let second = consul.next().await;
     assert_eq!(second.query("index").as_deref(), Some("1"));
     second.reply(200, "", "[]");
@@ -100,7 +134,11 @@ async fn a_consul_that_answers_at_once_for_ever_is_asked_ten_times_a_second_at_m
     for index in 1..=6 {
         consul.next().await.consul(index, &instances(&[1]));
     }
-    assert!(start.elapsed() >= Duration::from_millis(480), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(480),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -131,13 +169,24 @@ async fn keeps_the_list_when(break_it: impl FnOnce(support::http::Asked), told: 
     let again = consul.next().await;
     assert_eq!(again.query("index"), None);
     again.consul(9, &instances(&[1]));
-    assert_eq!(ids(&until(&mut updates, |update| update.error.is_none()).await), ONE);
+    assert_eq!(
+        ids(&until(&mut updates, |update| update.error.is_none()).await),
+        ONE
+    );
 }
 
 #[tokio::test]
 async fn an_error_of_consul_keeps_the_list() {
-    keeps_the_list_when(|asked| asked.reply(500, "", "No cluster leader"), "500 Internal Server Error: No cluster leader").await;
-    keeps_the_list_when(|asked| asked.reply(403, "", "Permission denied"), "Permission denied").await;
+    keeps_the_list_when(
+        |asked| asked.reply(500, "", "No cluster leader"),
+        "500 Internal Server Error: No cluster leader",
+    )
+    .await;
+    keeps_the_list_when(
+        |asked| asked.reply(403, "", "Permission denied"),
+        "Permission denied",
+    )
+    .await;
     keeps_the_list_when(|asked| asked.reply(404, "", "not here"), "404").await;
 }
 
@@ -145,16 +194,29 @@ async fn an_error_of_consul_keeps_the_list() {
 async fn half_an_answer_keeps_the_list() {
     let half = instances(&[2, 3]);
     let half = &half[..half.len() / 2];
-    let cut = format!("HTTP/1.1 200 OK\r\nx-consul-index: 10\r\ncontent-length: 5000\r\n\r\n{half}");
+    let cut =
+        format!("HTTP/1.1 200 OK\r\nx-consul-index: 10\r\ncontent-length: 5000\r\n\r\n{half}");
     keeps_the_list_when(|asked| asked.raw_and_close(&cut), "consul").await;
     keeps_the_list_when(|asked| asked.consul(10, half), "not that of a Consul agent").await;
-    keeps_the_list_when(|asked| asked.consul(10, "<html>login</html>"), "<html>login</html>").await;
-    keeps_the_list_when(|asked| asked.raw_and_close("\x16\x03\x01 not http\r\n\r\n"), "consul").await;
+    keeps_the_list_when(
+        |asked| asked.consul(10, "<html>login</html>"),
+        "<html>login</html>",
+    )
+    .await;
+    keeps_the_list_when(
+        |asked| asked.raw_and_close("\x16\x03\x01 not http\r\n\r\n"),
+        "consul",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn an_answer_without_end_is_cut_and_keeps_the_list() {
-    keeps_the_list_when(|asked| asked.endless("x-consul-index: 10\r\n", "[{},{},{},{}] "), "longer than").await;
+    keeps_the_list_when(
+        |asked| asked.endless("x-consul-index: 10\r\n", "[{},{},{},{}] "),
+        "longer than",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -180,7 +242,10 @@ async fn a_kept_connection_that_was_closed_meanwhile_is_no_trouble() {
     ));
     until(&mut updates, |update| update.known).await;
     let second = consul.next().await;
-    assert_eq!((second.connection, second.query("index").as_deref()), (1, Some("3")));
+    assert_eq!(
+        (second.connection, second.query("index").as_deref()),
+        (1, Some("3"))
+    );
     second.consul(4, &instances(&[1, 2]));
     until(&mut updates, |update| {
         assert_eq!(update.error, None);
@@ -194,7 +259,9 @@ async fn a_consul_that_comes_later_is_found() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let at = listener.local_addr().expect("bound");
     drop(listener);
-    let source = watch(&format!("discover: {{ consul: {{ address: \"http://{at}\", service: ranker }} }}"));
+    let source = watch(&format!(
+        "discover: {{ consul: {{ address: \"http://{at}\", service: ranker }} }}"
+    ));
     let mut updates = source.updates();
     let update = until(&mut updates, |update| update.error.is_some()).await;
     assert!(!update.known && update.endpoints.is_empty());
@@ -202,7 +269,10 @@ async fn a_consul_that_comes_later_is_found() {
     let mut consul = Server::on(TcpListener::bind(at).await.expect("the same port"));
     consul.next().await.consul(1, &instances(&[1]));
     let update = until(&mut updates, |update| update.known).await;
-    assert_eq!((ids(&update), update.error), (ONE.map(str::to_owned).to_vec(), None));
+    assert_eq!(
+        (ids(&update), update.error),
+        (ONE.map(str::to_owned).to_vec(), None)
+    );
 }
 
 #[tokio::test]
@@ -210,18 +280,39 @@ async fn a_follower_without_a_leader_is_not_believed_when_the_leader_answers() {
     let mut consul = Server::start().await;
     let source = discover(&consul, "");
     let mut updates = source.updates();
-    for old in ["x-consul-knownleader: false", "x-consul-knownleader: true\r\nx-consul-lastcontact: 60000"] {
+    for old in [
+        "x-consul-knownleader: false",
+        "x-consul-knownleader: true\r\nx-consul-lastcontact: 60000",
+    ] {
         let first = consul.next().await;
         assert!(first.query("stale").is_some());
-        first.reply(200, &format!("x-consul-index: 4\r\n{old}\r\n"), &instances(&[7]));
+        first.reply(
+            200,
+            &format!("x-consul-index: 4\r\n{old}\r\n"),
+            &instances(&[7]),
+        );
         let second = consul.next().await;
-        assert_eq!((second.query("stale"), second.query("index")), (None, None), "the leader is asked, without waiting");
+        assert_eq!(
+            (second.query("stale"), second.query("index")),
+            (None, None),
+            "the leader is asked, without waiting"
+        );
         second.consul(5, &instances(&[1]));
         assert_eq!(ids(&until(&mut updates, |update| update.known).await), ONE);
     }
     let next = consul.next().await;
-    assert_eq!((next.query("index").as_deref(), next.query("stale").is_some()), (Some("5"), true));
-    next.reply(200, "x-consul-index: 6\r\nx-consul-knownleader: true\r\nx-consul-lastcontact: 20\r\n", &instances(&[1, 2]));
+    assert_eq!(
+        (
+            next.query("index").as_deref(),
+            next.query("stale").is_some()
+        ),
+        (Some("5"), true)
+    );
+    next.reply(
+        200,
+        "x-consul-index: 6\r\nx-consul-knownleader: true\r\nx-consul-lastcontact: 20\r\n",
+        &instances(&[1, 2]),
+    );
     until(&mut updates, |update| update.endpoints.len() == 2).await;
 }
 
@@ -238,8 +329,18 @@ async fn without_any_leader_the_last_good_list_stays_and_an_old_one_is_better_th
     assert!(update.error.expect("told").contains("may be old"));
     consul.next().await.reply(200, old, "[]");
     consul.next().await.reply(500, "", "No cluster leader");
-    let update = until(&mut updates, |update| update.error.as_deref().is_some_and(|error| error.contains("asking the leader failed"))).await;
-    assert_eq!(ids(&update), ONE, "an empty list of a follower without a leader is not the truth");
+    let update = until(&mut updates, |update| {
+        update
+            .error
+            .as_deref()
+            .is_some_and(|error| error.contains("asking the leader failed"))
+    })
+    .await;
+    assert_eq!(
+        ids(&update),
+        ONE,
+        "an empty list of a follower without a leader is not the truth"
+    );
 }
 
 #[tokio::test]
@@ -251,6 +352,7 @@ async fn dropping_the_handle_ends_the_open_question() {
     let mut updates = source.updates();
     drop(source);
     support::soon("the connection's end", open.abandoned()).await;
-    let ended = tokio::time::timeout(PATIENCE, async { while updates.changed().await.is_ok() {} }).await;
+    let ended =
+        tokio::time::timeout(PATIENCE, async { while updates.changed().await.is_ok() {} }).await;
     assert!(ended.is_ok(), "receivers learn that nothing more will come");
 }

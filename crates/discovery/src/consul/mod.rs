@@ -74,9 +74,13 @@ pub(crate) fn follow(config: &ConsulDiscovery, resolver: &Resolver) -> Result<Wa
         wait: config.wait,
         max_answer: watch::MAX_ANSWER,
     };
-    Ok(Watch::start("consul", resolver.runtime(), |publisher| {
-        watch::run(query, publisher)
-    }))
+    let what = query.service.clone();
+    Ok(Watch::start(
+        "consul",
+        &what,
+        resolver.runtime(),
+        |publisher| watch::run(query, publisher),
+    ))
 }
 
 fn server(

@@ -310,28 +310,16 @@ impl Keeper {
             };
             let wait = match step {
                 Ok(true) => {
-                    if !registered {
-                        tracing::info!(
-                            service = self.config.service,
-                            id = self.id,
-                            "registered with consul"
-                        );
-                    }
                     registered = true;
                     backoff.reset();
                     self.tell(RegistrationState::Registered);
                     self.pause()
                 }
                 Ok(false) => {
-                    tracing::info!(
-                        id = self.id,
-                        "consul: another process has taken over this registration"
-                    );
                     self.tell(RegistrationState::Superseded);
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(service = self.config.service, id = self.id, %error, "not registered with consul");
                     registered = false;
                     self.tell(RegistrationState::Pending(Some(error.to_string())));
                     backoff.wait()
@@ -341,11 +329,28 @@ impl Keeper {
         }
     }
 
+    /// Tells and logs only what is new.
     fn tell(&self, state: RegistrationState) {
         self.state.send_if_modified(|current| {
-            let changed = *current != state;
+            if *current == state {
+                return false;
+            }
+            let (service, id) = (&*self.config.service, &*self.id);
+            match &state {
+                RegistrationState::Registered => {
+                    tracing::info!(service, id, "registered with consul")
+                }
+                RegistrationState::Superseded => tracing::info!(
+                    service,
+                    id,
+                    "another process has taken over this registration"
+                ),
+                RegistrationState::Pending(cause) => {
+                    tracing::warn!(service, id, cause, "not registered with consul")
+                }
+            }
             *current = state;
-            changed
+            true
         });
     }
 

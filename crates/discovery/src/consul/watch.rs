@@ -46,7 +46,6 @@ pub(super) async fn run(query: Query, publisher: Publisher) {
                 tokio::time::sleep(backoff.wait().max(PACE)).await;
             }
             Err(error) => {
-                tracing::warn!(service = query.service, %error, "consul: the last good list stays in use");
                 publisher.trouble(format!("consul: {error}"));
                 cursor.failed();
                 tokio::time::sleep(backoff.wait().max(PACE)).await;
@@ -78,13 +77,13 @@ async fn ask(
     .await?;
     let (endpoints, unusable) = read(&answer, query)?;
     let Some(age) = query.stale.then(|| staleness(&answer.headers)).flatten() else {
-        publish(publisher, query, endpoints, unusable);
+        publish(publisher, endpoints, unusable);
         return Ok(Some(Index(index(&answer.headers))));
     };
     match get(client, &path(query, false, None), Duration::ZERO).await {
         Ok(fresh) => {
             let (endpoints, unusable) = read(&fresh, query)?;
-            publish(publisher, query, endpoints, unusable);
+            publish(publisher, endpoints, unusable);
             Ok(Some(Index(index(&fresh.headers))))
         }
         // Nothing was ever known: an old list is better than none.
@@ -102,12 +101,7 @@ async fn ask(
     }
 }
 
-fn publish(publisher: &Publisher, query: &Query, endpoints: EndpointSet, unusable: Option<String>) {
-    tracing::debug!(
-        service = query.service,
-        endpoints = endpoints.len(),
-        "consul answered"
-    );
+fn publish(publisher: &Publisher, endpoints: EndpointSet, unusable: Option<String>) {
     publisher.good(endpoints, unusable.map(|text| format!("consul: {text}")));
 }
 

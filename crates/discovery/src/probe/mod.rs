@@ -25,7 +25,7 @@ use crate::resolve::Resolver;
 use crate::source::Task;
 use crate::tls::{SetupError, client_tls};
 
-/// Checks of all upstreams' endpoints that run at once in one prober; further ones wait, before their time starts to count.
+/// Checks of one upstream that run at once; further ones wait, before their time starts to count.
 const AT_ONCE: usize = 256;
 /// The first pause of an endpoint that has never been fit.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -12,14 +12,22 @@ use tokio::process::{Child, Command};
 
 /// The binary, or how to get it.
 pub fn binary() -> PathBuf {
-    let root = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let root = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let candidates = std::env::var_os("TIDEGATE_CONSUL")
         .map(PathBuf::from)
         .into_iter()
-        .chain(std::env::var_os("TIDEGATE_CACHE").map(|cache| PathBuf::from(cache).join("consul/usr/bin/consul")))
+        .chain(
+            std::env::var_os("TIDEGATE_CACHE")
+                .map(|cache| PathBuf::from(cache).join("consul/usr/bin/consul")),
+        )
         .chain(std::env::split_paths(&path).map(|folder| folder.join("consul")))
-        .chain(["/var/cache/tidegate/consul/usr/bin/consul".into(), root.join(".cache/tidegate/consul/usr/bin/consul")]);
+        .chain([
+            "/var/cache/tidegate/consul/usr/bin/consul".into(),
+            root.join(".cache/tidegate/consul/usr/bin/consul"),
+        ]);
     candidates.into_iter().find(|path| path.is_file()).expect(
         "these tests need a real Consul: run scripts/install-consul (Debian), or set TIDEGATE_CONSUL to the path of the binary",
     )
@@ -42,7 +50,12 @@ impl Consul {
             let data = tempfile::tempdir().expect("a folder");
             let http = SocketAddr::from(([127, 0, 0, 1], ports[0]));
             let ports = [ports[1], ports[2], ports[3], ports[4]];
-            let mut consul = Self { child: spawn(http, ports, &data), http, ports, data };
+            let mut consul = Self {
+                child: spawn(http, ports, &data),
+                http,
+                ports,
+                data,
+            };
             if consul.ready().await {
                 return consul;
             }
@@ -71,7 +84,8 @@ impl Consul {
                     return false;
                 }
                 // A leader that can write: the catalogue holds the node itself.
-                if let Some((StatusCode::OK, body)) = self.try_call(Method::GET, "/v1/catalog/nodes", "").await
+                if let Some((StatusCode::OK, body)) =
+                    self.try_call(Method::GET, "/v1/catalog/nodes", "").await
                     && body != "[]"
                     && body != "null"
                 {
@@ -85,26 +99,56 @@ impl Consul {
 
     /// One call of its API that must succeed.
     pub async fn call(&self, method: Method, path: &str, body: serde_json::Value) -> String {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let (status, text) = self.try_call(method, path, &body).await.expect("consul answers");
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let (status, text) = self
+            .try_call(method, path, &body)
+            .await
+            .expect("consul answers");
         assert!(status.is_success(), "{path}: {status} {text}");
         text
     }
 
     pub async fn register(&self, service: serde_json::Value) {
-        self.call(Method::PUT, "/v1/agent/service/register", service).await;
+        self.call(Method::PUT, "/v1/agent/service/register", service)
+            .await;
     }
 
     pub async fn deregister(&self, id: &str) {
-        self.call(Method::PUT, &format!("/v1/agent/service/deregister/{id}"), serde_json::Value::Null).await;
+        self.call(
+            Method::PUT,
+            &format!("/v1/agent/service/deregister/{id}"),
+            serde_json::Value::Null,
+        )
+        .await;
     }
 
-    async fn try_call(&self, method: Method, path: &str, body: &str) -> Option<(StatusCode, String)> {
+    async fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> Option<(StatusCode, String)> {
         let stream = tokio::net::TcpStream::connect(self.http).await.ok()?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .ok()?;
         let connection = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", self.http.to_string());
-        let answer = sender.send_request(request.body(Full::new(body.to_owned().into())).expect("a request") as Request<Full<bytes::Bytes>>).await.ok()?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.http.to_string());
+        let answer = sender
+            .send_request(
+                request
+                    .body(Full::new(body.to_owned().into()))
+                    .expect("a request") as Request<Full<bytes::Bytes>>,
+            )
+            .await
+            .ok()?;
         let status = answer.status();
         let body = answer.into_body().collect().await.ok()?.to_bytes();
         connection.abort();
@@ -115,17 +159,33 @@ impl Consul {
 fn free_ports<const N: usize>() -> [u16; N] {
     // Held together, so that they differ.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    held.each_ref().map(|listener| listener.local_addr().expect("bound").port())
+    held.each_ref()
+        .map(|listener| listener.local_addr().expect("bound").port())
 }
 
 fn spawn(http: SocketAddr, [server, lan, wan, dns]: [u16; 4], data: &tempfile::TempDir) -> Child {
     // Raft timings of the development mode: an election in tens of milliseconds.
     let fast = r#"performance { raft_multiplier = 1 } leave_on_terminate = false disable_update_check = true check_update_interval = "0s" log_level = "err""#;
     Command::new(binary())
-        .args(["agent", "-server", "-bootstrap-expect=1", "-node=n1", "-bind=127.0.0.1", "-client=127.0.0.1"])
+        .args([
+            "agent",
+            "-server",
+            "-bootstrap-expect=1",
+            "-node=n1",
+            "-bind=127.0.0.1",
+            "-client=127.0.0.1",
+        ])
         .arg(format!("-data-dir={}", data.path().display()))
-        .args([format!("-http-port={}", http.port()), format!("-server-port={server}"), "-grpc-port=-1".to_owned()])
-        .args([format!("-serf-lan-port={lan}"), format!("-serf-wan-port={wan}"), format!("-dns-port={dns}")])
+        .args([
+            format!("-http-port={}", http.port()),
+            format!("-server-port={server}"),
+            "-grpc-port=-1".to_owned(),
+        ])
+        .args([
+            format!("-serf-lan-port={lan}"),
+            format!("-serf-wan-port={wan}"),
+            format!("-dns-port={dns}"),
+        ])
         .args(["-hcl", fast])
         .stdout(Stdio::null())
         .stderr(Stdio::null())

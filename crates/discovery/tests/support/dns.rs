@@ -55,7 +55,12 @@ impl NameServer {
         let zone = Arc::new(Mutex::new(Zone::default()));
         let (asked, questions) = watch::channel(0);
         let task = tokio::spawn(serve(udp, tcp, zone.clone(), asked));
-        Self { at, zone, questions, task }
+        Self {
+            at,
+            zone,
+            questions,
+            task,
+        }
     }
 
     pub fn mood(&self, mood: Mood) {
@@ -65,22 +70,37 @@ impl NameServer {
     /// Replaces the records of one kind of a name; an empty list leaves the name with no such record.
     pub fn set(&self, name: &str, kind: RecordType, ttl: u32, data: Vec<RData>) {
         let owner = fqdn(name);
-        let records = data.into_iter().map(|data| Record::from_rdata(owner.clone(), ttl, data)).collect();
-        self.zone.lock().expect("not poisoned").records.insert((owner.to_utf8(), kind), records);
+        let records = data
+            .into_iter()
+            .map(|data| Record::from_rdata(owner.clone(), ttl, data))
+            .collect();
+        self.zone
+            .lock()
+            .expect("not poisoned")
+            .records
+            .insert((owner.to_utf8(), kind), records);
     }
 
     pub fn set_a(&self, name: &str, ttl: u32, addresses: &[&str]) {
-        let a = addresses.iter().map(|ip| RData::A(A(ip.parse().expect("v4")))).collect();
+        let a = addresses
+            .iter()
+            .map(|ip| RData::A(A(ip.parse().expect("v4"))))
+            .collect();
         self.set(name, RecordType::A, ttl, a);
     }
 
     pub fn set_aaaa(&self, name: &str, ttl: u32, addresses: &[&str]) {
-        let aaaa = addresses.iter().map(|ip| RData::AAAA(AAAA(ip.parse().expect("v6")))).collect();
+        let aaaa = addresses
+            .iter()
+            .map(|ip| RData::AAAA(AAAA(ip.parse().expect("v6"))))
+            .collect();
         self.set(name, RecordType::AAAA, ttl, aaaa);
     }
 
     pub fn set_srv(&self, name: &str, ttl: u32, records: &[(u16, u16, u16, &str)]) {
-        let srv = records.iter().map(|(priority, weight, port, target)| RData::SRV(SRV::new(*priority, *weight, *port, fqdn(target))));
+        let srv = records.iter().map(|(priority, weight, port, target)| {
+            RData::SRV(SRV::new(*priority, *weight, *port, fqdn(target)))
+        });
         self.set(name, RecordType::SRV, ttl, srv.collect());
     }
 
@@ -93,7 +113,11 @@ impl NameServer {
     /// Removes a name.
     pub fn forget(&self, name: &str) {
         let owner = fqdn(name).to_utf8();
-        self.zone.lock().expect("not poisoned").records.retain(|(known, _), _| *known != owner);
+        self.zone
+            .lock()
+            .expect("not poisoned")
+            .records
+            .retain(|(known, _), _| *known != owner);
     }
 
     /// Questions so far.
@@ -104,7 +128,9 @@ impl NameServer {
     /// Waits until that many questions have been asked in all.
     pub async fn asked_at_least(&self, number: usize) {
         let mut questions = self.questions.clone();
-        super::soon("a question", questions.wait_for(|asked| *asked >= number)).await.expect("the server runs");
+        super::soon("a question", questions.wait_for(|asked| *asked >= number))
+            .await
+            .expect("the server runs");
     }
 }
 
@@ -114,7 +140,12 @@ fn fqdn(name: &str) -> Name {
     name
 }
 
-async fn serve(udp: UdpSocket, tcp: TcpListener, zone: Arc<Mutex<Zone>>, asked: watch::Sender<usize>) {
+async fn serve(
+    udp: UdpSocket,
+    tcp: TcpListener,
+    zone: Arc<Mutex<Zone>>,
+    asked: watch::Sender<usize>,
+) {
     let mut buffer = [0; 4096];
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -158,7 +189,11 @@ fn answer(question: &[u8], zone: &Mutex<Zone>, udp: bool) -> Option<Vec<u8>> {
             let mut name = query.name().to_lowercase();
             let mut answers: Vec<Record> = Vec::new();
             loop {
-                let found = zone.records.get(&(name.to_utf8(), query.query_type())).cloned().unwrap_or_default();
+                let found = zone
+                    .records
+                    .get(&(name.to_utf8(), query.query_type()))
+                    .cloned()
+                    .unwrap_or_default();
                 let alias = found.iter().find_map(|record| match &record.data {
                     RData::CNAME(target) => Some(target.0.clone()),
                     _ => None,
@@ -170,7 +205,11 @@ fn answer(question: &[u8], zone: &Mutex<Zone>, udp: bool) -> Option<Vec<u8>> {
                 }
             }
             if answers.is_empty() {
-                if !zone.records.keys().any(|(known, _)| *known == name.to_utf8()) {
+                if !zone
+                    .records
+                    .keys()
+                    .any(|(known, _)| *known == name.to_utf8())
+                {
                     reply.metadata.response_code = ResponseCode::NXDomain;
                 }
                 // Its minimum is how long "no" may be kept.

@@ -33,16 +33,21 @@ impl Asked {
     /// The value of a query parameter.
     pub fn query(&self, name: &str) -> Option<String> {
         let (_, query) = self.line.split_once('?')?;
-        query.split('&').find_map(|pair| match pair.split_once('=') {
-            Some((key, value)) if key == name => Some(value.to_owned()),
-            None if pair == name => Some(String::new()),
-            _ => None,
-        })
+        query
+            .split('&')
+            .find_map(|pair| match pair.split_once('=') {
+                Some((key, value)) if key == name => Some(value.to_owned()),
+                None if pair == name => Some(String::new()),
+                _ => None,
+            })
     }
 
     /// Answers in full.
     pub fn reply(self, status: u16, headers: &str, body: &str) {
-        let text = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len());
+        let text = format!(
+            "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}",
+            body.len()
+        );
         self.send(text.into_bytes(), false, false);
     }
 
@@ -59,14 +64,19 @@ impl Asked {
     /// A head that promises a body without end, and keeps the promise.
     pub fn endless(self, headers: &str, filler: &str) {
         let chunk = filler.repeat(64 * 1024 / filler.len());
-        let mut stream = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{headers}\r\n").into_bytes();
+        let mut stream =
+            format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{headers}\r\n").into_bytes();
         stream.extend(format!("{:x}\r\n{chunk}\r\n", chunk.len()).into_bytes());
         self.send(stream, true, true);
     }
 
     fn send(self, bytes: Vec<u8>, endless: bool, close: bool) {
         // The peer may be gone; that is its business.
-        let _ = self.answer.send(Reply { bytes, endless, close });
+        let _ = self.answer.send(Reply {
+            bytes,
+            endless,
+            close,
+        });
     }
 
     /// Waits until the asking side gives up, without ever answering.
@@ -101,7 +111,9 @@ impl Server {
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             for connection in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { return };
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
                 connections.spawn(serve(stream, connection, sender.clone()));
             }
         });
@@ -110,11 +122,17 @@ impl Server {
 
     /// The next request.
     pub async fn next(&mut self) -> Asked {
-        super::soon("a request", self.asked.recv()).await.expect("the server runs")
+        super::soon("a request", self.asked.recv())
+            .await
+            .expect("the server runs")
     }
 }
 
-async fn serve(mut stream: TcpStream, connection: usize, asked: mpsc::UnboundedSender<Asked>) -> Option<()> {
+async fn serve(
+    mut stream: TcpStream,
+    connection: usize,
+    asked: mpsc::UnboundedSender<Asked>,
+) -> Option<()> {
     let mut buffer = Vec::new();
     loop {
         let end = loop {
@@ -140,8 +158,22 @@ async fn serve(mut stream: TcpStream, connection: usize, asked: mpsc::UnboundedS
         buffer.drain(..end + length);
         let (answer, answered) = oneshot::channel();
         let (closer, closed) = oneshot::channel();
-        let line = text.lines().next().expect("a line").trim_end_matches(" HTTP/1.1").to_owned();
-        asked.send(Asked { line, head, body, connection, answer, closed }).ok()?;
+        let line = text
+            .lines()
+            .next()
+            .expect("a line")
+            .trim_end_matches(" HTTP/1.1")
+            .to_owned();
+        asked
+            .send(Asked {
+                line,
+                head,
+                body,
+                connection,
+                answer,
+                closed,
+            })
+            .ok()?;
         let reply = tokio::select! {
             reply = answered => reply.ok()?,
             _ = stream.read_buf(&mut buffer) => {
@@ -151,9 +183,15 @@ async fn serve(mut stream: TcpStream, connection: usize, asked: mpsc::UnboundedS
             }
         };
         stream.write_all(&reply.bytes).await.ok()?;
-        while reply.endless {
-            let from = reply.bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
-            stream.write_all(&reply.bytes[from..]).await.ok()?;
+        if reply.endless {
+            let head = reply
+                .bytes
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+                .expect("a head");
+            loop {
+                stream.write_all(&reply.bytes[head + 4..]).await.ok()?;
+            }
         }
         if reply.close {
             return None;

@@ -20,10 +20,20 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The only upstream of a configuration, given as the YAML of its keys beside `name`.
 pub fn upstream(keys: &str) -> Upstream {
-    let indented: String = keys.trim().lines().map(|line| format!("    {line}\n")).collect();
+    let indented: String = keys
+        .trim()
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect();
     let text = format!("upstreams:\n  - name: u\n{indented}");
-    let loaded = tidegate_config::load_str("test.yaml", &text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-    loaded.config.upstreams.into_iter().next().expect("one upstream")
+    let loaded = tidegate_config::load_str("test.yaml", &text)
+        .unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    loaded
+        .config
+        .upstreams
+        .into_iter()
+        .next()
+        .expect("one upstream")
 }
 
 pub fn resolver() -> Resolver {
@@ -35,7 +45,10 @@ pub fn watch(keys: &str) -> Watch {
 }
 
 /// Waits until a source's state is as wanted.
-pub async fn until(updates: &mut watch::Receiver<Update>, wanted: impl FnMut(&Update) -> bool) -> Update {
+pub async fn until(
+    updates: &mut watch::Receiver<Update>,
+    wanted: impl FnMut(&Update) -> bool,
+) -> Update {
     let in_time = tokio::time::timeout(PATIENCE, updates.wait_for(wanted)).await;
     let found = in_time.map(|update| update.expect("the source is at work").clone());
     found.unwrap_or_else(|_| panic!("not in time; the state is {:?}", *updates.borrow()))
@@ -43,7 +56,11 @@ pub async fn until(updates: &mut watch::Receiver<Update>, wanted: impl FnMut(&Up
 
 /// Identities and weights, in order.
 pub fn ids(update: &Update) -> Vec<String> {
-    update.endpoints.iter().map(|endpoint| endpoint.id.to_string()).collect()
+    update
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.id.to_string())
+        .collect()
 }
 
 /// Waits for a future that must not take long.

@@ -126,6 +126,11 @@ impl UpstreamFrom {
         &self.header
     }
 
+    /// The upstreams that may be named and exist.
+    pub fn indices(&self) -> impl Iterator<Item = UpstreamIndex> + '_ {
+        self.allow.values().filter_map(|index| *index)
+    }
+
     fn resolve(&self, headers: &HeaderMap) -> Resolution {
         let mut values = headers.get_all(&self.header).iter();
         let Some(value) = values.next() else {

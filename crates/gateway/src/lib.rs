@@ -1,12 +1,46 @@
 //! The gateway role: listeners, router, attempt loop, upstream connections.
 //!
 //! A worker is one thread with one current-thread runtime and its own upstream connections; control work (discovery,
-//! probes, reload) runs on the caller's multi-thread runtime. See `start`.
+//! probes, reload) runs on the caller's multi-thread runtime. See [`start`].
+//!
+//! The way of a request: `listener` accepts, `worker` takes the connection, `serve` reads heads, `exchange` routes, attempts and relays,
+//! with the caller's side in `down` and the endpoint's in `up`.
 
+mod access;
+mod control;
+mod down;
+mod events;
+mod exchange;
+mod io;
+mod limits;
+mod listener;
+mod observe;
+mod serve;
+mod snapshot;
+mod stats;
+mod tls;
+mod up;
+mod upstream;
 pub mod view;
+mod watch;
+mod worker;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tidegate_core::{Locality, Time};
+use tidegate_discovery::Resolver;
+use tidegate_wire::headers::Via;
+
+pub use tls::TlsError;
+
+use control::Control;
+use snapshot::Snapshot;
+use stats::Registry;
+use worker::Shared;
 
 /// A listening socket handed in by the supervisor, by the listener's name in the config.
 #[derive(Debug)]
@@ -33,8 +67,8 @@ pub struct Options {
 /// A running gateway: cheap to clone, asked by the admin API and the supervisor's wiring.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    #[allow(dead_code)]
-    inner: Arc<()>,
+    control: Arc<Control>,
+    threads: Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>,
 }
 
 /// Why the gateway did not start.
@@ -50,9 +84,9 @@ pub enum StartError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// TLS material that cannot be used.
+    /// The configuration names what can't be used: TLS material, a header name, a log file.
     #[error("{0}")]
-    Tls(String),
+    Config(String),
     /// A thread or runtime could not be started.
     #[error("cannot start workers: {0}")]
     Runtime(#[from] std::io::Error),
@@ -63,56 +97,82 @@ pub enum StartError {
 /// # Errors
 /// See [`StartError`]; nothing is left running then.
 pub async fn start(options: Options) -> Result<Handle, StartError> {
-    let _ = options;
-    Err(StartError::Tls("not built yet".into()))
+    let workers = options.workers.max(1);
+    let resolver = Resolver::system().map_err(|e| StartError::Config(e.to_string()))?;
+    let stats = Registry::new(workers);
+    let epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos() as u64);
+    let loaded = Arc::new(options.config);
+    let node = &loaded.config.node;
+    let local = Locality::new(&node.region, &node.zone);
+    // Two instances must not take each other for themselves when they look for loops.
+    let via = Via::new(&format!("tidegate-{:08x}", limits::secret() as u32))
+        .map_err(|e| StartError::Config(e.to_string()))?;
+    let snapshot = Snapshot::build(loaded, None, &stats, &resolver, Time(epoch))
+        .map_err(|e| StartError::Config(e.to_string()))?;
+    let access = access::AccessLog::default();
+    access
+        .configure(snapshot.loaded.config.access_log.as_ref())
+        .map_err(|e| StartError::Config(format!("access_log: {e}")))?;
+    let shared = Arc::new(Shared {
+        unrouted: stats.traffic("", ""),
+        snapshot: ArcSwap::from_pointee(snapshot),
+        stats,
+        events: events::Events::default(),
+        access,
+        via,
+        local,
+        origin: (Instant::now(), epoch),
+        draining: AtomicBool::new(false),
+    });
+    let (door, threads) = worker::start(&shared, workers)?;
+    let control = Control::new(
+        shared,
+        Arc::new(door),
+        resolver,
+        options.paths,
+        options.sockets,
+    );
+    if let Err(e) = control.begin().await {
+        control.door.stop();
+        return Err(e);
+    }
+    Ok(Handle {
+        control,
+        threads: Arc::new(Mutex::new(threads)),
+    })
 }
 
 impl Handle {
-    /// Upstreams with their members.
-    pub fn upstreams(&self) -> Vec<view::UpstreamView> {
-        Vec::new()
-    }
-    /// Routes with their traffic.
-    pub fn routes(&self) -> Vec<view::RouteView> {
-        Vec::new()
-    }
-    /// Listeners with their connections.
-    pub fn listeners(&self) -> Vec<view::ListenerView> {
-        Vec::new()
-    }
-    /// The running configuration, secrets as fingerprints.
-    pub fn config(&self) -> view::ConfigView {
-        unreachable!("built with the gateway")
-    }
-    /// Events with a sequence number above `after`, oldest first, at most `limit`.
-    pub fn events(&self, after: u64, limit: usize) -> Vec<view::EventView> {
-        let _ = (after, limit);
-        Vec::new()
-    }
-    /// Whether traffic is taken.
-    pub fn readiness(&self) -> view::Readiness {
-        view::Readiness { ready: false, reason: "starting".into() }
-    }
-    /// All metric families, summed over the workers now.
-    pub fn metrics(&self) -> Vec<view::Family> {
-        Vec::new()
-    }
     /// Gives listening sockets, by listener name, for the next [`Handle::reload`]: the supervisor binds those of listeners that are new or
     /// whose address changed, so that they outlive this process. A listener without one is bound by the gateway itself; what a reload does
     /// not use is dropped with it.
     pub fn offer_sockets(&self, sockets: Vec<(String, ListenSocket)>) {
-        let _ = sockets;
+        self.control.offer(sockets);
     }
+
     /// Reads the configuration again and applies it as a whole, or refuses it as a whole.
     ///
     /// # Errors
     /// The diagnostics as text; the running configuration stays.
     pub async fn reload(&self) -> Result<view::ConfigView, String> {
-        Err("not built yet".into())
+        self.control.reload().await?;
+        Ok(self.config())
     }
+
     /// Readiness fails, no new connections, GOAWAY and `connection: close`, requests in flight finish within the
-    /// config's `shutdown.grace`; returns when all are done or the grace is over, with the number of requests cut.
+    /// config's `shutdown.grace`; returns when all are done or the grace is over, with the number of connections cut.
     pub async fn drain(&self) -> u64 {
-        0
+        let cut = self.control.drain().await;
+        let threads = match self.threads.lock() {
+            Ok(mut threads) => std::mem::take(&mut *threads),
+            Err(_) => Vec::new(),
+        };
+        // Joined off the runtime: a worker may take a moment to drop what it holds.
+        let _ =
+            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())))
+                .await;
+        cut
     }
 }

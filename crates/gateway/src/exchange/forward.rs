@@ -1,0 +1,395 @@
+//! A request that goes on: attempts until one answers, then the answer relayed to its end.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::header::HOST;
+use http::uri::{Authority, Scheme as UriScheme};
+use http::{HeaderMap, StatusCode};
+use tidegate_core::{FailureKind, NoPick, Time, Verdict};
+use tidegate_wire::grpc::GrpcStatus;
+use tidegate_wire::headers::Scheme;
+
+use super::attempt::{Deadline, Loop, Lost, Won, count};
+use super::plan::{Plan, fail};
+use super::relay::{Answer, BodyEnd};
+use super::reply::Problem;
+use super::source::Source;
+use super::timer::Timer;
+use super::{Context, Incoming, Running, head, mirror, outcome, tunnel};
+use crate::down::Down;
+use crate::snapshot::RouteState;
+use crate::up::{OutRequest, UpError};
+
+/// Runs the plan.
+pub(crate) async fn forward(
+    context: Context<'_>,
+    plan: Plan,
+    mut request: Incoming,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    let Context {
+        worker,
+        watch,
+        started,
+        is_grpc,
+        ..
+    } = context;
+    let Plan {
+        state,
+        targets,
+        path,
+        mirror,
+        delay,
+        busy,
+    } = plan;
+    let route = &state.route;
+    let _busy = busy;
+    watch.set(route.idle_timeout.map(|t| started + t));
+    if let Some(delay) = delay {
+        tokio::time::sleep(delay).await;
+    }
+    let deadline = deadline(&state, &request.headers, context);
+    head::request(
+        &mut request.headers,
+        request.version,
+        request.upgrade,
+        worker,
+    );
+    let mut out = outgoing(context, &state, request, path);
+    if is_grpc && let Some(at) = deadline.at {
+        head::shorten_deadline(
+            &mut out.headers,
+            at.saturating_duration_since(Instant::now()),
+        );
+    }
+    let limit = route
+        .body_bytes
+        .unwrap_or(context.caller.listener.body_bytes);
+    if limit > 0 && matches!(out.body, tidegate_wire::h1::BodyLength::Exact(n) if n > limit) {
+        return fail(context, &too_large(), down, running).await;
+    }
+    let copy = mirror.map(|index| mirror::Copy::new(context, index, &out));
+    let keep = if may_retry(&state) || copy.is_some() {
+        route.retry.buffer
+    } else {
+        0
+    };
+    let mut source = Source::new(keep, limit, out.body == tidegate_wire::h1::BodyLength::None);
+    let mut timer = Timer::default();
+    let attempts = Loop {
+        worker,
+        down,
+        state: &state,
+        request: &mut out,
+        source: &mut source,
+        grpc: is_grpc,
+        deadline,
+        watch,
+        timer: &mut timer,
+        made: &mut running.report.attempts,
+    };
+    let result = attempts.run(&targets).await;
+    if let Some(copy) = copy {
+        copy.send(&source);
+    }
+    running.report.bytes_up = source.taken();
+    match result {
+        Ok(won) => relay(context, &state, won, source, deadline, timer, down, running).await,
+        Err((lost, traffic)) => {
+            if let Some(traffic) = traffic {
+                running.count_as(&traffic);
+            }
+            running.report.upstream = targets.last().map(|t| t.upstream.name.clone());
+            lose(context, lost, down, running).await;
+        }
+    }
+}
+
+fn may_retry(state: &RouteState) -> bool {
+    let route = &state.route;
+    route.retry.attempts > 1
+        || route.hedge.is_some()
+        || route.forward().is_some_and(|f| !f.fallback.is_empty())
+}
+
+/// The earlier of the route's timeout and the caller's own deadline.
+fn deadline(state: &RouteState, headers: &HeaderMap, context: Context<'_>) -> Deadline {
+    let routes = state
+        .route
+        .timeout
+        .and_then(|t| context.started.checked_add(t));
+    let callers = if context.is_grpc {
+        head::grpc_deadline(headers, context.started)
+    } else {
+        None
+    };
+    match (routes, callers) {
+        (Some(r), Some(c)) if c < r => Deadline {
+            at: Some(c),
+            callers: true,
+        },
+        (None, Some(c)) => Deadline {
+            at: Some(c),
+            callers: true,
+        },
+        (routes, _) => Deadline {
+            at: routes,
+            callers: false,
+        },
+    }
+}
+
+/// The request as endpoints see it.
+fn outgoing(
+    context: Context<'_>,
+    state: &RouteState,
+    request: Incoming,
+    path: http::uri::PathAndQuery,
+) -> OutRequest {
+    let route = &state.route;
+    let mut headers = request.headers;
+    let mut authority = request.target.into_parts().authority;
+    if let Some(host) = &route.rewrite.host {
+        authority = Authority::try_from(host.as_bytes()).ok();
+        headers.insert(HOST, host.clone());
+    }
+    route.request_headers.apply(&mut headers);
+    OutRequest {
+        method: request.method,
+        scheme: match context.caller.scheme {
+            Scheme::Http => UriScheme::HTTP,
+            Scheme::Https => UriScheme::HTTPS,
+        },
+        authority,
+        path,
+        headers,
+        body: request.body,
+        upgrade: request.upgrade,
+    }
+}
+
+/// Relays the answer and gives the verdict.
+#[allow(clippy::too_many_arguments)]
+async fn relay(
+    context: Context<'_>,
+    state: &RouteState,
+    won: Won,
+    mut source: Source,
+    deadline: Deadline,
+    mut timer: Timer,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    let Context {
+        worker,
+        watch,
+        is_grpc,
+        ..
+    } = context;
+    let Won {
+        mut up,
+        mut cursor,
+        mut response,
+        pick,
+        latency,
+        upstream,
+        traffic,
+        permit,
+    } = won;
+    let _permit = permit;
+    running.count_as(&traffic);
+    let report = &mut running.report;
+    report.upstream = Some(upstream.name.clone());
+    report.member = Some(pick.member().id().clone());
+    let status = response.status;
+    let mut grpc = if is_grpc {
+        outcome::grpc_code(&response.headers)
+    } else {
+        None
+    };
+    if upstream.wants_load {
+        super::load::report(&response.headers, &pick, worker.now());
+    }
+    head::response(&mut response.headers, status, down.is_h2());
+    state.route.response_headers.apply(&mut response.headers);
+    source.commit();
+    report.status = status.as_u16();
+    let idle = state.route.idle_timeout;
+
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let begun = down
+            .head(status, response.headers, response.body, false)
+            .is_ok();
+        pick.finish(Verdict::Ok, Some(latency), worker.now());
+        count(&upstream.attempts, worker.index, &Verdict::Ok);
+        if begun {
+            let moved = tunnel::tunnel(up, down, watch, idle).await;
+            report.bytes_up += moved.up;
+            report.bytes_down = moved.down;
+        }
+        return;
+    }
+
+    let end = up.body_done();
+    if down
+        .head(status, response.headers, response.body, end)
+        .is_err()
+    {
+        up.cancel();
+        count(&upstream.attempts, worker.index, &Verdict::Neutral);
+        pick.finish(Verdict::Neutral, Some(latency), worker.now());
+        report.status = 0;
+        return;
+    }
+    let mut answer = Answer::new(end);
+    let ended = poll_fn(|cx| {
+        if timer.is_over(deadline.at, cx) || watch.poll_over(cx).is_ready() {
+            down.cut();
+            let _ = down.poll_flush(cx);
+            return Poll::Ready(None);
+        }
+        let mut moved = false;
+        let polled = answer.poll(&mut up, down, &mut source, &mut cursor, &mut moved, cx);
+        if moved && polled.is_pending() {
+            watch.set(idle.map(|t| Instant::now() + t));
+        }
+        polled.map(Some)
+    })
+    .await;
+    report.bytes_up = source.taken();
+    report.bytes_down = answer.bytes;
+    let verdict = match ended {
+        Some(BodyEnd::Whole(trailers)) => {
+            if let Some(trailers) = &trailers
+                && is_grpc
+            {
+                grpc = outcome::grpc_code(trailers).or(grpc);
+            }
+            // A gRPC call that ends without any status has not been answered (the caller sees UNKNOWN).
+            if is_grpc && grpc.is_none() && status == StatusCode::OK {
+                grpc = Some(u16::from(GrpcStatus::Unknown.code()));
+            }
+            report.grpc = grpc;
+            if cursor.done {
+                up.finish()
+            } else {
+                stop(up, down)
+            }
+            outcome::verdict(status.as_u16(), grpc)
+        }
+        Some(BodyEnd::Cut(e)) => {
+            report.error = true;
+            report.code = "upstream-cut";
+            drop(up);
+            Verdict::Failure(outcome::blame(e).unwrap_or(FailureKind::LocalOrigin))
+        }
+        Some(BodyEnd::Gone) => {
+            up.cancel();
+            Verdict::Neutral
+        }
+        Some(BodyEnd::Refused) => {
+            report.code = "bad-body";
+            up.cancel();
+            Verdict::Neutral
+        }
+        None => {
+            report.error = true;
+            report.code = "timeout";
+            up.cancel();
+            if deadline.callers {
+                Verdict::Neutral
+            } else {
+                Verdict::Failure(FailureKind::LocalOrigin)
+            }
+        }
+    };
+    report.error |= status.is_server_error() || matches!(verdict, Verdict::Failure(_));
+    count(&upstream.attempts, worker.index, &verdict);
+    pick.finish(verdict, Some(latency), worker.now());
+}
+
+/// The answer is complete although the request is not: both sides are told that the rest is not wanted.
+fn stop(up: crate::up::Up, down: &mut Down<'_>) {
+    up.finish();
+    match down {
+        Down::H1(d) => d.close_after(),
+        Down::H2(d) => d.stop_request(),
+    }
+}
+
+/// Tells the caller why there is no answer.
+async fn lose(context: Context<'_>, lost: Lost, down: &mut Down<'_>, running: &mut Running<'_>) {
+    let unavailable = |code, detail| {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            GrpcStatus::Unavailable,
+            code,
+            detail,
+        )
+    };
+    let bad_gateway = |code, detail| {
+        Problem::new(
+            StatusCode::BAD_GATEWAY,
+            GrpcStatus::Unavailable,
+            code,
+            detail,
+        )
+    };
+    let late = |code, detail| {
+        Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            GrpcStatus::DeadlineExceeded,
+            code,
+            detail,
+        )
+    };
+    let problem = match lost {
+        Lost::Gone => {
+            // Nobody is left to be told.
+            if let Down::H1(d) = down {
+                d.close_after();
+            }
+            return;
+        }
+        Lost::NoneFit(none) => Problem {
+            retry_after: returns_in(none, context.worker.now()),
+            ..unavailable("no-endpoint", "no endpoint of the upstream is fit")
+        },
+        Lost::Overflow | Lost::Up(UpError::Overflow) => unavailable(
+            "overload",
+            "a limit of the upstream's connection pool is reached",
+        ),
+        Lost::Up(e @ (UpError::Connect | UpError::Unsent | UpError::Refused)) => {
+            unavailable("connect-failure", e.describe())
+        }
+        Lost::Up(e @ UpError::ConnectTimeout) => late("connect-timeout", e.describe()),
+        Lost::Up(e @ UpError::Reset) => bad_gateway("upstream-reset", e.describe()),
+        Lost::Up(e @ UpError::Malformed) => bad_gateway("bad-answer", e.describe()),
+        Lost::PerTryTimeout => late("per-try-timeout", "the endpoint did not answer in time"),
+        Lost::Deadline => late("timeout", "the request was not answered in time"),
+        Lost::Idle => late("idle-timeout", "nothing moved for too long"),
+        Lost::Malformed(detail) => Problem::bad_request("bad-body", detail),
+        Lost::TooLarge => too_large(),
+    };
+    fail(context, &problem, down, running).await;
+}
+
+/// When the first member returns, if that is known.
+fn returns_in(none: NoPick, now: Time) -> Option<Duration> {
+    match none {
+        NoPick::NoneFit { returns_at } => returns_at.map(|at| now.until(at)),
+        _ => None,
+    }
+}
+
+fn too_large() -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        GrpcStatus::ResourceExhausted,
+        "body-too-large",
+        "the request body is larger than the route allows",
+    )
+}

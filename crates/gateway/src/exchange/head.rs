@@ -1,0 +1,84 @@
+//! Heads on their way through: what a proxy must take out, put in and leave alone.
+
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, StatusCode, Version};
+use tidegate_core::Rng;
+use tidegate_wire::headers::{TracePolicy, propagate_trace, request_id, strip_hop_by_hop};
+use tidegate_wire::{grpc, h1};
+
+use crate::worker::Worker;
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Prepares the caller's header fields for the endpoint: hop-by-hop fields out, `via`, request id and trace context in.
+/// The forwarding fields have been written before routing, which asks for the caller's address.
+///
+/// Gives the request id.
+pub(crate) fn request(
+    headers: &mut HeaderMap,
+    version: Version,
+    upgrade: bool,
+    worker: &Worker,
+) -> HeaderValue {
+    strip_hop_by_hop(headers, upgrade);
+    worker.shared.via.append(headers, version);
+    let mut rng = worker.rng.borrow_mut();
+    let fresh = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+    let id = request_id(headers, fresh);
+    if headers.contains_key(&TRACEPARENT) {
+        let policy = TracePolicy {
+            trace_id: u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()),
+            span_id: rng.next_u64(),
+            sample_new: false,
+        };
+        propagate_trace(headers, policy);
+    } else if headers.contains_key(&TRACESTATE) {
+        // Means nothing without its parent.
+        headers.remove(&TRACESTATE);
+    }
+    id
+}
+
+/// Prepares an endpoint's answer for the caller.
+pub(crate) fn response(headers: &mut HeaderMap, status: StatusCode, to_h2: bool) {
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    strip_hop_by_hop(headers, switching);
+    if to_h2 {
+        headers.remove(TRANSFER_ENCODING);
+    }
+}
+
+/// Trailers may not carry what frames or routes a message.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers, false);
+    if trailers.contains_key(CONTENT_LENGTH) {
+        trailers.remove(CONTENT_LENGTH);
+    }
+    if trailers.contains_key(HOST) {
+        trailers.remove(HOST);
+    }
+}
+
+/// The deadline that `grpc-timeout` asks for.
+pub(crate) fn grpc_deadline(headers: &HeaderMap, now: Instant) -> Option<Instant> {
+    let asked = headers
+        .get("grpc-timeout")
+        .and_then(|v| grpc::parse_timeout(v.as_bytes()))?;
+    now.checked_add(asked)
+}
+
+/// Tells the endpoint how much time is left.
+pub(crate) fn shorten_deadline(headers: &mut HeaderMap, left: Duration) {
+    grpc::shorten_timeout(headers, left);
+}
+
+/// Version of HTTP/1 as the vocabulary crate writes it.
+pub(crate) fn version_of(version: h1::Version) -> Version {
+    match version {
+        h1::Version::Http10 => Version::HTTP_10,
+        h1::Version::Http11 => Version::HTTP_11,
+    }
+}

@@ -1,0 +1,170 @@
+//! One exchange, from the request's head to the verdict.
+//!
+//! route → limits → fault → split → attempt loop → relay → verdict. What stands for callers' connections ([`crate::serve`]) calls
+//! [`handle`] with a request and the caller's side of it; everything below sees members, parts and verdicts.
+
+pub(crate) mod attempt;
+pub(crate) mod forward;
+pub(crate) mod head;
+pub(crate) mod load;
+pub(crate) mod mirror;
+pub(crate) mod outcome;
+pub(crate) mod plan;
+pub(crate) mod relay;
+pub(crate) mod reply;
+pub(crate) mod source;
+pub(crate) mod timer;
+pub(crate) mod tunnel;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method, Uri, Version};
+use tidegate_wire::grpc;
+use tidegate_wire::h1::BodyLength;
+use tidegate_wire::headers::{Peer, Scheme};
+
+use crate::down::Down;
+use crate::listener::ListenerState;
+use crate::snapshot::Snapshot;
+use crate::stats::{Ended, Traffic};
+use crate::watch::Watch;
+use crate::worker::Worker;
+
+/// Who is on the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) listener: Arc<ListenerState>,
+    /// The peer's address; none on a Unix socket.
+    pub(crate) peer: Option<Peer>,
+    pub(crate) scheme: Scheme,
+    /// Port that the caller connected to.
+    pub(crate) port: Option<u16>,
+}
+
+/// A request's head, whatever protocol it came by.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) method: Method,
+    pub(crate) target: Uri,
+    pub(crate) version: Version,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: BodyLength,
+    pub(crate) upgrade: bool,
+}
+
+/// What an exchange runs with.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) snapshot: &'a Arc<Snapshot>,
+    pub(crate) caller: &'a Caller,
+    pub(crate) watch: &'a Watch,
+    pub(crate) started: Instant,
+    /// A gRPC call: errors are told as gRPC status.
+    pub(crate) is_grpc: bool,
+}
+
+/// How the exchange ended, for counting and the log.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Status that the caller got; 0 when it left before.
+    pub(crate) status: u16,
+    pub(crate) grpc: Option<u16>,
+    /// Ended badly, by our doing or the endpoint's.
+    pub(crate) error: bool,
+    /// Code of an answer of our own.
+    pub(crate) code: &'static str,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) upstream: Option<Arc<str>>,
+    pub(crate) member: Option<Arc<str>>,
+    pub(crate) attempts: u32,
+    pub(crate) bytes_up: u64,
+    pub(crate) bytes_down: u64,
+}
+
+/// An exchange while it runs: in flight from its making to its drop, then counted as its report says.
+pub(crate) struct Running<'a> {
+    context: Context<'a>,
+    traffic: Option<Arc<Traffic>>,
+    pub(crate) report: Report,
+}
+
+impl<'a> Running<'a> {
+    fn new(context: Context<'a>) -> Self {
+        Self {
+            context,
+            traffic: None,
+            report: Report::default(),
+        }
+    }
+
+    /// Counts the exchange here from now on.
+    pub(crate) fn count_as(&mut self, traffic: &Arc<Traffic>) {
+        if self
+            .traffic
+            .as_ref()
+            .is_some_and(|t| Arc::ptr_eq(t, traffic))
+        {
+            return;
+        }
+        if let Some(before) = self.traffic.replace(traffic.clone()) {
+            before.leave(self.context.worker.index);
+        }
+        traffic.begin(self.context.worker.index);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let worker = self.context.worker;
+        let report = &self.report;
+        let ended = Ended {
+            // 499 is nginx's number for a caller that left.
+            status: if report.status == 0 {
+                499
+            } else {
+                report.status
+            },
+            grpc: report.grpc,
+            error: report.error,
+            took: self.context.started.elapsed(),
+        };
+        if let Some(traffic) = &self.traffic {
+            traffic.end(worker.index, ended);
+        }
+    }
+}
+
+/// Runs the exchange; afterwards the answer is with the caller or the caller has seen it cut.
+pub(crate) async fn handle(
+    worker: &Rc<Worker>,
+    caller: &Caller,
+    mut request: Incoming,
+    down: &mut Down<'_>,
+    watch: &Watch,
+) {
+    let snapshot = worker.snapshot();
+    let is_grpc = down.is_h2() && grpc::is_grpc(&request.headers);
+    let context = Context {
+        worker,
+        snapshot: &snapshot,
+        caller,
+        watch,
+        started: Instant::now(),
+        is_grpc,
+    };
+    let line = worker.shared.access.begin(&request, caller);
+    let mut running = Running::new(context);
+    match plan::plan(context, &mut request, &mut running) {
+        Ok(plan) => forward::forward(context, plan, request, down, &mut running).await,
+        Err(instead) => plan::answer(context, *instead, down, &mut running).await,
+    }
+    if let Some(line) = line {
+        worker
+            .shared
+            .access
+            .end(line, &running.report, context.started.elapsed());
+    }
+}

@@ -1,0 +1,405 @@
+//! What is to be done with a request: the route, its limits, and the upstreams in the order in which they are tried.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue, LOCATION};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, StatusCode};
+use smallvec::SmallVec;
+use tidegate_route::path::normalize;
+use tidegate_route::{Abort, Action, Forward, RequestView, Resolution, UpstreamIndex};
+use tidegate_wire::grpc::{GrpcStatus, http_to_grpc_status};
+use tidegate_wire::headers::Scheme;
+
+use super::attempt::Planned;
+use super::reply::{self, Problem};
+use super::{Context, Incoming, Running};
+use crate::down::Down;
+use crate::limits::Busy;
+use crate::snapshot::RouteState;
+use crate::worker::Worker;
+
+/// Times that one request may pass through this instance before it is taken for a loop.
+const MAX_VISITS: usize = 3;
+
+/// A request that goes on.
+pub(crate) struct Plan {
+    pub(crate) state: Arc<RouteState>,
+    pub(crate) targets: SmallVec<[Planned; 2]>,
+    /// Path and query as the endpoint sees them.
+    pub(crate) path: PathAndQuery,
+    pub(crate) mirror: Option<UpstreamIndex>,
+    /// Injected.
+    pub(crate) delay: Option<Duration>,
+    /// Held while the exchange runs.
+    pub(crate) busy: Option<Busy>,
+}
+
+/// A request that does not.
+pub(crate) enum Instead {
+    Problem(Problem),
+    /// An answer from the config.
+    Answer {
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+        state: Arc<RouteState>,
+    },
+}
+
+impl From<Problem> for Box<Instead> {
+    fn from(problem: Problem) -> Self {
+        Box::new(Instead::Problem(problem))
+    }
+}
+
+/// Routes the request and applies the route's limits.
+pub(crate) fn plan(
+    context: Context<'_>,
+    request: &mut Incoming,
+    running: &mut Running<'_>,
+) -> Result<Plan, Box<Instead>> {
+    let Context {
+        worker,
+        snapshot,
+        caller,
+        ..
+    } = context;
+    running.count_as(&worker.shared.unrouted);
+    if request.method == Method::CONNECT {
+        return Err(Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            GrpcStatus::Unimplemented,
+            "connect-refused",
+            "CONNECT makes a forward proxy; this is a reverse one",
+        )
+        .into());
+    }
+    if worker.shared.via.visits(&request.headers) >= MAX_VISITS {
+        return Err(Problem::new(
+            StatusCode::LOOP_DETECTED,
+            GrpcStatus::Internal,
+            "loop-detected",
+            "the request has come back here through its own upstream",
+        )
+        .into());
+    }
+    let (source, scheme) = caller_of(context, request);
+    let raw_path = if request.target.path().is_empty() {
+        "/"
+    } else {
+        request.target.path()
+    };
+    let path = normalize(raw_path, snapshot.paths)
+        .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
+    let host = match request.target.authority() {
+        Some(authority) => authority.host(),
+        None => request
+            .headers
+            .get(HOST)
+            .and_then(|h| h.to_str().ok())
+            .map_or("", without_port),
+    };
+    let view = RequestView {
+        host,
+        path: &path,
+        query: request.target.query(),
+        method: &request.method,
+        headers: &request.headers,
+        source,
+        caller_region: "",
+        caller_zone: "",
+    };
+    let Some(found) = snapshot.router.find(&view) else {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            GrpcStatus::Unimplemented,
+            "no-route",
+            "no route matches this request",
+        )
+        .into());
+    };
+    let state = &snapshot.routes[found.route.index];
+    running.report.route = Some(found.route.name.clone());
+    running.count_as(&state.own);
+    let busy = limits(worker, state, &view)?;
+    let fault = found
+        .route
+        .fault
+        .as_ref()
+        .map(|f| f.decide(worker.random()))
+        .unwrap_or_default();
+    if let Some(abort) = fault.abort {
+        return Err(aborted(abort).into());
+    }
+    match &found.route.action {
+        Action::Forward(forward) => {
+            let targets = targets(context, state, forward, &view)?;
+            let changed = found
+                .route
+                .rewrite
+                .path(&path, found.matched)
+                .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
+            let path = if *changed == *request.target.path() {
+                request
+                    .target
+                    .path_and_query()
+                    .cloned()
+                    .unwrap_or(PathAndQuery::from_static("/"))
+            } else {
+                joined(&changed, request.target.query())?
+            };
+            let mirror = forward
+                .mirror
+                .as_ref()
+                .filter(|m| m.share.hit(worker.random() as u32));
+            Ok(Plan {
+                mirror: mirror.and_then(|m| upstream(m.target.resolve(&request.headers))),
+                state: state.clone(),
+                targets,
+                path,
+                delay: fault.delay,
+                busy,
+            })
+        }
+        Action::Redirect(redirect) => {
+            let location = redirect
+                .location(&view, found.matched, scheme.as_str(), caller.port)
+                .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
+            let headers = HeaderMap::from_iter([(LOCATION, location)]);
+            Err(Box::new(Instead::Answer {
+                status: redirect.status,
+                headers,
+                body: Bytes::new(),
+                state: state.clone(),
+            }))
+        }
+        Action::Respond(respond) => {
+            let headers = respond.headers.iter().cloned().collect();
+            let (status, body) = (respond.status, respond.body.clone());
+            Err(Box::new(Instead::Answer {
+                status,
+                headers,
+                body,
+                state: state.clone(),
+            }))
+        }
+    }
+}
+
+/// Writes the forwarding fields and gives the caller's address and scheme as far as they can be trusted.
+fn caller_of(context: Context<'_>, request: &mut Incoming) -> (Option<IpAddr>, Scheme) {
+    let caller = context.caller;
+    let Some(peer) = &caller.peer else {
+        return (None, caller.scheme);
+    };
+    let authority = request
+        .target
+        .authority()
+        .filter(|_| !request.headers.contains_key(HOST));
+    let host = authority.and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    let seen = caller
+        .listener
+        .forwarded
+        .apply(&mut request.headers, peer, host.as_ref());
+    (Some(seen.address), seen.scheme)
+}
+
+/// The host of a `Host` field.
+fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        // The colon of a port comes after the bracket of a literal v6 address.
+        Some(at) if !host[at..].contains(']') => &host[..at],
+        _ => host,
+    }
+}
+
+fn joined(path: &str, query: Option<&str>) -> Result<PathAndQuery, Problem> {
+    let made = match query {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    made.map_err(|_| Problem::bad_request("bad-path", "the rewritten path is not valid"))
+}
+
+fn limits(
+    worker: &Worker,
+    state: &RouteState,
+    view: &RequestView<'_>,
+) -> Result<Option<Busy>, Problem> {
+    if let (Some(limiter), Some(limit)) = (&state.rate, &state.route.rate_limit)
+        && let Some(key) = limit.key.extract(view)
+    {
+        match limiter.check(key, worker.now()) {
+            Ok(()) => {
+                state.limits.ok.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(retry_after) => {
+                state.limits.over.fetch_add(1, Ordering::Relaxed);
+                return Err(Problem {
+                    retry_after,
+                    ..Problem::new(
+                        StatusCode::TOO_MANY_REQUESTS,
+                        GrpcStatus::ResourceExhausted,
+                        "rate-limited",
+                        "the rate limit of this route is reached",
+                    )
+                });
+            }
+        }
+    }
+    if let (Some(limiter), Some(limit)) = (&state.concurrency, &state.route.concurrency)
+        && let Some(key) = limit.key.extract(view)
+    {
+        return match limiter.try_enter(key) {
+            Some(permit) => Ok(Some(permit)),
+            None => {
+                state.limits.busy.fetch_add(1, Ordering::Relaxed);
+                Err(Problem::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    GrpcStatus::ResourceExhausted,
+                    "too-many-in-flight",
+                    "too many requests of this kind are in flight",
+                ))
+            }
+        };
+    }
+    Ok(None)
+}
+
+fn aborted(abort: Abort) -> Problem {
+    let (status, grpc) = match abort {
+        Abort::Http(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status, http_to_grpc_status(status))
+        }
+        Abort::Grpc(code) => {
+            let grpc = GrpcStatus::from_code(u32::from(code));
+            (grpc.to_http(), grpc)
+        }
+    };
+    Problem::new(
+        status,
+        grpc,
+        "fault-injected",
+        "a fault was injected by the configuration",
+    )
+}
+
+/// The split's choice, then the fallbacks.
+fn targets(
+    context: Context<'_>,
+    state: &RouteState,
+    forward: &Forward,
+    view: &RequestView<'_>,
+) -> Result<SmallVec<[Planned; 2]>, Problem> {
+    let Context {
+        worker, snapshot, ..
+    } = context;
+    let sticky = forward.split.sticky().and_then(|key| key.extract(view));
+    let chosen = forward
+        .split
+        .choose(sticky, worker.random())
+        .map(|at| &forward.split.targets()[at]);
+    let first = match chosen.map(|target| target.resolve(view.headers)) {
+        Some(Resolution::Upstream(index)) => Some(index),
+        // Its own share fails, the others do not; a fallback takes it over.
+        Some(Resolution::Missing) | None => None,
+        Some(Resolution::HeaderAbsent) => {
+            return Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                GrpcStatus::NotFound,
+                "upstream-not-named",
+                "the header that names the upstream is missing",
+            ));
+        }
+        Some(Resolution::NotAllowed) => {
+            return Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                GrpcStatus::NotFound,
+                "upstream-not-allowed",
+                "the header does not name an upstream of this route",
+            ));
+        }
+    };
+    let fallback = forward
+        .fallback
+        .iter()
+        .filter_map(|target| upstream(target.resolve(view.headers)));
+    let targets: SmallVec<[Planned; 2]> = first
+        .into_iter()
+        .chain(fallback)
+        .map(|index| Planned {
+            upstream: snapshot.upstreams[index.get()].clone(),
+            traffic: state.traffic(index).clone(),
+            hash: snapshot
+                .router
+                .hash_key(index)
+                .and_then(|key| key.extract(view)),
+        })
+        .collect();
+    if targets.is_empty() {
+        return Err(Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            GrpcStatus::Internal,
+            "no-target",
+            "the route's target does not exist",
+        ));
+    }
+    Ok(targets)
+}
+
+pub(crate) fn upstream(resolution: Resolution) -> Option<UpstreamIndex> {
+    match resolution {
+        Resolution::Upstream(index) => Some(index),
+        Resolution::Missing | Resolution::HeaderAbsent | Resolution::NotAllowed => None,
+    }
+}
+
+/// Answers a request that does not go on.
+pub(crate) async fn answer(
+    context: Context<'_>,
+    instead: Instead,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    match instead {
+        Instead::Problem(problem) => fail(context, &problem, down, running).await,
+        Instead::Answer {
+            status,
+            mut headers,
+            body,
+            state,
+        } => {
+            state.route.response_headers.apply(&mut headers);
+            if reply::whole(down, status, headers, body).await.is_ok() {
+                running.report.status = status.as_u16();
+            }
+        }
+    }
+}
+
+/// Tells the caller of a problem.
+pub(crate) async fn fail(
+    context: Context<'_>,
+    problem: &Problem,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    let report = &mut running.report;
+    report.code = problem.code;
+    report.error = problem.status.is_server_error();
+    if reply::problem(down, problem, context.is_grpc).await.is_ok() {
+        let as_grpc = context.is_grpc && down.is_h2();
+        report.status = if as_grpc {
+            200
+        } else {
+            problem.status.as_u16()
+        };
+        report.grpc = as_grpc.then(|| u16::from(problem.grpc.code()));
+    }
+}

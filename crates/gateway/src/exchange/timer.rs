@@ -1,0 +1,39 @@
+//! A precise timer that costs nothing until a deadline exists.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Context;
+use std::time::Instant;
+
+use tokio::time::Sleep;
+
+/// Made with the first deadline, moved with the next.
+#[derive(Debug, Default)]
+pub(crate) struct Timer {
+    sleep: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Timer {
+    /// True when `deadline` has passed; otherwise the task is woken then.
+    pub(crate) fn is_over(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = deadline else {
+            return false;
+        };
+        match &mut self.sleep {
+            Some((at, _)) if *at == deadline => {}
+            Some((at, sleep)) => {
+                *at = deadline;
+                sleep.as_mut().reset(deadline.into());
+            }
+            None => {
+                self.sleep = Some((
+                    deadline,
+                    Box::pin(tokio::time::sleep_until(deadline.into())),
+                ))
+            }
+        }
+        self.sleep
+            .as_mut()
+            .is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready())
+    }
+}

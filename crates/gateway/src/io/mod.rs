@@ -1,0 +1,11 @@
+//! Sockets of the data path: plain, Unix and TLS, with writes gathered once a turn where many frames share a connection.
+
+pub(crate) mod buffer;
+pub(crate) mod flood;
+pub(crate) mod raw;
+pub(crate) mod transport;
+pub(crate) mod turn;
+
+pub(crate) use raw::Raw;
+pub(crate) use transport::Transport;
+pub(crate) use turn::Turn;

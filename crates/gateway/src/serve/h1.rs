@@ -1,0 +1,234 @@
+//! A caller's connection of HTTP/1.1: one exchange after the other, parked in between.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode};
+use tidegate_wire::grpc::http_to_grpc_status;
+use tidegate_wire::h1::{HeadReader, RequestError, RequestHead};
+
+use super::{DRAIN_LINGER, old_at};
+use crate::down::Down;
+use crate::down::h1::H1Exchange;
+use crate::exchange::reply::{self, Problem};
+use crate::exchange::{Caller, Incoming, handle, head};
+use crate::watch::Watch;
+use crate::worker::Worker;
+
+/// What is left of a body that nobody wants is read and thrown away up to this size; beyond, the connection is closed.
+const SKIP: u64 = 64 * 1024;
+/// How long a caller may still send after an answer that closes, before the socket goes.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a connection remembers between requests.
+struct Memory {
+    reader: HeadReader,
+    requests: u64,
+    born: Instant,
+}
+
+/// Serves the connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, caller: Rc<Caller>, mut conn: Box<H1Exchange>) {
+    let watch = Watch::new(&worker.watches);
+    let mut memory = Memory {
+        reader: HeadReader::new(),
+        requests: 0,
+        born: Instant::now(),
+    };
+    let idle = caller.listener.config.limits.idle_timeout;
+    loop {
+        if conn.read.bytes.is_empty() {
+            let since = Instant::now();
+            watch.set(idle.map(|t| since + t));
+            let mut lingering = false;
+            let woken = poll_fn(|cx| {
+                if worker.shared.is_draining() && !lingering {
+                    lingering = true;
+                    watch.set(Some(Instant::now() + DRAIN_LINGER));
+                }
+                if watch.poll_over(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                conn.io.poll_read_ready(cx).map(|ready| ready.is_ok())
+            })
+            .await;
+            if !woken {
+                break;
+            }
+        }
+        // The state of an exchange is large; it exists only while there is one.
+        if !Box::pin(burst(&worker, &caller, &mut conn, &watch, &mut memory)).await {
+            break;
+        }
+    }
+}
+
+/// Serves requests until none is at hand; false when the connection is over.
+async fn burst(
+    worker: &Rc<Worker>,
+    caller: &Rc<Caller>,
+    conn: &mut H1Exchange,
+    watch: &Watch,
+    memory: &mut Memory,
+) -> bool {
+    loop {
+        let request = match read_head(conn, caller, watch, memory).await {
+            Head::Request(request) => request,
+            Head::Idle => {
+                conn.read.release();
+                conn.write.release();
+                return true;
+            }
+            Head::Gone => return false,
+            Head::Refused(problem) => {
+                worker
+                    .shared
+                    .stats
+                    .process
+                    .bad_requests
+                    .fetch_add(1, Relaxed);
+                conn.begin_refusal();
+                if reply::problem(&mut Down::H1(conn), &problem, false)
+                    .await
+                    .is_ok()
+                {
+                    linger(conn, watch).await;
+                }
+                return false;
+            }
+        };
+        memory.requests += 1;
+        let max = caller.listener.config.max_requests_per_connection;
+        conn.closing = (max > 0 && memory.requests >= max)
+            || old_at(caller, memory.born).is_some_and(|old| Instant::now() >= old);
+        conn.begin(&request);
+        watch.set(None);
+        let incoming = Incoming {
+            method: request.method,
+            target: request.target,
+            version: head::version_of(request.version),
+            headers: request.headers,
+            body: request.body,
+            upgrade: request.upgrade,
+        };
+        handle(worker, caller, incoming, &mut Down::H1(conn), watch).await;
+        if !conn.may_continue() {
+            if conn.is_answered() && !conn.body_done() && skip(conn, watch).await {
+                continue;
+            }
+            if conn.is_answered() && !conn.is_tunnel() {
+                linger(conn, watch).await;
+            }
+            return false;
+        }
+    }
+}
+
+/// What came of waiting for a head.
+enum Head {
+    Request(RequestHead),
+    /// Nothing is there yet.
+    Idle,
+    Gone,
+    Refused(Problem),
+}
+
+async fn read_head(
+    conn: &mut H1Exchange,
+    caller: &Caller,
+    watch: &Watch,
+    memory: &mut Memory,
+) -> Head {
+    let limits = &caller.listener.limits;
+    let mut timed = false;
+    poll_fn(|cx| {
+        loop {
+            if !conn.read.bytes.is_empty() {
+                let mut scratch = HeaderMap::new();
+                match memory
+                    .reader
+                    .request(&mut conn.read.bytes, limits, &mut scratch)
+                {
+                    Ok(Some(head)) => {
+                        memory.reader = HeadReader::new();
+                        return Poll::Ready(Head::Request(head));
+                    }
+                    Ok(None) => {}
+                    Err(e) => return Poll::Ready(Head::Refused(refusal(&e))),
+                }
+                if !timed {
+                    timed = true;
+                    watch.set(Some(
+                        Instant::now() + caller.listener.config.limits.header_timeout,
+                    ));
+                }
+                if watch.poll_over(cx).is_ready() {
+                    return Poll::Ready(Head::Refused(Problem::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        http_to_grpc_status(StatusCode::REQUEST_TIMEOUT),
+                        "header-timeout",
+                        "the request's head did not come in time",
+                    )));
+                }
+            }
+            match conn.read.poll_fill(&mut conn.io, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Head::Gone),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending if conn.read.bytes.is_empty() => return Poll::Ready(Head::Idle),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+fn refusal(e: &RequestError) -> Problem {
+    let status = e.status();
+    Problem {
+        detail: e.to_string().into(),
+        ..Problem::new(status, http_to_grpc_status(status), e.code(), "")
+    }
+}
+
+/// Reads and throws away the rest of a small request body; true when another request may follow.
+async fn skip(conn: &mut H1Exchange, watch: &Watch) -> bool {
+    if !conn.unread_body().is_some_and(|left| left <= SKIP) || !conn.keeps_alive() {
+        return false;
+    }
+    watch.set(Some(Instant::now() + LINGER));
+    poll_fn(|cx| {
+        while !conn.body_done() {
+            if watch.poll_over(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            if std::task::ready!(conn.poll_part(cx)).is_err() {
+                return Poll::Ready(false);
+            }
+        }
+        Poll::Ready(true)
+    })
+    .await
+}
+
+/// Closes so that the caller can still read the answer: our side ends, and what it sends is read for a while. A plain close with
+/// unread bytes would reset the connection and could destroy the answer on its way.
+async fn linger(conn: &mut H1Exchange, watch: &Watch) {
+    watch.set(Some(Instant::now() + LINGER));
+    poll_fn(|cx| {
+        if watch.poll_over(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        std::task::ready!(conn.poll_close(cx));
+        loop {
+            conn.read.bytes.clear();
+            match std::task::ready!(conn.read.poll_fill(&mut conn.io, cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+    })
+    .await;
+}

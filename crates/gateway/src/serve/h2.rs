@@ -1,0 +1,234 @@
+//! A caller's connection of HTTP/2: each stream is an exchange of its own.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ::h2::server::{Builder, Connection, SendResponse};
+use ::h2::{Reason, RecvStream};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{Request, StatusCode};
+use tidegate_wire::grpc::GrpcStatus;
+use tidegate_wire::h1::BodyLength;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::old_at;
+use crate::down::Down;
+use crate::down::h2::H2Stream;
+use crate::exchange::reply::{self, Problem};
+use crate::exchange::{Caller, Incoming, handle};
+use crate::watch::Watch;
+use crate::worker::Worker;
+
+/// Windows offered to a caller: the connection's bounds what all its streams together can make us hold.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const MAX_FRAME: u32 = 64 * 1024;
+/// Bytes of one stream waiting for the socket.
+const SEND_BUFFER: usize = 256 * 1024;
+/// How long streams may take to end after the connection was told to, beyond the drain's own bound.
+const LAST_GASP: Duration = Duration::from_secs(5);
+
+/// What the streams tell their connection.
+#[derive(Debug)]
+struct Streams {
+    active: Cell<usize>,
+    last: Cell<Instant>,
+}
+
+struct Active(Rc<Streams>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        self.0.last.set(Instant::now());
+    }
+}
+
+/// Serves the connection to its end.
+pub(super) async fn serve<I>(worker: Rc<Worker>, caller: Rc<Caller>, io: I)
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = &caller.listener.config.limits;
+    let handshake = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes.bytes()).unwrap_or(u32::MAX))
+        .handshake::<I, Bytes>(io);
+    let Ok(Ok(mut conn)) = tokio::time::timeout(limits.header_timeout, handshake).await else {
+        return;
+    };
+    let streams = Rc::new(Streams {
+        active: Cell::new(0),
+        last: Cell::new(Instant::now()),
+    });
+    let watch = Watch::new(&worker.watches);
+    let born = Instant::now();
+    let mut life = Life {
+        leaving: None,
+        old_at: old_at(&caller, born),
+        idle: limits.idle_timeout,
+        requests: 0,
+    };
+    let max_requests = caller.listener.config.max_requests_per_connection;
+    loop {
+        let accepted = poll_fn(|cx| {
+            life.look(&worker, &watch, &streams, &mut conn);
+            if watch.poll_over(cx).is_ready() {
+                // The deadline that was over has been acted upon; the next is set.
+                life.look(&worker, &watch, &streams, &mut conn);
+                let _ = watch.poll_over(cx);
+            }
+            conn.poll_accept(cx)
+        })
+        .await;
+        let Some(Ok((request, respond))) = accepted else {
+            break;
+        };
+        life.requests += 1;
+        if max_requests > 0 && life.requests >= max_requests && life.leaving.is_none() {
+            life.leave(&mut conn);
+        }
+        streams.active.set(streams.active.get() + 1);
+        let active = Active(streams.clone());
+        tokio::task::spawn_local(stream(
+            worker.clone(),
+            caller.clone(),
+            request,
+            respond,
+            active,
+        ));
+    }
+    // Nothing more is accepted; what was accepted is still written.
+    let _ = poll_fn(|cx| conn.poll_closed(cx)).await;
+}
+
+/// How much longer a connection is to live.
+struct Life {
+    /// Set when the peer was told that no further stream is taken.
+    leaving: Option<Instant>,
+    old_at: Option<Instant>,
+    idle: Option<Duration>,
+    requests: u64,
+}
+
+impl Life {
+    /// Tells the peer to go when it is time, and sets the watch to when to look again.
+    fn look<I>(
+        &mut self,
+        worker: &Worker,
+        watch: &Watch,
+        streams: &Streams,
+        conn: &mut Connection<I, Bytes>,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let now = Instant::now();
+        if let Some(since) = self.leaving {
+            // A peer that neither ends its streams nor the connection is cut in the end.
+            if streams.active.get() == 0 && now.duration_since(since) > LAST_GASP {
+                conn.abrupt_shutdown(Reason::NO_ERROR);
+            }
+            watch.set(Some(now + LAST_GASP));
+            return;
+        }
+        let old = self.old_at.is_some_and(|at| now >= at);
+        let idle_at = self.idle.map(|t| streams.last.get() + t);
+        let idle = streams.active.get() == 0 && idle_at.is_some_and(|at| now >= at);
+        if worker.shared.is_draining() || old || idle {
+            self.leave(conn);
+            watch.set(Some(now + LAST_GASP));
+            return;
+        }
+        let next_look = match (
+            idle_at.map(|at| at.max(now + Duration::from_secs(1))),
+            self.old_at,
+        ) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        watch.set(next_look);
+    }
+
+    fn leave<I>(&mut self, conn: &mut Connection<I, Bytes>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        conn.graceful_shutdown();
+        self.leaving = Some(Instant::now());
+    }
+}
+
+/// One exchange.
+async fn stream(
+    worker: Rc<Worker>,
+    caller: Rc<Caller>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    _active: Active,
+) {
+    let (parts, recv) = request.into_parts();
+    let body = if recv.is_end_stream() {
+        BodyLength::None
+    } else {
+        match parts
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.parse().ok())
+        {
+            Some(length) => BodyLength::Exact(length),
+            None => BodyLength::Chunked,
+        }
+    };
+    let mut side = H2Stream::new(recv, respond);
+    let refused = refusal(&parts, caller.listener.limits.headers);
+    let incoming = Incoming {
+        method: parts.method,
+        target: parts.uri,
+        version: parts.version,
+        headers: parts.headers,
+        body,
+        upgrade: false,
+    };
+    let mut down = Down::H2(&mut side);
+    if let Some(problem) = refused {
+        let is_grpc = tidegate_wire::grpc::is_grpc(&incoming.headers);
+        let _ = reply::problem(&mut down, &problem, is_grpc).await;
+        side.stop_request();
+        return;
+    }
+    let watch = Watch::new(&worker.watches);
+    handle(&worker, &caller, incoming, &mut down, &watch).await;
+    side.stop_request();
+}
+
+/// What the codec lets through and we do not.
+fn refusal(parts: &http::request::Parts, max_headers: usize) -> Option<Problem> {
+    if parts.headers.len() > max_headers {
+        return Some(Problem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            GrpcStatus::ResourceExhausted,
+            "too-many-headers",
+            "the request has more header fields than the listener allows",
+        ));
+    }
+    // RFC 9113 §8.3.1: a host field that names another authority is a way past routing.
+    if let (Some(authority), Some(host)) = (parts.uri.authority(), parts.headers.get(HOST))
+        && !host
+            .as_bytes()
+            .eq_ignore_ascii_case(authority.as_str().as_bytes())
+    {
+        return Some(Problem::bad_request(
+            "bad-host",
+            "host and :authority differ",
+        ));
+    }
+    None
+}

@@ -1,0 +1,366 @@
+//! The connections of one worker to one endpoint.
+//!
+//! HTTP/1.1: a stack of idle connections, the warmest on top. HTTP/2: a few connections, each filled up to a soft limit of streams before
+//! the next is opened, so that no request waits behind a full one. New connections are bounded by the upstream's shared [`Slots`].
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use super::connect::{Fresh, connect};
+use super::h1::{H1Conn, H1Up};
+use super::h2::{H2Conn, H2Up, Lease};
+use super::slots::{Slot, Waiting};
+use super::{OutRequest, Up, UpError};
+use crate::io::buffer::{ReadBuf, WriteBuf};
+use crate::upstream::{Protocol, Target, Upstream};
+
+/// Connections being opened at once to one endpoint for HTTP/2: a burst of requests must not open one each.
+const OPENING: usize = 2;
+
+/// Counts an open connection for the endpoint (all workers) and for the upstream (this worker).
+#[derive(Debug)]
+pub(crate) struct OpenConn {
+    target: Arc<Target>,
+    local: Rc<Cell<usize>>,
+}
+
+impl OpenConn {
+    fn new(target: &Arc<Target>, local: &Rc<Cell<usize>>) -> Self {
+        count(&target.open, 1);
+        local.set(local.get() + 1);
+        Self {
+            target: target.clone(),
+            local: local.clone(),
+        }
+    }
+}
+
+impl Drop for OpenConn {
+    fn drop(&mut self) {
+        count(&self.target.open, -1);
+        self.local.set(self.local.get() - 1);
+    }
+}
+
+fn count(counter: &AtomicU64, by: i64) {
+    counter.fetch_add(by as u64, Ordering::Relaxed);
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct EndpointConns {
+    upstream: Arc<Upstream>,
+    target: Arc<Target>,
+    /// Connections of this worker to the whole upstream.
+    local: Rc<Cell<usize>>,
+    idle: RefCell<Vec<Box<H1Conn>>>,
+    h2: RefCell<Vec<Rc<H2Conn>>>,
+    opening: Cell<usize>,
+    waiters: RefCell<Vec<Waker>>,
+    /// What ALPN agreed on last, for `protocol: auto` under TLS.
+    speaks_h2: Cell<Option<bool>>,
+    /// The endpoint is gone: connections that come back are closed.
+    retired: Cell<bool>,
+}
+
+/// A place for one request.
+#[derive(Debug)]
+pub(crate) enum Place {
+    H1(Box<H1Conn>, Rc<EndpointConns>),
+    H2(Lease),
+}
+
+impl Place {
+    /// Begins the request.
+    pub(crate) fn start(self, request: &OutRequest) -> Result<Up, UpError> {
+        match self {
+            Place::H1(conn, home) => Ok(Up::H1(H1Up::start(conn, home, request))),
+            Place::H2(lease) => H2Up::start(lease, request).map(Up::H2),
+        }
+    }
+}
+
+/// What to do next for somebody who wants a place.
+enum Step {
+    Take(Place),
+    Open(Slot, Protocol),
+    /// Every connection is busy and no further one may be opened now.
+    Wait,
+}
+
+impl EndpointConns {
+    pub(crate) fn new(
+        upstream: Arc<Upstream>,
+        target: Arc<Target>,
+        local: Rc<Cell<usize>>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            upstream,
+            target,
+            local,
+            idle: RefCell::default(),
+            h2: RefCell::default(),
+            opening: Cell::new(0),
+            waiters: RefCell::default(),
+            speaks_h2: Cell::new(None),
+            retired: Cell::new(false),
+        })
+    }
+
+    /// A connection that is at hand with room for one request: the usual case, without any waiting state.
+    pub(crate) fn try_place(self: &Rc<Self>, wanted: Protocol) -> Option<Place> {
+        match self.step(wanted) {
+            Step::Take(place) => Some(place),
+            // The slot goes back; `place` takes it again.
+            Step::Open(..) | Step::Wait => None,
+        }
+    }
+
+    /// Finds or makes a connection with room for one request. `wanted` is the protocol that the request asks for.
+    pub(crate) async fn place(self: &Rc<Self>, wanted: Protocol) -> Result<Place, UpError> {
+        match self.step(wanted) {
+            Step::Take(place) => return Ok(place),
+            Step::Open(slot, protocol) => {
+                if let Some(place) = self.open(slot, protocol).await? {
+                    return Ok(place);
+                }
+            }
+            Step::Wait => {}
+        }
+        let Some(_pending) = self.upstream.live.pending.try_acquire() else {
+            return Err(UpError::Overflow);
+        };
+        let deadline = tokio::time::Instant::now() + self.upstream.settings.connect_timeout;
+        loop {
+            let mut waiting: Option<Waiting> = None;
+            let step = tokio::time::timeout_at(
+                deadline,
+                poll_fn(|cx| {
+                    // Registered before the look, so that nothing that comes free in between is missed.
+                    let mut local = self.waiters.borrow_mut();
+                    if !local.iter().any(|w| w.will_wake(cx.waker())) {
+                        local.push(cx.waker().clone());
+                    }
+                    drop(local);
+                    waiting
+                        .get_or_insert_with(|| self.upstream.live.slots.wait())
+                        .register(cx.waker());
+                    match self.step(wanted) {
+                        Step::Wait => Poll::Pending,
+                        step => Poll::Ready(step),
+                    }
+                }),
+            )
+            .await;
+            match step {
+                Err(_) => return Err(UpError::ConnectTimeout),
+                Ok(Step::Take(place)) => return Ok(place),
+                Ok(Step::Open(slot, protocol)) => {
+                    if let Some(place) = self.open(slot, protocol).await? {
+                        return Ok(place);
+                    }
+                }
+                Ok(Step::Wait) => {}
+            }
+        }
+    }
+
+    fn step(self: &Rc<Self>, wanted: Protocol) -> Step {
+        let protocol = match (self.upstream.settings.protocol, wanted) {
+            (Protocol::Auto, Protocol::Auto) if self.upstream.settings.tls.is_some() => {
+                match self.speaks_h2.get() {
+                    Some(true) => Protocol::Http2,
+                    Some(false) => Protocol::Http1,
+                    None => Protocol::Auto,
+                }
+            }
+            (Protocol::Auto, Protocol::Auto) => Protocol::Http1,
+            (Protocol::Auto, wanted) => wanted,
+            (set, _) => set,
+        };
+        if protocol == Protocol::Http2 {
+            self.step_h2()
+        } else {
+            if let Some(conn) = self.take_idle() {
+                return Step::Take(Place::H1(conn, self.clone()));
+            }
+            match self.upstream.live.slots.try_take(self.local.get()) {
+                Some(slot) => Step::Open(slot, protocol),
+                None => Step::Wait,
+            }
+        }
+    }
+
+    fn step_h2(self: &Rc<Self>) -> Step {
+        let soft = self.upstream.settings.http2_streams;
+        let max_age = self.upstream.settings.max_age;
+        let now = Instant::now();
+        let mut conns = self.h2.borrow_mut();
+        conns.retain(|c| {
+            !c.closed.get() && max_age.is_none_or(|age| now.duration_since(c.born) < age)
+        });
+        let mut best: Option<&Rc<H2Conn>> = None;
+        let mut spare: Option<&Rc<H2Conn>> = None;
+        for conn in conns.iter() {
+            let active = conn.active.get();
+            let limit = conn.peer_limit();
+            if active >= limit || self.is_used_up(conn.streams.get()) {
+                continue;
+            }
+            // The fullest below the soft limit: frames of many streams share a write, and spare connections can end.
+            if active < soft {
+                if best.is_none_or(|b| b.active.get() < active) {
+                    best = Some(conn);
+                }
+            } else if spare.is_none_or(|s| s.active.get() > active) {
+                spare = Some(conn);
+            }
+        }
+        if let Some(conn) = best {
+            return Step::Take(Place::H2(Lease::new(conn.clone(), self.clone())));
+        }
+        let may_open = self.opening.get() < OPENING;
+        if may_open && let Some(slot) = self.upstream.live.slots.try_take(self.local.get()) {
+            return Step::Open(slot, Protocol::Http2);
+        }
+        // Over the soft limit is better than waiting for a slot.
+        if let Some(conn) = spare {
+            return Step::Take(Place::H2(Lease::new(conn.clone(), self.clone())));
+        }
+        Step::Wait
+    }
+
+    fn is_used_up(&self, requests: u64) -> bool {
+        let max = self.upstream.settings.max_requests_per_connection;
+        max > 0 && requests >= max
+    }
+
+    fn take_idle(&self) -> Option<Box<H1Conn>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut conn) = idle.pop() {
+            if conn.is_quiet() {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// `None` when the connection turned out to speak HTTP/2 and another request took its place already.
+    async fn open(
+        self: &Rc<Self>,
+        slot: Slot,
+        protocol: Protocol,
+    ) -> Result<Option<Place>, UpError> {
+        let open = OpenConn::new(&self.target, &self.local);
+        let opening = Opening::new(self);
+        let fresh = connect(&self.upstream, &self.target, protocol).await?;
+        let conn = match fresh {
+            Fresh::H1(io) => {
+                self.speaks_h2.set(Some(false));
+                let now = Instant::now();
+                let conn = H1Conn {
+                    io,
+                    read: ReadBuf::default(),
+                    write: WriteBuf::default(),
+                    idle_since: now,
+                    born: now,
+                    requests: 0,
+                    _slot: slot,
+                    _open: open,
+                };
+                return Ok(Some(Place::H1(Box::new(conn), self.clone())));
+            }
+            Fresh::H2(io) => {
+                H2Conn::open(io, self, slot, open, self.upstream.settings.keepalive).await?
+            }
+            Fresh::H2Tls(io) => {
+                self.speaks_h2.set(Some(true));
+                H2Conn::open(*io, self, slot, open, self.upstream.settings.keepalive).await?
+            }
+        };
+        drop(opening);
+        let lease = Lease::new(conn.clone(), self.clone());
+        self.h2.borrow_mut().push(conn);
+        self.wake();
+        Ok(Some(Place::H2(lease)))
+    }
+
+    /// Takes a connection back after an exchange.
+    pub(crate) fn put_h1(&self, mut conn: Box<H1Conn>) {
+        let settings = &self.upstream.settings;
+        let old = settings
+            .max_age
+            .is_some_and(|age| conn.born.elapsed() >= age);
+        if self.retired.get() || old || self.is_used_up(u64::from(conn.requests)) {
+            return;
+        }
+        // Somebody on another worker waits for a slot, and nobody here for a connection: the slot goes there.
+        if self.waiters.borrow().is_empty() && self.upstream.live.slots.contended() {
+            return;
+        }
+        conn.idle_since = Instant::now();
+        self.idle.borrow_mut().push(conn);
+        self.wake();
+    }
+
+    /// A stream ended: there is room on its connection.
+    pub(crate) fn stream_over(&self) {
+        self.wake();
+    }
+
+    /// Drops connections that can't take streams any more.
+    pub(crate) fn forget_closed(&self) {
+        self.h2.borrow_mut().retain(|c| !c.closed.get());
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if !self.waiters.borrow().is_empty() {
+            for waker in self.waiters.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Closes what has been idle for too long; true when nothing is left.
+    pub(crate) fn sweep(&self, now: Instant) -> bool {
+        let idle_timeout = self.upstream.settings.idle_timeout;
+        let keep = |since: Instant| idle_timeout.is_none_or(|t| now.duration_since(since) < t);
+        self.idle
+            .borrow_mut()
+            .retain_mut(|c| keep(c.idle_since) && c.is_quiet());
+        self.h2
+            .borrow_mut()
+            .retain(|c| !c.closed.get() && (c.active.get() > 0 || keep(c.idle_since.get())));
+        self.idle.borrow().is_empty() && self.h2.borrow().is_empty() && self.opening.get() == 0
+    }
+
+    /// The endpoint is no member any more: idle connections close now, busy ones when they are done.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+        self.h2.borrow_mut().clear();
+    }
+}
+
+/// Counts a connection that is being opened.
+struct Opening<'a>(&'a EndpointConns);
+
+impl<'a> Opening<'a> {
+    fn new(home: &'a EndpointConns) -> Self {
+        home.opening.set(home.opening.get() + 1);
+        Self(home)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opening.set(self.0.opening.get() - 1);
+        self.0.wake();
+    }
+}

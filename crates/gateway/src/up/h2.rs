@@ -1,0 +1,343 @@
+//! One request on a stream of HTTP/2, and the connection that carries many.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use ::h2::client::{Builder, ResponseFuture, SendRequest};
+use ::h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use bytes::Bytes;
+use http::header::HOST;
+use http::uri::Authority;
+use http::{HeaderMap, Request, Uri, Version};
+use tidegate_wire::h1::BodyLength;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::conns::{EndpointConns, OpenConn};
+use super::slots::Slot;
+use super::{OutRequest, UpError, UpHead, UpResponse};
+use crate::down::Part;
+use crate::down::h2::send_within_window;
+
+/// Windows offered to an endpoint: large enough for a gigabit over a long way, small enough to bound what a slow caller makes us hold.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const MAX_FRAME: u32 = 64 * 1024;
+/// Bytes that one stream may have waiting for the socket.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Largest header list of an answer.
+const HEADER_LIST: u32 = 256 * 1024;
+
+/// A connection of HTTP/2, shared by the requests of this worker.
+#[derive(Debug)]
+pub(crate) struct H2Conn {
+    send: RefCell<SendRequest<Bytes>>,
+    pub(crate) active: Cell<usize>,
+    /// No further streams: the peer said GOAWAY, the connection broke or is too old.
+    pub(crate) closed: Cell<bool>,
+    pub(crate) born: Instant,
+    pub(crate) idle_since: Cell<Instant>,
+    pub(crate) streams: Cell<u64>,
+}
+
+/// Keepalive of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keepalive {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+}
+
+impl H2Conn {
+    /// Shakes hands and starts the task that drives the connection until its end.
+    pub(crate) async fn open<I>(
+        io: I,
+        home: &Rc<EndpointConns>,
+        slot: Slot,
+        open: OpenConn,
+        keepalive: Option<Keepalive>,
+    ) -> Result<Rc<Self>, UpError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let (send, mut connection) = Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
+            .max_send_buffer_size(SEND_BUFFER)
+            .max_header_list_size(HEADER_LIST)
+            .enable_push(false)
+            .handshake::<I, Bytes>(io)
+            .await
+            .map_err(|_| UpError::Connect)?;
+        let now = Instant::now();
+        let conn = Rc::new(Self {
+            send: RefCell::new(send),
+            active: Cell::new(0),
+            closed: Cell::new(false),
+            born: now,
+            idle_since: Cell::new(now),
+            streams: Cell::new(0),
+        });
+        let pings = keepalive.and_then(|k| connection.ping_pong().map(|p| (p, k)));
+        let weak = Rc::downgrade(&conn);
+        let home = Rc::downgrade(home);
+        tokio::task::spawn_local(async move {
+            match pings {
+                None => {
+                    let _ = connection.await;
+                }
+                Some((pings, k)) => {
+                    tokio::select! {
+                        _ = connection => {}
+                        () = keep_alive(pings, k) => {}
+                    }
+                }
+            }
+            if let Some(conn) = weak.upgrade() {
+                conn.closed.set(true);
+            }
+            if let Some(home) = home.upgrade() {
+                home.forget_closed();
+            }
+            drop((slot, open));
+        });
+        Ok(conn)
+    }
+
+    /// Streams that the peer allows at once.
+    pub(crate) fn peer_limit(&self) -> usize {
+        self.send.borrow().current_max_send_streams()
+    }
+}
+
+/// Pings at the interval; returns when an answer does not come in time.
+async fn keep_alive(mut pings: PingPong, k: Keepalive) {
+    loop {
+        tokio::time::sleep(k.interval).await;
+        if tokio::time::timeout(k.timeout, pings.ping(Ping::opaque()))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// A reserved place on a connection, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    conn: Rc<H2Conn>,
+    home: Rc<EndpointConns>,
+}
+
+impl Lease {
+    pub(crate) fn new(conn: Rc<H2Conn>, home: Rc<EndpointConns>) -> Self {
+        conn.active.set(conn.active.get() + 1);
+        conn.streams.set(conn.streams.get() + 1);
+        Self { conn, home }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let active = self.conn.active.get() - 1;
+        self.conn.active.set(active);
+        if active == 0 {
+            self.conn.idle_since.set(Instant::now());
+        }
+        self.home.stream_over();
+    }
+}
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct H2Up {
+    lease: Lease,
+    response: ResponseFuture,
+    send: SendStream<Bytes>,
+    recv: Option<RecvStream>,
+    waiting: Option<(Bytes, bool)>,
+    sent: bool,
+    data_over: bool,
+    body_done: bool,
+}
+
+impl H2Up {
+    /// Begins the stream.
+    pub(crate) fn start(lease: Lease, request: &OutRequest) -> Result<Self, UpError> {
+        let mut headers = request.headers.clone();
+        // HTTP/2 names the host in `:authority`.
+        let host = headers.remove(HOST);
+        let authority = request
+            .authority
+            .clone()
+            .or_else(|| Authority::try_from(host?.as_bytes()).ok());
+        let uri = Uri::builder()
+            .scheme(request.scheme.clone())
+            .authority(authority.unwrap_or_else(|| Authority::from_static("localhost")))
+            .path_and_query(request.path.clone());
+        let mut head = Request::new(());
+        *head.uri_mut() = uri.build().map_err(|_| UpError::Unsent)?;
+        *head.method_mut() = request.method.clone();
+        *head.version_mut() = Version::HTTP_2;
+        *head.headers_mut() = headers;
+        let end = request.body == BodyLength::None;
+        let sent = lease.conn.send.borrow_mut().send_request(head, end);
+        let (response, send) = match sent {
+            Ok(pair) => pair,
+            Err(_) => {
+                // The connection is on its way out; nothing was written.
+                lease.conn.closed.set(true);
+                return Err(UpError::Unsent);
+            }
+        };
+        Ok(Self {
+            lease,
+            response,
+            send,
+            recv: None,
+            waiting: None,
+            sent: end,
+            data_over: false,
+            body_done: false,
+        })
+    }
+
+    fn classify(&self, e: &::h2::Error) -> UpError {
+        if e.is_go_away() && e.is_remote() {
+            self.lease.conn.closed.set(true);
+            return UpError::Refused;
+        }
+        match e.reason() {
+            Some(Reason::REFUSED_STREAM) if e.is_remote() => UpError::Refused,
+            Some(Reason::PROTOCOL_ERROR) if !e.is_remote() => UpError::Malformed,
+            _ => UpError::Reset,
+        }
+    }
+
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpError>> {
+        while let Some((data, end)) = self.waiting.take() {
+            match send_within_window(&mut self.send, data, end) {
+                Ok(None) => {}
+                Ok(Some(rest)) => {
+                    self.waiting = Some((rest, end));
+                    match ready!(self.send.poll_capacity(cx)) {
+                        Some(Ok(_)) => {}
+                        Some(Err(_)) | None => {
+                            // The endpoint wants no more of it; its answer or reset comes at `poll_head` and `poll_part`.
+                            self.waiting = None;
+                            self.sent = true;
+                        }
+                    }
+                }
+                Err(()) => self.sent = true,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(crate) fn data(&mut self, data: Bytes, end: bool) -> Result<(), UpError> {
+        if self.sent {
+            return Ok(());
+        }
+        match send_within_window(&mut self.send, data, end) {
+            Ok(None) => self.sent = end,
+            Ok(Some(rest)) => {
+                self.waiting = Some((rest, end));
+                self.sent = end;
+            }
+            Err(()) => self.sent = true,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn trailers(&mut self, trailers: HeaderMap) -> Result<(), UpError> {
+        // Refused only when the stream is over already, which is seen when its answer is polled.
+        let _ = self.send.send_trailers(trailers);
+        self.sent = true;
+        Ok(())
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpError>> {
+        self.poll_room(cx)
+    }
+
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpHead, UpError>> {
+        if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
+            let (parts, ()) = interim.into_parts();
+            return Poll::Ready(Ok(UpHead::Interim(parts.status, parts.headers)));
+        }
+        match ready!(Pin::new(&mut self.response).poll(cx)) {
+            Ok(response) => {
+                let (parts, recv) = response.into_parts();
+                let body = if recv.is_end_stream() {
+                    BodyLength::None
+                } else {
+                    let length = parts
+                        .headers
+                        .get(http::header::CONTENT_LENGTH)
+                        .and_then(|v| v.to_str().ok());
+                    length
+                        .and_then(|v| v.parse().ok())
+                        .map_or(BodyLength::Chunked, BodyLength::Exact)
+                };
+                self.body_done = recv.is_end_stream();
+                self.recv = Some(recv);
+                Poll::Ready(Ok(UpHead::Final(UpResponse {
+                    status: parts.status,
+                    headers: parts.headers,
+                    body,
+                })))
+            }
+            Err(e) => Poll::Ready(Err(self.classify(&e))),
+        }
+    }
+
+    pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, UpError>> {
+        let Some(recv) = &mut self.recv else {
+            return Poll::Ready(Err(UpError::Reset));
+        };
+        if !self.data_over {
+            match ready!(recv.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    let _ = recv.flow_control().release_capacity(data.len());
+                    self.body_done = recv.is_end_stream();
+                    return Poll::Ready(Ok(Part::Data(data)));
+                }
+                Some(Err(e)) => {
+                    // An endpoint may end its answer and wave the rest of the request away (RFC 9113 §8.1).
+                    if e.reason() == Some(Reason::NO_ERROR) && e.is_remote() && e.is_reset() {
+                        self.body_done = true;
+                        return Poll::Ready(Ok(Part::End));
+                    }
+                    return Poll::Ready(Err(self.classify(&e)));
+                }
+                None => self.data_over = true,
+            }
+        }
+        let part = match ready!(recv.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Part::Trailers(trailers),
+            Ok(None) => Part::End,
+            Err(e) => return Poll::Ready(Err(self.classify(&e))),
+        };
+        self.body_done = true;
+        Poll::Ready(Ok(part))
+    }
+
+    pub(crate) fn body_done(&self) -> bool {
+        self.body_done
+    }
+
+    pub(crate) fn finish(mut self) {
+        if !self.sent {
+            self.send.send_reset(Reason::NO_ERROR);
+        }
+    }
+
+    pub(crate) fn cancel(mut self) {
+        self.send.send_reset(Reason::CANCEL);
+    }
+}

@@ -1,0 +1,161 @@
+//! The endpoint's side of an exchange: connections that this worker holds, and one request on one of them.
+
+pub(crate) mod connect;
+pub(crate) mod conns;
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod slots;
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, StatusCode};
+use tidegate_wire::h1::BodyLength;
+
+use crate::down::Part;
+
+/// The request as it leaves: the same for every attempt but for what belongs to the endpoint.
+#[derive(Debug)]
+pub(crate) struct OutRequest {
+    pub(crate) method: Method,
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Option<Authority>,
+    pub(crate) path: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: BodyLength,
+    /// The caller wants to switch protocols (WebSocket and the like).
+    pub(crate) upgrade: bool,
+}
+
+/// What came first from the endpoint.
+#[derive(Debug)]
+pub(crate) enum UpHead {
+    /// 1xx: more will follow.
+    Interim(StatusCode, HeaderMap),
+    Final(UpResponse),
+}
+
+/// The head of the answer.
+#[derive(Debug)]
+pub(crate) struct UpResponse {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: BodyLength,
+}
+
+/// Why the endpoint's side failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UpError {
+    /// No connection could be made.
+    Connect,
+    /// Nothing of the request reached the endpoint.
+    Unsent,
+    /// The endpoint said that it did not process the request (REFUSED_STREAM, GOAWAY beyond the id).
+    Refused,
+    /// The connection or stream ended after something had been written.
+    Reset,
+    /// The answer breaks the protocol.
+    Malformed,
+    /// Too many wait or run already: a circuit breaker of ours.
+    Overflow,
+    /// No connection in time.
+    ConnectTimeout,
+}
+
+impl UpError {
+    /// In words, for events and answers.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            UpError::Connect => "the connection failed",
+            UpError::Unsent => "the connection was closed before the request was sent",
+            UpError::Refused => "the endpoint refused the stream",
+            UpError::Reset => "the connection was reset before the answer",
+            UpError::Malformed => "the answer breaks the protocol",
+            UpError::Overflow => "a limit of the connection pool is reached",
+            UpError::ConnectTimeout => "no connection within the connect timeout",
+        }
+    }
+}
+
+/// One request under way at an endpoint.
+#[derive(Debug)]
+pub(crate) enum Up {
+    H1(h1::H1Up),
+    H2(h2::H2Up),
+}
+
+macro_rules! each {
+    ($self:ident, $u:ident => $e:expr) => {
+        match $self {
+            Up::H1($u) => $e,
+            Up::H2($u) => $e,
+        }
+    };
+}
+
+impl Up {
+    /// Ready when another piece of the request may be given.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpError>> {
+        each!(self, u => u.poll_room(cx))
+    }
+
+    pub(crate) fn data(&mut self, data: Bytes, end: bool) -> Result<(), UpError> {
+        each!(self, u => u.data(data, end))
+    }
+
+    pub(crate) fn trailers(&mut self, trailers: HeaderMap) -> Result<(), UpError> {
+        each!(self, u => u.trailers(trailers))
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpError>> {
+        each!(self, u => u.poll_flush(cx))
+    }
+
+    /// The next head: interim ones, then the final one.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpHead, UpError>> {
+        each!(self, u => u.poll_head(cx))
+    }
+
+    /// The next piece of the answer's body.
+    pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, UpError>> {
+        each!(self, u => u.poll_part(cx))
+    }
+
+    /// True when no piece of the answer will follow.
+    pub(crate) fn body_done(&self) -> bool {
+        each!(self, u => u.body_done())
+    }
+
+    /// The exchange is complete: the connection may serve another.
+    pub(crate) fn finish(self) {
+        match self {
+            Up::H1(u) => u.finish(),
+            Up::H2(u) => u.finish(),
+        }
+    }
+
+    /// The caller left or another attempt won: the endpoint learns it at once.
+    pub(crate) fn cancel(self) {
+        match self {
+            // Dropping the connection closes it.
+            Up::H1(_) => {}
+            Up::H2(u) => u.cancel(),
+        }
+    }
+
+    /// In a tunnel: tells this side that nothing more will come.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Up::H1(u) => u.poll_close(cx),
+            Up::H2(_) => Poll::Ready(()),
+        }
+    }
+
+    /// From here on bytes pass as they come, both ways. Only HTTP/1.1 can.
+    pub(crate) fn tunnel(&mut self) {
+        if let Up::H1(u) = self {
+            u.tunnel();
+        }
+    }
+}

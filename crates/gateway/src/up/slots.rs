@@ -1,0 +1,124 @@
+//! `max_connections`, exact across workers.
+//!
+//! Workers don't share connections, but they share the limit. A slot that comes free wakes the waiters, on whatever worker they are. A worker
+//! that has no connection at all to the upstream may always open one: otherwise the others could starve it for ever.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+
+/// The shared account.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    max: AtomicUsize,
+    open: AtomicUsize,
+    waiting: AtomicUsize,
+    queue: Mutex<Vec<Waker>>,
+}
+
+/// The right to hold one connection, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Slots>);
+
+/// Somebody who waits for a slot or an idle connection, counted while it exists.
+#[derive(Debug)]
+pub(crate) struct Waiting(Arc<Slots>);
+
+impl Slots {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            max: AtomicUsize::new(max),
+            open: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
+        })
+    }
+
+    /// Another limit; connections beyond a lower one stay until they end.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// `local` is how many connections this worker has itself.
+    pub(crate) fn try_take(self: &Arc<Self>, local: usize) -> Option<Slot> {
+        let max = self.max.load(Ordering::Relaxed);
+        let taken = self
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |open| {
+                (open < max || local == 0).then_some(open + 1)
+            });
+        taken.is_ok().then(|| Slot(self.clone()))
+    }
+
+    /// Whether anyone waits, on any worker.
+    pub(crate) fn contended(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn wait(self: &Arc<Self>) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waiting(self.clone())
+    }
+
+    /// Wakes all: a waiter that was cancelled meanwhile must not swallow the only wake-up, and waiting is rare.
+    fn wake(&self) {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let wakers = std::mem::take(&mut *self.queue());
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
+        self.queue
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// Wakes `waker` at the next free slot. To be called again after each wake-up.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut queue = self.0.queue();
+        if !queue.iter().any(|w| w.will_wake(waker)) {
+            queue.push(waker.clone());
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_exact_and_every_worker_may_have_one() {
+        let slots = Slots::new(2);
+        let a = slots.try_take(0).expect("free");
+        let _b = slots.try_take(1).expect("free");
+        assert!(slots.try_take(1).is_none());
+        let c = slots
+            .try_take(0)
+            .expect("a worker without any may open one");
+        drop(c);
+        assert!(slots.try_take(1).is_none());
+        drop(a);
+        assert!(slots.try_take(1).is_some());
+    }
+}

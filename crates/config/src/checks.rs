@@ -58,8 +58,13 @@ within!(u16, u32, u64, f64);
 
 fn bounds(schema: &mut Json, min: &Json, max: &Json) {
     if let Some(alternatives) = schema.get_mut("anyOf").and_then(Json::as_array_mut) {
-        alternatives.iter_mut().for_each(|schema| bounds(schema, min, max));
-    } else if schema.get("type").is_some_and(|t| t == "integer" || t == "number") {
+        alternatives
+            .iter_mut()
+            .for_each(|schema| bounds(schema, min, max));
+    } else if schema
+        .get("type")
+        .is_some_and(|t| t == "integer" || t == "number")
+    {
         schema["minimum"] = min.clone();
         schema["maximum"] = max.clone();
     }
@@ -74,8 +79,20 @@ pub(crate) const TIMER: Lasting = Lasting(Duration::from_micros(1), Duration::fr
 impl Check<Duration> for Lasting {
     fn check(&self, value: &Duration, node: &Node, cx: &mut Cx<'_>) {
         if *value < self.0 || *value > self.1 {
-            let message = if value.is_zero() { "a time of no length" } else { "a time out of range" };
-            cx.error(node.span, message, format!("write a time from {} to {}", format_duration(self.0), format_duration(self.1)));
+            let message = if value.is_zero() {
+                "a time of no length"
+            } else {
+                "a time out of range"
+            };
+            cx.error(
+                node.span,
+                message,
+                format!(
+                    "write a time from {} to {}",
+                    format_duration(self.0),
+                    format_duration(self.1)
+                ),
+            );
         }
     }
 }
@@ -83,7 +100,9 @@ impl Check<Duration> for Lasting {
 impl Check<Option<Duration>> for Lasting {
     fn check(&self, value: &Option<Duration>, node: &Node, cx: &mut Cx<'_>) {
         match value {
-            Some(Duration::ZERO) => cx.error(node.span, "a time of no length", "write `off` for no bound"),
+            Some(Duration::ZERO) => {
+                cx.error(node.span, "a time of no length", "write `off` for no bound")
+            }
             Some(value) => self.check(value, node, cx),
             None => {}
         }
@@ -95,7 +114,11 @@ pub(crate) struct SizeWithin(pub(crate) ByteSize, pub(crate) ByteSize);
 impl Check<ByteSize> for SizeWithin {
     fn check(&self, value: &ByteSize, node: &Node, cx: &mut Cx<'_>) {
         if *value < self.0 || *value > self.1 {
-            cx.error(node.span, "a size out of range", format!("write a size from {} to {}", self.0, self.1));
+            cx.error(
+                node.span,
+                "a size out of range",
+                format!("write a size from {} to {}", self.0, self.1),
+            );
         }
     }
 }
@@ -134,7 +157,11 @@ impl Check<String> for Defines {
     fn check(&self, value: &String, node: &Node, cx: &mut Cx<'_>) {
         let good = |c: char| c.is_alphanumeric() || "_-.:/@".contains(c);
         if value.is_empty() || value.chars().count() > 128 || !value.chars().all(good) {
-            cx.error(node.span, "not a name", "write 1 to 128 letters, digits or one of _ - . : / @");
+            cx.error(
+                node.span,
+                "not a name",
+                "write 1 to 128 letters, digits or one of _ - . : / @",
+            );
             return;
         }
         let path = cx.path_string();
@@ -171,11 +198,23 @@ pub(crate) struct RequestPath;
 impl Check<String> for RequestPath {
     fn check(&self, value: &String, node: &Node, cx: &mut Cx<'_>) {
         if !value.starts_with('/') {
-            cx.error(node.span, "a path that does not begin with `/`", format!("write /{}", value.trim_start_matches('*')));
+            cx.error(
+                node.span,
+                "a path that does not begin with `/`",
+                format!("write /{}", value.trim_start_matches('*')),
+            );
         } else if value.contains(['?', '#']) {
-            cx.error(node.span, "a path with a query or a fragment", "a path ends before `?`; query parameters are matched by `query`");
+            cx.error(
+                node.span,
+                "a path with a query or a fragment",
+                "a path ends before `?`; query parameters are matched by `query`",
+            );
         } else if value.chars().any(|c| c.is_control() || c == ' ') {
-            cx.error(node.span, "a path with blanks or control characters", "write it as it is on the wire, percent-encoded");
+            cx.error(
+                node.span,
+                "a path with blanks or control characters",
+                "write it as it is on the wire, percent-encoded",
+            );
         }
     }
 
@@ -200,7 +239,11 @@ pub(crate) struct True;
 impl Check<bool> for True {
     fn check(&self, value: &bool, node: &Node, cx: &mut Cx<'_>) {
         if !value {
-            cx.error(node.span, "false where only true has a meaning", "remove the key instead");
+            cx.error(
+                node.span,
+                "false where only true has a meaning",
+                "remove the key instead",
+            );
         }
     }
 
@@ -214,8 +257,17 @@ pub(crate) struct OneOfNumbers(pub(crate) &'static [u16]);
 impl Check<u16> for OneOfNumbers {
     fn check(&self, value: &u16, node: &Node, cx: &mut Cx<'_>) {
         if !self.0.contains(value) {
-            let known = self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            cx.error(node.span, "not one of the known statuses", format!("write one of {known}"));
+            let known = self
+                .0
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ");
+            cx.error(
+                node.span,
+                "not one of the known statuses",
+                format!("write one of {known}"),
+            );
         }
     }
 
@@ -242,15 +294,29 @@ impl Check<PathBuf> for Pem {
         });
         let label = self.0;
         if let Err(error) = read {
-            let help = format!("a PEM file with a {} block; a relative path starts at the folder of this file", label.to_lowercase());
-            cx.error(node.span, format!("cannot read {}: {error}", path.display()), help);
+            let help = format!(
+                "a PEM file with a {} block; a relative path starts at the folder of this file",
+                label.to_lowercase()
+            );
+            cx.error(
+                node.span,
+                format!("cannot read {}: {error}", path.display()),
+                help,
+            );
             return;
         }
         let text = String::from_utf8_lossy(&text);
-        let found = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().trim_end_matches('-').ends_with(label));
+        let found = text.lines().any(|line| {
+            line.starts_with("-----BEGIN ")
+                && line.trim_end().trim_end_matches('-').ends_with(label)
+        });
         if !found {
             let help = format!("the file needs a `-----BEGIN {label}-----` block");
-            cx.error(node.span, format!("no {} in {}", label.to_lowercase(), path.display()), help);
+            cx.error(
+                node.span,
+                format!("no {} in {}", label.to_lowercase(), path.display()),
+                help,
+            );
         }
     }
 }

@@ -64,7 +64,10 @@ impl Diagnostics {
     /// Number of errors, warnings not counted.
     #[must_use]
     pub fn errors(&self) -> usize {
-        self.0.iter().filter(|d| d.severity == Severity::Error).count()
+        self.0
+            .iter()
+            .filter(|d| d.severity == Severity::Error)
+            .count()
     }
 
     /// As text, with colours for a terminal if asked.

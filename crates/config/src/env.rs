@@ -32,21 +32,31 @@ pub(crate) fn replace(text: &str, env: Env<'_>) -> Result<Option<Replaced>, Vec<
         }
         out.push_str(&rest[..at]);
         let Some(end) = rest[at..].find('}') else {
-            problems.push(("a variable without its closing `}`".into(), "write ${NAME}; for a literal `${` write `$${`".into()));
+            problems.push((
+                "a variable without its closing `}`".into(),
+                "write ${NAME}; for a literal `${` write `$${`".into(),
+            ));
             rest = "";
             break;
         };
         let inside = &rest[at + 2..at + end];
         rest = &rest[at + end + 1..];
-        let (name, default) = inside.split_once(":-").map_or((inside, None), |(name, default)| (name, Some(default)));
+        let (name, default) = inside
+            .split_once(":-")
+            .map_or((inside, None), |(name, default)| (name, Some(default)));
         if !is_name(name) {
             let help = "a name has letters, digits and _ and begins with no digit; for a literal `${` write `$${`";
-            problems.push(("not the name of an environment variable".into(), help.into()));
+            problems.push((
+                "not the name of an environment variable".into(),
+                help.into(),
+            ));
             continue;
         }
         from_env = true;
         match (env(name), default) {
-            (Some(value), default) if !value.is_empty() || default.is_none() => out.push_str(&value),
+            (Some(value), default) if !value.is_empty() || default.is_none() => {
+                out.push_str(&value)
+            }
             (_, Some(default)) => out.push_str(default),
             (_, None) => problems.push((
                 format!("the environment variable {name} is not set"),
@@ -55,7 +65,14 @@ pub(crate) fn replace(text: &str, env: Env<'_>) -> Result<Option<Replaced>, Vec<
         }
     }
     out.push_str(rest);
-    if problems.is_empty() { Ok(Some(Replaced { text: out, from_env })) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(Some(Replaced {
+            text: out,
+            from_env,
+        }))
+    } else {
+        Err(problems)
+    }
 }
 
 /// A text that [`replace`] turns back into this one.

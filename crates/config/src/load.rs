@@ -47,7 +47,10 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, Diagnostics> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(paths: &[PathBuf], env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Diagnostics> {
+pub fn load_with(
+    paths: &[PathBuf],
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Diagnostics> {
     let found = files::read(paths);
     let incomplete = !found.problems.is_empty();
     checked(&found.sources, found.files, found.problems, env, incomplete)
@@ -65,7 +68,11 @@ pub fn load_str(name: &str, text: &str) -> Result<Loaded, Diagnostics> {
 ///
 /// # Errors
 /// As [`load_str`].
-pub fn load_str_with(name: &str, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Diagnostics> {
+pub fn load_str_with(
+    name: &str,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Diagnostics> {
     let (sources, problems) = one_source(name, text, PathBuf::new());
     let incomplete = sources.is_empty();
     checked(&sources, Vec::new(), problems, env, incomplete)
@@ -81,12 +88,35 @@ fn checked(
     let (config, mut reading) = Reading::run::<Config>(sources, env, problems, incomplete);
     let unresolved = reading.names.problems(reading.incomplete);
     reading.problems.extend(unresolved);
+    if reading
+        .problems
+        .iter()
+        .all(|problem| problem.severity == Severity::Warning)
+    {
+        // Among errors this would be noise: the reference may be what is wrong.
+        reading.problems.extend(reading.names.unused());
+        if config
+            .as_ref()
+            .is_some_and(|config| config.listeners.is_empty())
+        {
+            let help = "add `listeners: [ { name: main, address: 0.0.0.0:8080 } ]`";
+            reading
+                .problems
+                .push(Problem::without_place("no listeners: nothing can connect", help).warning());
+        }
+    }
     let secret_files = std::mem::take(&mut reading.secret_files);
     let diagnostics = reading.diagnostics(sources);
     match config {
         Some(config) if diagnostics.errors() == 0 => {
             let hash = hex_sha256(config.encode().to_string().as_bytes());
-            Ok(Loaded { config, files, secret_files, hash, warnings: diagnostics.0 })
+            Ok(Loaded {
+                config,
+                files,
+                secret_files,
+                hash,
+                warnings: diagnostics.0,
+            })
         }
         _ => Err(diagnostics),
     }
@@ -105,7 +135,11 @@ pub fn load_endpoints(file: &Path, text: &str) -> Result<Vec<Endpoint>, Diagnost
     match content {
         Some(content) if diagnostics.errors() == 0 => {
             let mut seen = std::collections::HashSet::new();
-            Ok(content.endpoints.into_iter().filter(|e| seen.insert(e.address.clone())).collect())
+            Ok(content
+                .endpoints
+                .into_iter()
+                .filter(|e| seen.insert(e.address.clone()))
+                .collect())
         }
         _ => Err(diagnostics),
     }
@@ -116,7 +150,10 @@ fn one_source(name: &str, text: &str, base: PathBuf) -> (Vec<Source>, Vec<Proble
     if text.len() > yaml::MAX_BYTES {
         return (Vec::new(), vec![files::too_large(name)]);
     }
-    (vec![Source::new(name.to_owned(), text.to_owned(), base)], Vec::new())
+    (
+        vec![Source::new(name.to_owned(), text.to_owned(), base)],
+        Vec::new(),
+    )
 }
 
 /// What one run over all texts found.
@@ -130,7 +167,12 @@ struct Reading {
 }
 
 impl Reading {
-    fn run<T: Decode>(sources: &[Source], env: Env<'_>, mut problems: Vec<Problem>, mut incomplete: bool) -> (Option<T>, Self) {
+    fn run<T: Decode>(
+        sources: &[Source],
+        env: Env<'_>,
+        mut problems: Vec<Problem>,
+        mut incomplete: bool,
+    ) -> (Option<T>, Self) {
         let mut roots = Vec::new();
         let mut broken = Vec::new();
         let mut secrets = Vec::new();
@@ -144,11 +186,22 @@ impl Reading {
             mask::hide_by_name(root, false, sources, &mut secrets);
         }
         let root = merge(roots, &mut problems);
-        let mut cx = Cx::new(sources, incomplete);
-        let value = if sources.is_empty() { None } else { T::decode(&root, &mut cx) };
+        let mut cx = Cx::new(sources);
+        let value = if sources.is_empty() {
+            None
+        } else {
+            T::decode(&root, &mut cx)
+        };
         problems.append(&mut cx.problems);
         secrets.append(&mut cx.secrets);
-        let reading = Self { problems, names: cx.names, secrets, secret_files: cx.secret_files, broken, incomplete };
+        let reading = Self {
+            problems,
+            names: cx.names,
+            secrets,
+            secret_files: cx.secret_files,
+            broken,
+            incomplete,
+        };
         (value, reading)
     }
 
@@ -156,17 +209,34 @@ impl Reading {
     fn diagnostics(mut self, sources: &[Source]) -> Diagnostics {
         self.secrets.sort_unstable();
         self.secrets.dedup();
-        self.problems.sort_by(|a, b| a.span.cmp(&b.span).then_with(|| a.severity.cmp(&b.severity)));
-        self.problems.dedup_by(|a, b| a.span == b.span && a.message == b.message);
+        self.problems.sort_by(|a, b| {
+            a.span
+                .cmp(&b.span)
+                .then_with(|| a.severity.cmp(&b.severity))
+        });
+        self.problems
+            .dedup_by(|a, b| a.span == b.span && a.message == b.message);
         let more = self.problems.len().saturating_sub(MAX_PROBLEMS);
-        let lost_errors = self.problems.iter().skip(MAX_PROBLEMS).any(|p| p.severity == Severity::Error);
+        let lost_errors = self
+            .problems
+            .iter()
+            .skip(MAX_PROBLEMS)
+            .any(|p| p.severity == Severity::Error);
         self.problems.truncate(MAX_PROBLEMS);
         let place = |span: Span| {
             let source = sources.get(span.source)?;
-            let first = self.secrets.partition_point(|s| (s.source, s.end) < (span.source, source.line_start(span.start)));
+            let first = self.secrets.partition_point(|s| {
+                (s.source, s.end) < (span.source, source.line_start(span.start))
+            });
             let line_end = source.line_end(span.start);
-            let count = self.secrets[first..].iter().take_while(|s| s.source == span.source && s.start <= line_end).count();
-            let in_broken = self.broken.iter().any(|b| b.source == span.source && b.start <= span.start && span.start <= b.end);
+            let count = self.secrets[first..]
+                .iter()
+                .take_while(|s| s.source == span.source && s.start <= line_end)
+                .count();
+            let in_broken = self
+                .broken
+                .iter()
+                .any(|b| b.source == span.source && b.start <= span.start && span.start <= b.end);
             let hide = in_broken && mask::line_may_hold_secret(source, source.line_of(span.start));
             Some(source.place(span, &self.secrets[first..first + count], hide))
         };
@@ -178,14 +248,30 @@ impl Reading {
                 path: printable(&problem.path),
                 message: printable(&problem.message),
                 place: problem.span.and_then(place),
-                related: problem.related.and_then(|(role, span)| place(span).map(|place| (role.to_owned(), place))),
+                related: problem
+                    .related
+                    .and_then(|(role, span)| place(span).map(|place| (role.to_owned(), place))),
                 help: printable(&problem.help),
             })
             .collect();
         if more > 0 {
-            let severity = if lost_errors { Severity::Error } else { Severity::Warning };
-            let problem = Problem::without_place(format!("and {more} more problems"), "mend those above first");
-            diagnostics.push(Diagnostic { severity, path: String::new(), message: problem.message, place: None, related: None, help: problem.help });
+            let severity = if lost_errors {
+                Severity::Error
+            } else {
+                Severity::Warning
+            };
+            let problem = Problem::without_place(
+                format!("and {more} more problems"),
+                "mend those above first",
+            );
+            diagnostics.push(Diagnostic {
+                severity,
+                path: String::new(),
+                message: problem.message,
+                place: None,
+                related: None,
+                help: problem.help,
+            });
         }
         Diagnostics(diagnostics)
     }
@@ -193,5 +279,7 @@ impl Reading {
 
 /// Texts from a file do not steer a terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }

@@ -4,12 +4,22 @@ use crate::node::{Kind, Node};
 use crate::source::{Source, Span};
 
 /// Parts of a key's name that make its value a secret.
-const WORDS: [&str; 9] = ["token", "secret", "password", "passwd", "api_key", "apikey", "api-key", "auth", "credential"];
+const WORDS: [&str; 9] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "api_key",
+    "apikey",
+    "api-key",
+    "auth",
+    "credential",
+];
 /// Keys that sound like one and are none.
 const HARMLESS: [&str; 2] = ["client_auth", "authority"];
 
 /// Whether values of a key with this name are secrets, whatever section it stands in.
-fn sounds_secret(key: &str) -> bool {
+pub(crate) fn sounds_secret(key: &str) -> bool {
     let key = key.trim_matches(['"', '\'']).to_ascii_lowercase();
     !HARMLESS.contains(&key.as_str()) && WORDS.iter().any(|word| key.contains(word))
 }
@@ -18,12 +28,16 @@ fn sounds_secret(key: &str) -> bool {
 fn is_reference(written: &str) -> bool {
     let text = written.trim().trim_matches(['"', '\'']);
     let variable = text.strip_prefix("${").and_then(|t| t.strip_suffix('}'));
-    variable.is_some_and(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')) || text.starts_with("file:")
+    variable.is_some_and(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+        || text.starts_with("file:")
 }
 
 /// Remembers the span of a secret unless it is a mere reference.
 pub(crate) fn hide_literal(node: &Node, sources: &[Source], secrets: &mut Vec<Span>) {
-    let written = sources.get(node.span.source).map(|source| source.slice(node.span)).unwrap_or_default();
+    let written = sources
+        .get(node.span.source)
+        .map(|source| source.slice(node.span))
+        .unwrap_or_default();
     if !is_reference(written) && node.span.start < node.span.end {
         secrets.push(node.span);
     }
@@ -32,8 +46,12 @@ pub(crate) fn hide_literal(node: &Node, sources: &[Source], secrets: &mut Vec<Sp
 /// Finds values that sound secret anywhere in a tree: under misspelt keys and in sections that this build does not read.
 pub(crate) fn hide_by_name(node: &Node, inside: bool, sources: &[Source], secrets: &mut Vec<Span>) {
     match &node.kind {
-        Kind::Scalar(scalar) if inside || has_credentials(&scalar.text) => hide_literal(node, sources, secrets),
-        Kind::List(items) => items.iter().for_each(|item| hide_by_name(item, inside, sources, secrets)),
+        Kind::Scalar(scalar) if inside || has_credentials(&scalar.text) => {
+            hide_literal(node, sources, secrets)
+        }
+        Kind::List(items) => items
+            .iter()
+            .for_each(|item| hide_by_name(item, inside, sources, secrets)),
         Kind::Map(entries) => {
             for (key, value) in entries.iter() {
                 hide_by_name(value, inside || sounds_secret(&key.text), sources, secrets);
@@ -45,14 +63,21 @@ pub(crate) fn hide_by_name(node: &Node, inside: bool, sources: &[Source], secret
 
 /// A URL with a user or a password in it: `redis://:hunter2@host`.
 fn has_credentials(text: &str) -> bool {
-    let authority = text.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
+    let authority = text
+        .split_once("://")
+        .map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
     authority.is_some_and(|authority| authority.contains('@'))
 }
 
 /// Whether a line of a part that is no YAML may hold a secret: it has such a key itself, or stands below one.
 pub(crate) fn line_may_hold_secret(source: &Source, line: usize) -> bool {
     let (_, text) = source.line(line);
-    let key_in = |text: &str| text.split([',', '{', '[', ' ', '-']).any(|part| part.split_once(':').is_some_and(|(key, _)| sounds_secret(key)));
+    let key_in = |text: &str| {
+        text.split([',', '{', '[', ' ', '-']).any(|part| {
+            part.split_once(':')
+                .is_some_and(|(key, _)| sounds_secret(key))
+        })
+    };
     if key_in(text) || text.split([' ', '"', '\'']).any(has_credentials) {
         return true;
     }

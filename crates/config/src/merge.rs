@@ -14,21 +14,47 @@ pub(crate) fn merge(roots: Vec<Node>, problems: &mut Vec<Problem>) -> Node {
             Kind::Null | Kind::Broken => {}
             _ => {
                 let message = format!("{} where the configuration is expected", root.describe());
-                let span = Span { end: root.span.start + 1, ..root.span };
-                problems.push(Problem::error(span, message, "a file holds sections such as `listeners:`, `routes:` and `upstreams:`"));
+                let span = Span {
+                    end: root.span.start + 1,
+                    ..root.span
+                };
+                problems.push(Problem::error(
+                    span,
+                    message,
+                    "a file holds sections such as `listeners:`, `routes:` and `upstreams:`",
+                ));
             }
         }
     }
-    Node::map(merged.first().map_or(Span { source: 0, start: 0, end: 0 }, |(key, _)| key.span), merged)
+    Node::map(
+        merged.first().map_or(
+            Span {
+                source: 0,
+                start: 0,
+                end: 0,
+            },
+            |(key, _)| key.span,
+        ),
+        merged,
+    )
 }
 
-fn unite(into: &mut Vec<(Key, Node)>, entries: &Rc<[(Key, Node)]>, path: &str, problems: &mut Vec<Problem>) {
+fn unite(
+    into: &mut Vec<(Key, Node)>,
+    entries: &Rc<[(Key, Node)]>,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) {
     for (key, node) in entries.iter() {
         let Some((first, known)) = into.iter_mut().find(|(k, _)| k.text == key.text) else {
             into.push((key.clone(), node.clone()));
             continue;
         };
-        let path = if path.is_empty() { key.text.to_string() } else { format!("{path}.{}", key.text) };
+        let path = if path.is_empty() {
+            key.text.to_string()
+        } else {
+            format!("{path}.{}", key.text)
+        };
         match (&mut known.kind, &node.kind) {
             (Kind::Map(mine), Kind::Map(theirs)) => {
                 let mut both = mine.to_vec();

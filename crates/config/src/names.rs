@@ -40,19 +40,35 @@ pub(crate) struct Names {
 
 impl Names {
     pub(crate) fn define(&mut self, space: Namespace, name: &str, span: Span, path: String) {
-        self.defined.push(Mention { space, name: name.to_owned(), span, path });
+        self.defined.push(Mention {
+            space,
+            name: name.to_owned(),
+            span,
+            path,
+        });
     }
 
     pub(crate) fn refer(&mut self, space: Namespace, name: &str, span: Span, path: String) {
-        self.referred.push(Mention { space, name: name.to_owned(), span, path });
+        self.referred.push(Mention {
+            space,
+            name: name.to_owned(),
+            span,
+            path,
+        });
     }
 
-    /// Duplicates, unknown references, and upstreams that nothing refers to. With `incomplete`, only duplicates: the missing
-    /// definitions may stand in parts that could not be read.
+    /// Duplicates and unknown references. With `incomplete`, only duplicates: the missing definitions may stand in parts that
+    /// could not be read.
     pub(crate) fn problems(&self, incomplete: bool) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut known: HashMap<(Namespace, &str), Span> = HashMap::new();
-        for Mention { space, name, span, path } in &self.defined {
+        for Mention {
+            space,
+            name,
+            span,
+            path,
+        } in &self.defined
+        {
             match known.get(&(*space, name.as_str())) {
                 Some(first) => {
                     let message = format!("a second {} named `{name}`", space.word());
@@ -67,34 +83,71 @@ impl Names {
         if incomplete {
             return problems;
         }
-        let mut used = HashSet::new();
-        for Mention { space, name, span, path } in &self.referred {
-            used.insert((*space, name.as_str()));
+        for Mention {
+            space,
+            name,
+            span,
+            path,
+        } in &self.referred
+        {
             if known.contains_key(&(*space, name.as_str())) {
                 continue;
             }
-            let candidates: Vec<&str> = self.defined.iter().filter(|d| d.space == *space).map(|d| d.name.as_str()).collect();
+            let candidates: Vec<&str> = self
+                .defined
+                .iter()
+                .filter(|d| d.space == *space)
+                .map(|d| d.name.as_str())
+                .collect();
             let word = space.word();
             let help = match suggest::closest(name, candidates.iter().copied()) {
-                Some(right) => format!("did you mean `{right}`?"),
-                None if candidates.is_empty() => format!("no {word} is defined: add one under `{word}s`"),
+                Some(right) => format!("did you mean `{right}`? Defined: {}", some_of(&candidates)),
+                None if candidates.is_empty() => {
+                    format!("no {word} is defined: add one under `{word}s`")
+                }
                 None => format!("defined: {}", some_of(&candidates)),
             };
-            problems.push(Problem::error(*span, format!("no {word} is named `{name}`"), help).at(path));
-        }
-        for Mention { space, name, span, path } in &self.defined {
-            if *space == Namespace::Upstream && !used.contains(&(*space, name.as_str())) {
-                let help = "its endpoints are found and checked, but get no request";
-                problems.push(Problem::error(*span, format!("no route uses the upstream `{name}`"), help).warning().at(path));
-            }
+            problems
+                .push(Problem::error(*span, format!("no {word} is named `{name}`"), help).at(path));
         }
         problems
+    }
+
+    /// Upstreams that nothing refers to.
+    pub(crate) fn unused(&self) -> Vec<Problem> {
+        let used: HashSet<&str> = self
+            .referred
+            .iter()
+            .filter(|r| r.space == Namespace::Upstream)
+            .map(|r| r.name.as_str())
+            .collect();
+        let unused = self
+            .defined
+            .iter()
+            .filter(|d| d.space == Namespace::Upstream && !used.contains(d.name.as_str()));
+        let help = "its endpoints are found and checked, but get no request";
+        unused
+            .map(|d| {
+                Problem::error(
+                    d.span,
+                    format!("no route uses the upstream `{}`", d.name),
+                    help,
+                )
+                .warning()
+                .at(&d.path)
+            })
+            .collect()
     }
 }
 
 fn some_of(names: &[&str]) -> String {
     const SHOWN: usize = 8;
-    let mut text = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    let mut text = names
+        .iter()
+        .take(SHOWN)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }

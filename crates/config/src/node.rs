@@ -48,25 +48,47 @@ pub(crate) struct Key {
 
 impl Node {
     pub(crate) fn leaf(span: Span, kind: Kind) -> Self {
-        Self { span, kind, size: 1, depth: 1 }
+        Self {
+            span,
+            kind,
+            size: 1,
+            depth: 1,
+        }
     }
 
     pub(crate) fn list(span: Span, items: Vec<Node>) -> Self {
-        let size = items.iter().fold(1_usize, |sum, n| sum.saturating_add(n.size));
+        let size = items
+            .iter()
+            .fold(1_usize, |sum, n| sum.saturating_add(n.size));
         let depth = 1 + items.iter().map(|n| n.depth).max().unwrap_or(0);
-        Self { span, kind: Kind::List(items.into()), size, depth }
+        Self {
+            span,
+            kind: Kind::List(items.into()),
+            size,
+            depth,
+        }
     }
 
     pub(crate) fn map(span: Span, entries: Vec<(Key, Node)>) -> Self {
-        let size = entries.iter().fold(1_usize, |sum, (_, n)| sum.saturating_add(n.size));
+        let size = entries
+            .iter()
+            .fold(1_usize, |sum, (_, n)| sum.saturating_add(n.size));
         let depth = 1 + entries.iter().map(|(_, n)| n.depth).max().unwrap_or(0);
-        Self { span, kind: Kind::Map(entries.into()), size, depth }
+        Self {
+            span,
+            kind: Kind::Map(entries.into()),
+            size,
+            depth,
+        }
     }
 
     /// The value of a key, if this is a mapping that has it.
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         match &self.kind {
-            Kind::Map(entries) => entries.iter().find(|(k, _)| &*k.text == key).map(|(_, node)| node),
+            Kind::Map(entries) => entries
+                .iter()
+                .find(|(k, _)| &*k.text == key)
+                .map(|(_, node)| node),
             _ => None,
         }
     }

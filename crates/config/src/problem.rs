@@ -27,18 +27,34 @@ impl Problem {
     }
 
     pub(crate) fn without_place(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, path: String::new(), span: None, message: message.into(), help: help.into(), related: None }
+        Self {
+            severity: Severity::Error,
+            path: String::new(),
+            span: None,
+            message: message.into(),
+            help: help.into(),
+            related: None,
+        }
     }
 
     pub(crate) fn warning(self) -> Self {
-        Self { severity: Severity::Warning, ..self }
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
     }
 
     pub(crate) fn at(self, path: impl Into<String>) -> Self {
-        Self { path: path.into(), ..self }
+        Self {
+            path: path.into(),
+            ..self
+        }
     }
 
     pub(crate) fn related(self, role: &'static str, span: Span) -> Self {
-        Self { related: Some((role, span)), ..self }
+        Self {
+            related: Some((role, span)),
+            ..self
+        }
     }
 }

@@ -12,7 +12,8 @@
 ///
 /// Clauses after the fields, in this order: `; flatten name: Type` a [`one_of!`] whose keys stand among the record's own;
 /// `; later "key", …` keys of later builds; `; short "key"` a value that is no mapping means this key;
-/// `; inspect f` looks at which keys are there, whatever their values; `; finish f` looks at the whole value.
+/// `; inspect f` looks at which keys are there, whatever their values; `; finish f` looks at the whole value; `; tidy f` takes defaults out
+/// of what is written that may not stand beside the rest.
 macro_rules! record {
     (
         $(#[doc = $doc:literal])*
@@ -33,6 +34,7 @@ macro_rules! record {
             $(; short $short:literal)?
             $(; inspect $inspect:path)?
             $(; finish $finish:path)?
+            $(; tidy $tidy:path)?
         }
     ) => {
         $(#[doc = $doc])*
@@ -74,6 +76,7 @@ macro_rules! record {
                     let (key, value) = $crate::decode::OneOf::encode_entry(&self.$xfield);
                     map.insert(key.into(), value);
                 )?
+                $( $tidy(self, &mut map); )?
                 serde_json::Value::Object(map)
             }
 

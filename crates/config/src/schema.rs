@@ -31,11 +31,20 @@ impl Defs {
 
 /// A doc comment's lines as one description.
 pub(crate) fn description(lines: &[&str]) -> String {
-    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    lines
+        .iter()
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// One key's schema with its description, default and bounds.
-pub(crate) fn property<T: Decode>(defs: &mut Defs, docs: &[&str], default: Option<Json>, check: &dyn Check<T>) -> Json {
+pub(crate) fn property<T: Decode>(
+    defs: &mut Defs,
+    docs: &[&str],
+    default: Option<Json>,
+    check: &dyn Check<T>,
+) -> Json {
     let mut schema = T::schema(defs);
     check.constrain(&mut schema);
     if let Json::Object(object) = &mut schema {
@@ -59,7 +68,13 @@ pub(crate) struct Object {
 
 impl Object {
     pub(crate) fn new(docs: &[&str]) -> Self {
-        Self { description: description(docs), properties: Map::new(), required: Vec::new(), one_of: Vec::new(), short: None }
+        Self {
+            description: description(docs),
+            properties: Map::new(),
+            required: Vec::new(),
+            one_of: Vec::new(),
+            short: None,
+        }
     }
 
     pub(crate) fn field<T: Decode>(
@@ -74,12 +89,20 @@ impl Object {
             self.required.push(key);
         }
         let default = default.map(|value| value.encode());
-        self.properties.insert(key.to_owned(), property(defs, docs, default, check));
+        self.properties
+            .insert(key.to_owned(), property(defs, docs, default, check));
     }
 
     pub(crate) fn flatten<T: OneOf>(&mut self, defs: &mut Defs) {
-        self.one_of = T::KEYS.iter().map(|key| json!({ "required": [key] })).collect();
-        self.properties.extend(T::schemas(defs).into_iter().map(|(key, schema)| (key.to_owned(), schema)));
+        self.one_of = T::KEYS
+            .iter()
+            .map(|key| json!({ "required": [key] }))
+            .collect();
+        self.properties.extend(
+            T::schemas(defs)
+                .into_iter()
+                .map(|(key, schema)| (key.to_owned(), schema)),
+        );
     }
 
     /// A value that is no mapping stands for this key.

@@ -33,19 +33,36 @@ const MASK: &str = "******";
 
 impl Source {
     pub(crate) fn new(name: String, text: String, base: PathBuf) -> Self {
-        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { name, text, base, line_starts }
+        let line_starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            name,
+            text,
+            base,
+            line_starts,
+        }
     }
 
     /// Line number from 0 of a byte.
     pub(crate) fn line_of(&self, byte: usize) -> usize {
-        self.line_starts.partition_point(|start| *start <= byte).saturating_sub(1)
+        self.line_starts
+            .partition_point(|start| *start <= byte)
+            .saturating_sub(1)
     }
 
     /// A line from 0 without its end: where it starts and its text.
     pub(crate) fn line(&self, line: usize) -> (usize, &str) {
-        let start = self.line_starts.get(line).copied().unwrap_or(self.text.len());
-        let end = self.line_starts.get(line + 1).copied().unwrap_or(self.text.len());
+        let start = self
+            .line_starts
+            .get(line)
+            .copied()
+            .unwrap_or(self.text.len());
+        let end = self
+            .line_starts
+            .get(line + 1)
+            .copied()
+            .unwrap_or(self.text.len());
         (start, self.text[start..end].trim_end_matches(['\n', '\r']))
     }
 
@@ -71,7 +88,10 @@ impl Source {
         let line = self.line_of(start);
         let (line_start, text) = self.line(line);
         let line_end = line_start + text.len();
-        let (start, end) = (start.min(line_end), floor(&self.text, span.end.min(line_end)).max(start.min(line_end)));
+        let (start, end) = (
+            start.min(line_end),
+            floor(&self.text, span.end.min(line_end)).max(start.min(line_end)),
+        );
         let column = self.text[line_start..start].chars().count();
         let length = self.text[start..end].chars().count().max(1);
 
@@ -97,7 +117,14 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(line: &str, line_start: usize, start: usize, end: usize, hide: &[Span], hide_line: bool) -> Self {
+    fn new(
+        line: &str,
+        line_start: usize,
+        start: usize,
+        end: usize,
+        hide: &[Span],
+        hide_line: bool,
+    ) -> Self {
         let mut text = Vec::new();
         let (mut from, mut to) = (None, None);
         let mut masked_until = 0;
@@ -125,7 +152,9 @@ impl Shown {
             }
         }
         let from = from.unwrap_or(text.len()).min(text.len());
-        let to = to.unwrap_or(if end > start { text.len() } else { from }).max(from);
+        let to = to
+            .unwrap_or(if end > start { text.len() } else { from })
+            .max(from);
         Self { text, from, to }
     }
 
@@ -133,7 +162,10 @@ impl Shown {
     fn cut(mut self) -> (String, usize, usize) {
         let mut mark_length = (self.to - self.from).max(1);
         if self.text.len() > EXCERPT {
-            let first = self.from.saturating_sub(EXCERPT / 2).min(self.text.len() - EXCERPT);
+            let first = self
+                .from
+                .saturating_sub(EXCERPT / 2)
+                .min(self.text.len() - EXCERPT);
             let last = first + EXCERPT;
             self.text.truncate(last);
             if last < self.text.len() {
@@ -145,7 +177,9 @@ impl Shown {
                 self.text.insert(0, '…');
                 self.from += 1;
             }
-            mark_length = mark_length.min(self.text.len().saturating_sub(self.from)).max(1);
+            mark_length = mark_length
+                .min(self.text.len().saturating_sub(self.from))
+                .max(1);
         }
         (self.text.iter().collect(), self.from, mark_length)
     }

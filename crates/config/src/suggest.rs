@@ -3,7 +3,11 @@
 /// What other systems call our keys, with what to know about the difference.
 const FOREIGN: [(&str, &str, &str); 22] = [
     ("retry_on", "on", ""),
-    ("num_retries", "attempts", " It counts the first attempt too."),
+    (
+        "num_retries",
+        "attempts",
+        " It counts the first attempt too.",
+    ),
     ("max_attempts", "attempts", ""),
     ("cluster", "upstream", ""),
     ("clusters", "upstreams", ""),
@@ -17,8 +21,16 @@ const FOREIGN: [(&str, &str, &str); 22] = [
     ("lb_policy", "balance", ""),
     ("load_balancer", "balance", ""),
     ("consecutive_5xx_errors", "consecutive_5xx", ""),
-    ("consecutive_errors", "consecutive_5xx", " For failures within a time, `errors: { count, within }`."),
-    ("consecutive_gateway_errors", "consecutive_gateway_failure", ""),
+    (
+        "consecutive_errors",
+        "consecutive_5xx",
+        " For failures within a time, `errors: { count, within }`.",
+    ),
+    (
+        "consecutive_gateway_errors",
+        "consecutive_gateway_failure",
+        "",
+    ),
     ("prefix_rewrite", "prefix", ""),
     ("requests_per_unit", "requests", ""),
     ("unit", "per", ""),
@@ -27,17 +39,31 @@ const FOREIGN: [(&str, &str, &str); 22] = [
 ];
 
 /// A key that was probably meant, with a remark.
-pub(crate) fn key(word: &str, candidates: Vec<&'static str>) -> Option<(&'static str, &'static str)> {
+pub(crate) fn key(
+    word: &str,
+    candidates: Vec<&'static str>,
+) -> Option<(&'static str, &'static str)> {
     if let Some(right) = closest(word, candidates.iter().copied()) {
         return Some((right, ""));
     }
     let snake = snake_case(word);
     let foreign = FOREIGN.iter().filter(|(theirs, _, _)| *theirs == snake);
-    foreign.filter_map(|(_, ours, remark)| candidates.iter().copied().find(|c| c == ours).map(|c| (c, *remark))).next()
+    foreign
+        .filter_map(|(_, ours, remark)| {
+            candidates
+                .iter()
+                .copied()
+                .find(|c| c == ours)
+                .map(|c| (c, *remark))
+        })
+        .next()
 }
 
 /// The candidate that is so near to `word` that a slip of the finger explains the difference.
-pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     // Long texts are no slips of a key, and the distance takes quadratic time.
     if word.len() > 64 {
         return None;
@@ -46,7 +72,12 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
     candidates
         .into_iter()
         .filter(|candidate| candidate.len() <= 64)
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &snake_case(candidate)), candidate))
+        .map(|candidate| {
+            (
+                strsim::damerau_levenshtein(&word, &snake_case(candidate)),
+                candidate,
+            )
+        })
         .filter(|(distance, candidate)| *distance <= candidate.len().max(word.len()) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)

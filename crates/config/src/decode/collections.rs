@@ -16,7 +16,11 @@ fn is_off(node: &Node) -> bool {
 
 impl<T: Decode> Decode for Option<T> {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        if T::OFF && is_off(node) { Some(None) } else { T::decode(node, cx).map(Some) }
+        if T::OFF && is_off(node) {
+            Some(None)
+        } else {
+            T::decode(node, cx).map(Some)
+        }
     }
 
     fn absent() -> Option<Self> {
@@ -37,7 +41,11 @@ impl<T: Decode> Decode for Option<T> {
 
     fn schema(defs: &mut Defs) -> Json {
         let inner = T::schema(defs);
-        if T::OFF { json!({ "anyOf": [inner, { "enum": ["off", false] }] }) } else { inner }
+        if T::OFF {
+            json!({ "anyOf": [inner, { "enum": ["off", false] }] })
+        } else {
+            inner
+        }
     }
 }
 
@@ -55,7 +63,11 @@ impl<T: Decode> Decode for Vec<T> {
                 (values.len() == items.len()).then_some(values)
             }
             _ => {
-                cx.mismatch(node, "a list", "write each entry on a line of its own after `- `, or `[a, b]`");
+                cx.mismatch(
+                    node,
+                    "a list",
+                    "put it into brackets: `[ … ]`, or on a line of its own after `- `",
+                );
                 None
             }
         }
@@ -122,7 +134,11 @@ impl<K: MapKey, V: Decode> Decode for BTreeMap<K, V> {
     }
 
     fn encode(&self) -> Json {
-        Json::Object(self.iter().map(|(key, value)| (key.to_string(), value.encode())).collect::<Map<_, _>>())
+        Json::Object(
+            self.iter()
+                .map(|(key, value)| (key.to_string(), value.encode()))
+                .collect::<Map<_, _>>(),
+        )
     }
 
     fn schema(defs: &mut Defs) -> Json {
@@ -145,7 +161,11 @@ impl<V: Decode> Decode for BTreeMap<String, V> {
     }
 
     fn encode(&self) -> Json {
-        Json::Object(self.iter().map(|(key, value)| (key.clone(), value.encode())).collect::<Map<_, _>>())
+        Json::Object(
+            self.iter()
+                .map(|(key, value)| (key.clone(), value.encode()))
+                .collect::<Map<_, _>>(),
+        )
     }
 
     fn schema(defs: &mut Defs) -> Json {
@@ -159,7 +179,11 @@ fn decode_map<K: Ord, V: Decode>(
     key_of: impl Fn(&str) -> Result<K, crate::values::Wrong>,
 ) -> Option<BTreeMap<K, V>> {
     let Kind::Map(entries) = &node.kind else {
-        cx.mismatch(node, "a mapping", "write `name: value` lines below it, or `{ name: value }`");
+        cx.mismatch(
+            node,
+            "a mapping",
+            "write `name: value` lines below it, or `{ name: value }`",
+        );
         return None;
     };
     let mut values: BTreeMap<K, (V, crate::source::Span)> = BTreeMap::new();
@@ -178,12 +202,23 @@ fn decode_map<K: Ord, V: Decode>(
         };
         if let Some((_, first)) = values.get(&name) {
             // Header names differ in case only: YAML sees two keys, HTTP one.
-            let (message, first) = (format!("`{}` is given twice: case does not matter", key.text), *first);
-            cx.report(Problem::error(key.span, message, "keep one of them").related("first given here", first));
+            let (message, first) = (
+                format!("`{}` is given twice: case does not matter", key.text),
+                *first,
+            );
+            cx.report(
+                Problem::error(key.span, message, "keep one of them")
+                    .related("first given here", first),
+            );
             complete = false;
         } else {
             values.insert(name, (value, key.span));
         }
     }
-    complete.then(|| values.into_iter().map(|(name, (value, _))| (name, value)).collect())
+    complete.then(|| {
+        values
+            .into_iter()
+            .map(|(name, (value, _))| (name, value))
+            .collect()
+    })
 }

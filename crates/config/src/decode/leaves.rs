@@ -5,15 +5,20 @@ use crate::env;
 use crate::node::{Kind, Node, Scalar};
 use crate::schema::Defs;
 use crate::values::{
-    ByteSize, Cidr, GrpcStatus, HostPattern, HostPort, HttpUrl, LimitKey, Method, Pattern, Percent, Period, RetryOn, StatusRange,
-    Wrong, format_duration, parse_duration,
+    ByteSize, Cidr, GrpcStatus, HostPattern, HostPort, HttpUrl, LimitKey, Method, Pattern, Percent,
+    Period, RetryOn, StatusRange, Wrong, format_duration, parse_duration,
 };
 use serde_json::{Value as Json, json};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The scalar that a node is, or a report of what it is instead.
-pub(crate) fn scalar<'n>(node: &'n Node, cx: &mut Cx<'_>, expected: &str, help: &str) -> Option<&'n Scalar> {
+pub(crate) fn scalar<'n>(
+    node: &'n Node,
+    cx: &mut Cx<'_>,
+    expected: &str,
+    help: &str,
+) -> Option<&'n Scalar> {
     match &node.kind {
         Kind::Scalar(scalar) => Some(scalar),
         _ => {
@@ -25,7 +30,8 @@ pub(crate) fn scalar<'n>(node: &'n Node, cx: &mut Cx<'_>, expected: &str, help: 
 
 impl Decode for String {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        scalar(node, cx, "a text", "write a text; an empty one is \"\"").map(|scalar| scalar.text.to_string())
+        scalar(node, cx, "a text", "write a text; an empty one is \"\"")
+            .map(|scalar| scalar.text.to_string())
     }
 
     fn encode(&self) -> Json {
@@ -87,13 +93,25 @@ fn whole(node: &Node, cx: &mut Cx<'_>, max: u64) -> Option<u64> {
         return None;
     }
     match scalar.text.parse::<i128>() {
-        Ok(value) if value < 0 => cx.error(node.span, "a negative number", format!("write a whole number from 0 to {max}")),
+        Ok(value) if value < 0 => cx.error(
+            node.span,
+            "a negative number",
+            format!("write a whole number from 0 to {max}"),
+        ),
         Ok(value) => match u64::try_from(value).ok().filter(|value| *value <= max) {
             Some(value) => return Some(value),
-            None => cx.error(node.span, "a number that is too large", format!("write a whole number from 0 to {max}")),
+            None => cx.error(
+                node.span,
+                "a number that is too large",
+                format!("write a whole number from 0 to {max}"),
+            ),
         },
         Err(_) if scalar.text.parse::<f64>().is_ok() => {
-            cx.error(node.span, "a number that is not whole", format!("write a whole number from 0 to {max}"));
+            cx.error(
+                node.span,
+                "a number that is not whole",
+                format!("write a whole number from 0 to {max}"),
+            );
         }
         Err(_) => cx.mismatch(node, expected, "write a whole number such as 5"),
     }
@@ -184,7 +202,13 @@ impl Decode for Duration {
     const OFF: bool = true;
 
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        parsed(node, cx, "a duration", "write a number with its unit, e.g. 30s", parse_duration)
+        parsed(
+            node,
+            cx,
+            "a duration",
+            "write a number with its unit, e.g. 30s",
+            parse_duration,
+        )
     }
 
     fn encode(&self) -> Json {
@@ -199,7 +223,9 @@ impl Decode for Duration {
 impl Decode for SocketAddr {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         let help = "write ip:port, e.g. 127.0.0.1:53";
-        parsed(node, cx, "an address", help, |text| text.parse().map_err(|_| Wrong::new("not ip:port", help)))
+        parsed(node, cx, "an address", help, |text| {
+            text.parse().map_err(|_| Wrong::new("not ip:port", help))
+        })
     }
 
     fn encode(&self) -> Json {

@@ -54,12 +54,10 @@ pub(crate) struct Cx<'a> {
     pub(crate) secrets: Vec<Span>,
     /// Files that secrets were read from.
     pub(crate) secret_files: Vec<PathBuf>,
-    /// Parts of the files could not be read: nothing is said about what may stand there.
-    pub(crate) incomplete: bool,
 }
 
 impl<'a> Cx<'a> {
-    pub(crate) fn new(sources: &'a [Source], incomplete: bool) -> Self {
+    pub(crate) fn new(sources: &'a [Source]) -> Self {
         Self {
             sources,
             problems: Vec::new(),
@@ -67,12 +65,16 @@ impl<'a> Cx<'a> {
             names: Names::default(),
             secrets: Vec::new(),
             secret_files: Vec::new(),
-            incomplete,
         }
     }
 
     /// Reports an error at a place.
-    pub(crate) fn error(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn error(
+        &mut self,
+        span: Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.report(Problem::error(span, message, help));
     }
 
@@ -89,7 +91,11 @@ impl<'a> Cx<'a> {
     /// Reports a problem, with the path to the value that is being read.
     pub(crate) fn report(&mut self, problem: Problem) {
         let path = self.path_string();
-        self.problems.push(if problem.path.is_empty() { problem.at(path) } else { problem });
+        self.problems.push(if problem.path.is_empty() {
+            problem.at(path)
+        } else {
+            problem
+        });
     }
 
     /// Reports that something else stands where `expected` is needed.
@@ -97,7 +103,11 @@ impl<'a> Cx<'a> {
         if matches!(node.kind, crate::node::Kind::Broken) {
             return;
         }
-        self.error(node.span, format!("{} where {expected} is expected", node.describe()), help);
+        self.error(
+            node.span,
+            format!("{} where {expected} is expected", node.describe()),
+            help,
+        );
     }
 
     /// `routes[2].to[0].upstream`.
@@ -124,7 +134,10 @@ impl<'a> Cx<'a> {
     pub(crate) fn resolve(&self, path: &Path, span: Span) -> PathBuf {
         match self.sources.get(span.source) {
             Some(source) if path.is_relative() && !source.base.as_os_str().is_empty() => {
-                let plain = path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
+                let plain = path
+                    .components()
+                    .filter(|part| *part != Component::CurDir)
+                    .collect::<PathBuf>();
                 source.base.join(plain)
             }
             _ => path.to_owned(),

@@ -21,7 +21,11 @@ pub(crate) trait OneOf: Sized {
 }
 
 /// Reads `{ key: value }`.
-pub(crate) fn decode_one_of<T: OneOf>(node: &Node, cx: &mut Cx<'_>, later: &'static [&'static str]) -> Option<T> {
+pub(crate) fn decode_one_of<T: OneOf>(
+    node: &Node,
+    cx: &mut Cx<'_>,
+    later: &'static [&'static str],
+) -> Option<T> {
     let mut fields = Fields::open(node, cx, later)?;
     let value = fields.flatten::<T>(cx);
     fields.close(cx);
@@ -36,7 +40,10 @@ pub(crate) fn encode_one_of<T: OneOf>(value: &T) -> Json {
 
 /// An object with exactly one of the keys.
 pub(crate) fn schema_one_of<T: OneOf>(defs: &mut Defs, description: &str) -> Json {
-    let properties: Map<String, Json> = T::schemas(defs).into_iter().map(|(key, schema)| (key.to_owned(), schema)).collect();
+    let properties: Map<String, Json> = T::schemas(defs)
+        .into_iter()
+        .map(|(key, schema)| (key.to_owned(), schema))
+        .collect();
     json!({
         "description": description,
         "type": "object",
@@ -48,7 +55,11 @@ pub(crate) fn schema_one_of<T: OneOf>(defs: &mut Defs, description: &str) -> Jso
 }
 
 /// Reads a word from a fixed list.
-pub(crate) fn choose(node: &Node, cx: &mut Cx<'_>, words: &'static [&'static str]) -> Option<&'static str> {
+pub(crate) fn choose(
+    node: &Node,
+    cx: &mut Cx<'_>,
+    words: &'static [&'static str],
+) -> Option<&'static str> {
     let list = words.join(", ");
     let scalar = super::leaves::scalar(node, cx, "a word", &format!("write one of: {list}"))?;
     let found = words.iter().find(|word| **word == &*scalar.text).copied();

@@ -7,7 +7,9 @@ use crate::model::{BackendLoad, Balance, LeastRequest, Maglev, PeakEwma, RingHas
 use crate::node::{Kind, Node};
 use crate::schema::Defs;
 use crate::suggest;
-use crate::values::{Address, HashKey, HeaderName, HeaderText, ListenAddress, LogTarget, Secret, StateUrl, Wrong};
+use crate::values::{
+    Address, HashKey, HeaderName, HeaderText, ListenAddress, LogTarget, Secret, StateUrl, Wrong,
+};
 use serde_json::{Value as Json, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,11 @@ fn secret(node: &Node, cx: &mut Cx<'_>) -> Option<String> {
             Some(text)
         }
         Err(reason) => {
-            cx.error(node.span, format!("cannot read the secret's file {}: {reason}", path.display()), "the file holds the secret alone");
+            cx.error(
+                node.span,
+                format!("cannot read the secret's file {}: {reason}", path.display()),
+                "the file holds the secret alone",
+            );
             None
         }
     }
@@ -41,7 +47,9 @@ fn read_secret(path: &Path) -> Result<String, String> {
         return Err("not a file".into());
     }
     let mut text = String::new();
-    file.take(MAX_SECRET + 1).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    file.take(MAX_SECRET + 1)
+        .read_to_string(&mut text)
+        .map_err(|e| e.to_string())?;
     if text.len() as u64 > MAX_SECRET {
         return Err(format!("longer than {MAX_SECRET} bytes"));
     }
@@ -53,11 +61,19 @@ impl Decode for Secret {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         let text = secret(node, cx)?;
         if text.trim().is_empty() {
-            cx.error(node.span, "an empty secret", "write \"${NAME}\" or file:PATH");
+            cx.error(
+                node.span,
+                "an empty secret",
+                "write \"${NAME}\" or file:PATH",
+            );
             return None;
         }
         if text.chars().any(char::is_control) {
-            cx.error(node.span, "a secret with control characters", "a secret is one line");
+            cx.error(
+                node.span,
+                "a secret with control characters",
+                "a secret is one line",
+            );
             return None;
         }
         Some(Self::new(text))
@@ -75,10 +91,22 @@ impl Decode for Secret {
 /// The path's last key is the header's name: it says whether the value is a credential.
 impl Decode for HeaderText {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        let sensitive = cx.path.last().and_then(|name| name.parse::<HeaderName>().ok()).is_some_and(|name| name.is_sensitive());
-        let text = if sensitive { secret(node, cx)? } else { String::decode(node, cx)? };
+        let sensitive = cx
+            .path
+            .last()
+            .and_then(|name| name.parse::<HeaderName>().ok())
+            .is_some_and(|name| name.is_sensitive());
+        let text = if sensitive {
+            secret(node, cx)?
+        } else {
+            String::decode(node, cx)?
+        };
         if http::HeaderValue::from_str(&text).is_err() {
-            cx.error(node.span, "not a header's value", "a value is one line without control characters");
+            cx.error(
+                node.span,
+                "not a header's value",
+                "a value is one line without control characters",
+            );
             return None;
         }
         Some(Self::new(text, sensitive))
@@ -171,7 +199,11 @@ impl OneOf for HashKey {
             "query" => name(node, cx).map(Self::Query),
             _ => {
                 if !bool::decode(node, cx)? {
-                    cx.error(node.span, "nothing to hash", "write source_ip: true, or another key");
+                    cx.error(
+                        node.span,
+                        "nothing to hash",
+                        "write source_ip: true, or another key",
+                    );
                     return None;
                 }
                 Some(Self::SourceIp)
@@ -190,7 +222,12 @@ impl OneOf for HashKey {
 
     fn schemas(defs: &mut Defs) -> Vec<(&'static str, Json)> {
         let text = String::schema(defs);
-        vec![("header", text.clone()), ("cookie", text.clone()), ("query", text), ("source_ip", json!({ "const": true }))]
+        vec![
+            ("header", text.clone()),
+            ("cookie", text.clone()),
+            ("query", text),
+            ("source_ip", json!({ "const": true })),
+        ]
     }
 }
 
@@ -228,7 +265,13 @@ const WORDS: [&str; 8] = [
 ];
 
 impl OneOf for Balance {
-    const KEYS: &'static [&'static str] = &["least_request", "peak_ewma", "ring_hash", "maglev", "backend_load"];
+    const KEYS: &'static [&'static str] = &[
+        "least_request",
+        "peak_ewma",
+        "ring_hash",
+        "maglev",
+        "backend_load",
+    ];
 
     fn decode_entry(key: &str, node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         match key {
@@ -295,7 +338,11 @@ impl Decode for Balance {
     }
 
     fn encode(&self) -> Json {
-        if Self::KEYS.contains(&self.name()) { encode_one_of(self) } else { Json::from(self.name()) }
+        if Self::KEYS.contains(&self.name()) {
+            encode_one_of(self)
+        } else {
+            Json::from(self.name())
+        }
     }
 
     fn schema(defs: &mut Defs) -> Json {

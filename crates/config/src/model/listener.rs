@@ -43,6 +43,7 @@ record! {
         /// Whether a caller without a certificate is refused. Default require; needs `client_ca`.
         client_auth: ClientAuth = ClientAuth::Require,
         ; finish crate::validate::listener_tls
+        ; tidy crate::validate::listener_tls_tidy
     }
 }
 

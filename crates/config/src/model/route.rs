@@ -52,6 +52,7 @@ record! {
         ; later "domain", "descriptors", "heartbeat"
         ; inspect crate::validate::route_keys
         ; finish crate::validate::route
+        ; tidy crate::validate::route_tidy
     }
 }
 

@@ -1,7 +1,8 @@
 //! Upstreams: named pools of endpoints and how they are found and spoken to.
 
 use super::{
-    Balance, ConnectionPool, HealthCheck, Http2, LocalityPolicy, OutlierDetection, SlowStart, UpstreamTls, WhenExhausted,
+    Balance, ConnectionPool, HealthCheck, Http2, LocalityPolicy, OutlierDetection, SlowStart,
+    UpstreamTls, WhenExhausted,
 };
 use crate::checks::{By, Defines, Lasting, NotEmpty, TIMER, Within};
 use crate::names::Namespace;

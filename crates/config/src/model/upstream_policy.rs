@@ -229,6 +229,7 @@ record! {
         /// How it is checked.
         probe: Probe
         ; finish crate::validate::health_check
+        ; tidy crate::validate::health_check_tidy
     }
 }
 

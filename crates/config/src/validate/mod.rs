@@ -2,19 +2,24 @@
 //!
 //! `*_keys` look at which keys are there and run whatever the values; the others run on values that are whole.
 
+// A check gets a reference to the field's own type.
+#![allow(clippy::ptr_arg)]
+
 mod listeners;
 mod reachable;
 mod routes;
 mod traffic;
 mod upstreams;
 
-pub(crate) use listeners::{consul_http, listener_tls};
+pub(crate) use listeners::{consul_http, listener_tls, listener_tls_tidy};
 pub(crate) use routes::{
-    authority, grpc_method, grpc_service, header_edits, host, redirect_keys, rewrite_keys, route, route_keys, route_match, scheme, split,
+    authority, grpc_method, grpc_service, header_edits, host, redirect_keys, rewrite_keys, route,
+    route_keys, route_match, route_tidy, scheme, split,
 };
 pub(crate) use traffic::{attempts, backoff, fault_keys, rate_limit, retry};
 pub(crate) use upstreams::{
-    dns, dns_name, endpoints, endpoints_file, health_check, outlier_detection, probe_path, table_size, upstream, upstream_keys, upstream_tls,
+    dns, dns_name, endpoints, endpoints_file, health_check, health_check_tidy, outlier_detection,
+    probe_path, table_size, upstream, upstream_keys, upstream_tls,
 };
 
 use crate::decode::{Cx, Fields};
@@ -31,21 +36,31 @@ pub(crate) fn admin(admin: &mut Admin, fields: &Fields<'_>, cx: &mut Cx<'_>) {
         && let Some(node) = fields.node("address")
     {
         let help = "add `token: \"${ADMIN_TOKEN}\"`, or listen on 127.0.0.1 or unix:PATH";
-        cx.error(node.span, "the admin port is open to other machines without a token", help);
+        cx.error(
+            node.span,
+            "the admin port is open to other machines without a token",
+            help,
+        );
     }
 }
 
 pub(crate) fn config(config: &mut Config, fields: &Fields<'_>, cx: &mut Cx<'_>) {
-    if fields.node("state").is_none_or(|state| state.get("url").is_none())
+    if fields
+        .node("state")
+        .is_none_or(|state| state.get("url").is_none())
         && let (StateUrl::File(path), Some(source)) = (&config.state.url, cx.sources.first())
     {
         // The default stands where it would if it were written into the first file.
-        let at = Span { source: 0, start: 0, end: 0 };
-        config.state.url = StateUrl::File(if source.base.as_os_str().is_empty() { path.clone() } else { cx.resolve(path, at) });
-    }
-    if config.listeners.is_empty() && !cx.incomplete {
-        let at = fields.span_of("listeners").unwrap_or_else(|| fields.span());
-        cx.warn(at, "no listeners: nothing can connect", "add `listeners: [ { name: main, address: 0.0.0.0:8080 } ]`");
+        let at = Span {
+            source: 0,
+            start: 0,
+            end: 0,
+        };
+        config.state.url = StateUrl::File(if source.base.as_os_str().is_empty() {
+            path.clone()
+        } else {
+            cx.resolve(path, at)
+        });
     }
     addresses(config, fields, cx);
     if let Some(routes) = fields.node("routes") {
@@ -61,12 +76,27 @@ fn addresses(config: &Config, fields: &Fields<'_>, cx: &mut Cx<'_>) {
     });
     let nodes: &[Node] = fields.node("listeners").map_or(&[], Node::items);
     let listeners = config.listeners.iter().zip(nodes).enumerate();
-    let listeners = listeners.map(|(i, (listener, node))| (format!("listeners[{i}].address"), &listener.address, node.get("address")));
+    let listeners = listeners.map(|(i, (listener, node))| {
+        (
+            format!("listeners[{i}].address"),
+            &listener.address,
+            node.get("address"),
+        )
+    });
     let all: Vec<_> = admin.into_iter().chain(listeners).collect();
     for (index, (path, address, node)) in all.iter().enumerate() {
-        let clash = all[..index].iter().find(|(_, other, _)| overlap(address, other));
-        let (Some((other_path, _, other)), Some(node)) = (clash, node) else { continue };
-        let problem = Problem::error(node.span, format!("the address is taken by `{other_path}`"), "give each its own port").at(path);
+        let clash = all[..index]
+            .iter()
+            .find(|(_, other, _)| overlap(address, other));
+        let (Some((other_path, _, other)), Some(node)) = (clash, node) else {
+            continue;
+        };
+        let problem = Problem::error(
+            node.span,
+            format!("the address is taken by `{other_path}`"),
+            "give each its own port",
+        )
+        .at(path);
         cx.report(match other {
             Some(other) => problem.related("the other is here", other.span),
             None => problem,
@@ -77,7 +107,9 @@ fn addresses(config: &Config, fields: &Fields<'_>, cx: &mut Cx<'_>) {
 fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     match (one, other) {
         (ListenAddress::Ip(a), ListenAddress::Ip(b)) => {
-            let same_ip = a.ip() == b.ip() || ((a.ip().is_unspecified() || b.ip().is_unspecified()) && a.is_ipv4() == b.is_ipv4());
+            let same_ip = a.ip() == b.ip()
+                || ((a.ip().is_unspecified() || b.ip().is_unspecified())
+                    && a.is_ipv4() == b.is_ipv4());
             a.port() == b.port() && a.port() != 0 && same_ip
         }
         (ListenAddress::Unix(a), ListenAddress::Unix(b)) => a == b,

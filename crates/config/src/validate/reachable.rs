@@ -13,19 +13,38 @@ const ALL_PAIRS: usize = 2_000;
 pub(super) fn check(routes: &[Route], nodes: &[Node], cx: &mut Cx<'_>) {
     let everything = Match::default();
     let matches_of = |route: &'_ Route| -> Vec<Match> {
-        if route.matches.is_empty() { vec![everything.clone()] } else { route.matches.to_vec() }
+        if route.matches.is_empty() {
+            vec![everything.clone()]
+        } else {
+            route.matches.to_vec()
+        }
     };
     let mut earlier: Vec<(usize, Match)> = Vec::new();
     for (index, route) in routes.iter().enumerate() {
         let own = matches_of(route);
-        let covering: Option<Vec<usize>> =
-            own.iter().map(|m| earlier.iter().find(|(_, e)| covers(e, m)).map(|(at, _)| *at)).collect();
+        let covering: Option<Vec<usize>> = own
+            .iter()
+            .map(|m| {
+                earlier
+                    .iter()
+                    .find(|(_, e)| covers(e, m))
+                    .map(|(at, _)| *at)
+            })
+            .collect();
         if let Some(by) = covering
             && let (Some(first), Some(node)) = (by.first(), nodes.get(index))
         {
-            let message = format!("no request reaches the route `{}`: `{}` before it takes them all", route.name, routes[*first].name);
+            let message = format!(
+                "no request reaches the route `{}`: `{}` before it takes them all",
+                route.name, routes[*first].name
+            );
             let name = |node: &Node| node.get("name").map_or(node.span, |name| name.span);
-            let mut problem = Problem::error(name(node), message, "the first match wins: put the narrower route first").warning();
+            let mut problem = Problem::error(
+                name(node),
+                message,
+                "the first match wins: put the narrower route first",
+            )
+            .warning();
             problem = problem.at(format!("routes[{index}]"));
             if let Some(other) = nodes.get(*first) {
                 problem = problem.related("the earlier route", name(other));
@@ -33,7 +52,11 @@ pub(super) fn check(routes: &[Route], nodes: &[Node], cx: &mut Cx<'_>) {
             cx.report(problem);
         }
         let wide = |m: &Match| m.path.is_none() && m.grpc.is_none();
-        earlier.extend(own.into_iter().filter(|m| routes.len() <= ALL_PAIRS || wide(m)).map(|m| (index, m)));
+        earlier.extend(
+            own.into_iter()
+                .filter(|m| routes.len() <= ALL_PAIRS || wide(m))
+                .map(|m| (index, m)),
+        );
     }
 }
 
@@ -44,11 +67,14 @@ fn covers(wide: &Match, narrow: &Match) -> bool {
         && match (&wide.grpc, &narrow.grpc) {
             (None, _) => true,
             (Some(wide), Some(narrow)) => {
-                (wide.service.is_none() || wide.service == narrow.service) && (wide.method.is_none() || wide.method == narrow.method)
+                (wide.service.is_none() || wide.service == narrow.service)
+                    && (wide.method.is_none() || wide.method == narrow.method)
             }
             _ => false,
         }
-        && (wide.methods.is_empty() || (!narrow.methods.is_empty() && narrow.methods.iter().all(|m| wide.methods.contains(m))))
+        && (wide.methods.is_empty()
+            || (!narrow.methods.is_empty()
+                && narrow.methods.iter().all(|m| wide.methods.contains(m))))
         && texts(&wide.headers, &narrow.headers)
         && texts(&wide.query, &narrow.query)
         && (wide.source.is_none() || wide.source == narrow.source)
@@ -57,7 +83,9 @@ fn covers(wide: &Match, narrow: &Match) -> bool {
 fn hosts(wide: &[HostPattern], narrow: &[HostPattern]) -> bool {
     let takes = |w: &HostPattern, n: &HostPattern| match (w, n) {
         (HostPattern::Any, _) => true,
-        (HostPattern::Suffix(w), HostPattern::Suffix(n) | HostPattern::Exact(n)) => n.ends_with(w.as_str()),
+        (HostPattern::Suffix(w), HostPattern::Suffix(n) | HostPattern::Exact(n)) => {
+            n.ends_with(w.as_str())
+        }
         (w, n) => w == n,
     };
     wide.is_empty()
@@ -68,14 +96,15 @@ fn hosts(wide: &[HostPattern], narrow: &[HostPattern]) -> bool {
 fn path(wide: Option<&PathMatch>, narrow: Option<&PathMatch>) -> bool {
     match (wide, narrow) {
         (None, _) => true,
-        (Some(PathMatch::Prefix(wide)), Some(PathMatch::Prefix(narrow) | PathMatch::Exact(narrow))) => {
-            let wide = wide.trim_end_matches('/');
-            narrow.strip_prefix(wide).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        }
+        (
+            Some(PathMatch::Prefix(wide)),
+            Some(PathMatch::Prefix(narrow) | PathMatch::Exact(narrow)),
+        ) => narrow.starts_with(wide.as_str()),
         (wide, narrow) => wide == narrow,
     }
 }
 
 fn texts<K: Ord>(wide: &BTreeMap<K, TextMatch>, narrow: &BTreeMap<K, TextMatch>) -> bool {
-    wide.iter().all(|(name, wide)| narrow.get(name) == Some(wide))
+    wide.iter()
+        .all(|(name, wide)| narrow.get(name) == Some(wide))
 }

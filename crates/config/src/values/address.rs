@@ -45,11 +45,24 @@ impl FromStr for ListenAddress {
         if text.parse::<IpAddr>().is_ok() {
             return Err(Wrong::new("an address without a port", help));
         }
-        if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")).or(Some(text)).filter(|p| p.parse::<u16>().is_ok()) {
-            return Err(Wrong::new("a port without an address", format!("write 0.0.0.0:{port} for all addresses or 127.0.0.1:{port} for this machine only")));
+        if let Some(port) = text
+            .strip_prefix(':')
+            .or_else(|| text.strip_prefix("*:"))
+            .or(Some(text))
+            .filter(|p| p.parse::<u16>().is_ok())
+        {
+            return Err(Wrong::new(
+                "a port without an address",
+                format!(
+                    "write 0.0.0.0:{port} for all addresses or 127.0.0.1:{port} for this machine only"
+                ),
+            ));
         }
         if let Some(port) = text.strip_prefix("localhost:") {
-            return Err(Wrong::new("a listening address needs an IP", format!("write 127.0.0.1:{port}")));
+            return Err(Wrong::new(
+                "a listening address needs an IP",
+                format!("write 127.0.0.1:{port}"),
+            ));
         }
         Err(Wrong::new("not an address to listen on", help))
     }
@@ -81,25 +94,42 @@ impl FromStr for HostPort {
             if address.port() == 0 {
                 return Err(Wrong::new("port 0", help));
             }
-            return Ok(Self { host: address.ip().to_string(), port: address.port() });
+            return Ok(Self {
+                host: address.ip().to_string(),
+                port: address.port(),
+            });
         }
         if text.contains("://") {
-            return Err(Wrong::new("a URL where host:port is expected", format!("{help}; TLS is switched on by `tls`")));
+            return Err(Wrong::new(
+                "a URL where host:port is expected",
+                format!("{help}; TLS is switched on by `tls`"),
+            ));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(Wrong::new("an address without a port", help));
         };
-        let port = port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(|| Wrong::new("not a port from 1 to 65535", help))?;
+        let port = port
+            .parse::<u16>()
+            .ok()
+            .filter(|p| *p > 0)
+            .ok_or_else(|| Wrong::new("not a port from 1 to 65535", help))?;
         if !is_host_name(host) {
             return Err(Wrong::new("not a host name or IP", help));
         }
-        Ok(Self { host: host.to_ascii_lowercase(), port })
+        Ok(Self {
+            host: host.to_ascii_lowercase(),
+            port,
+        })
     }
 }
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -141,7 +171,10 @@ impl fmt::Display for Address {
 fn unix(path: &str) -> Result<PathBuf, Wrong> {
     // sun_path holds 108 bytes, the last of them the terminator.
     if path.is_empty() || path.contains('\0') || path.len() > 107 {
-        return Err(Wrong::new("not a socket's path", "write unix:PATH with a path of 1 to 107 bytes"));
+        return Err(Wrong::new(
+            "not a socket's path",
+            "write unix:PATH with a path of 1 to 107 bytes",
+        ));
     }
     Ok(path.into())
 }
@@ -172,7 +205,13 @@ pub struct HttpUrl {
 
 impl HttpUrl {
     pub(crate) fn consul() -> Self {
-        Self { tls: false, authority: HostPort { host: "127.0.0.1".into(), port: 8500 } }
+        Self {
+            tls: false,
+            authority: HostPort {
+                host: "127.0.0.1".into(),
+                port: 8500,
+            },
+        }
     }
 }
 
@@ -187,20 +226,39 @@ impl FromStr for HttpUrl {
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('@') {
-            return Err(Wrong::new("credentials in a URL", format!("{help}; put the secret into `token`")));
+            return Err(Wrong::new(
+                "credentials in a URL",
+                format!("{help}; put the secret into `token`"),
+            ));
         }
         if rest.contains(['/', '?', '#']) {
             return Err(Wrong::new("a URL with a path", help));
         }
-        let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
-        let authority = if has_port { rest.to_owned() } else { format!("{rest}:{}", if tls { 443 } else { 80 }) };
-        Ok(Self { tls, authority: authority.parse().map_err(|e: Wrong| Wrong::new(e.problem, help))? })
+        let has_port = rest
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.ends_with(']'));
+        let authority = if has_port {
+            rest.to_owned()
+        } else {
+            format!("{rest}:{}", if tls { 443 } else { 80 })
+        };
+        Ok(Self {
+            tls,
+            authority: authority
+                .parse()
+                .map_err(|e: Wrong| Wrong::new(e.problem, help))?,
+        })
     }
 }
 
 impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority)
+        write!(
+            f,
+            "{}://{}",
+            if self.tls { "https" } else { "http" },
+            self.authority
+        )
     }
 }
 
@@ -217,9 +275,10 @@ impl FromStr for StateUrl {
         let help = "write file:PATH, e.g. file:./tidegate-data";
         match text.split_once(':') {
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            Some((scheme @ ("redis" | "rediss" | "etcd" | "mysql" | "postgres" | "postgresql"), _)) => {
-                Err(Wrong::new(format!("{scheme} is not in this build"), help))
-            }
+            Some((
+                scheme @ ("redis" | "rediss" | "etcd" | "mysql" | "postgres" | "postgresql"),
+                _,
+            )) => Err(Wrong::new(format!("{scheme} is not in this build"), help)),
             _ => Err(Wrong::new("not a place for state", help)),
         }
     }
@@ -250,7 +309,10 @@ impl FromStr for LogTarget {
         match text {
             "stdout" => Ok(Self::Stdout),
             "stderr" => Ok(Self::Stderr),
-            "" => Err(Wrong::new("an empty path", "write stdout, stderr or a file's path")),
+            "" => Err(Wrong::new(
+                "an empty path",
+                "write stdout, stderr or a file's path",
+            )),
             path => Ok(Self::File(path.into())),
         }
     }
@@ -290,8 +352,18 @@ impl Cidr {
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (self.address, ip.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => (u32::from(net) ^ u32::from(ip)).checked_shr(32 - u32::from(self.prefix)).unwrap_or(0) == 0,
-            (IpAddr::V6(net), IpAddr::V6(ip)) => (u128::from(net) ^ u128::from(ip)).checked_shr(128 - u32::from(self.prefix)).unwrap_or(0) == 0,
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                (u32::from(net) ^ u32::from(ip))
+                    .checked_shr(32 - u32::from(self.prefix))
+                    .unwrap_or(0)
+                    == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                (u128::from(net) ^ u128::from(ip))
+                    .checked_shr(128 - u32::from(self.prefix))
+                    .unwrap_or(0)
+                    == 0
+            }
             _ => false,
         }
     }
@@ -301,21 +373,29 @@ impl FromStr for Cidr {
     type Err = Wrong;
     fn from_str(text: &str) -> Result<Self, Wrong> {
         let help = "write a network such as 10.0.0.0/8 or fd00::/8, or one address";
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_| Wrong::new("not a network", help))?;
+        let (address, prefix) = text
+            .split_once('/')
+            .map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| Wrong::new("not a network", help))?;
         let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            None => bits,
-            Some(text) => {
-                text.parse().ok().filter(|p| *p <= bits).ok_or_else(|| Wrong::new(format!("not a prefix length from 0 to {bits}"), help))?
-            }
-        };
+        let prefix =
+            match prefix {
+                None => bits,
+                Some(text) => text.parse().ok().filter(|p| *p <= bits).ok_or_else(|| {
+                    Wrong::new(format!("not a prefix length from 0 to {bits}"), help)
+                })?,
+            };
         let network = Self { address, prefix }.masked();
         if network.address == address {
             Ok(network)
         } else {
             // 10.1.2.3/8 is more often a slip than a network: say so instead of matching more than was meant.
-            Err(Wrong::new("bits beyond the prefix are set", format!("write {network} for the network or {address} for the address alone")))
+            Err(Wrong::new(
+                "bits beyond the prefix are set",
+                format!("write {network} for the network or {address} for the address alone"),
+            ))
         }
     }
 }
@@ -323,10 +403,25 @@ impl FromStr for Cidr {
 impl Cidr {
     fn masked(self) -> Self {
         let address = match self.address {
-            IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)).into()),
-            IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0)).into()),
+            IpAddr::V4(ip) => IpAddr::V4(
+                (u32::from(ip)
+                    & u32::MAX
+                        .checked_shl(32 - u32::from(self.prefix))
+                        .unwrap_or(0))
+                .into(),
+            ),
+            IpAddr::V6(ip) => IpAddr::V6(
+                (u128::from(ip)
+                    & u128::MAX
+                        .checked_shl(128 - u32::from(self.prefix))
+                        .unwrap_or(0))
+                .into(),
+            ),
         };
-        Self { address, prefix: self.prefix }
+        Self {
+            address,
+            prefix: self.prefix,
+        }
     }
 }
 
@@ -361,8 +456,16 @@ impl FromStr for HostPattern {
             }
         } else if is_host_name(&lower) {
             return Ok(Self::Exact(lower));
-        } else if let Ok(ip) = lower.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return Ok(Self::Exact(if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
+        } else if let Ok(ip) = lower
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+        {
+            return Ok(Self::Exact(if ip.is_ipv6() {
+                format!("[{ip}]")
+            } else {
+                ip.to_string()
+            }));
         }
         if text.contains("://") {
             return Err(Wrong::new("a URL where a host name is expected", help));
@@ -370,10 +473,16 @@ impl FromStr for HostPattern {
         if let Some((name, port)) = lower.rsplit_once(':')
             && port.parse::<u16>().is_ok()
         {
-            return Err(Wrong::new("a host pattern with a port", format!("hosts are compared without the port: write {name}")));
+            return Err(Wrong::new(
+                "a host pattern with a port",
+                format!("hosts are compared without the port: write {name}"),
+            ));
         }
         if text.contains('*') {
-            return Err(Wrong::new("a wildcard that is not the whole first label", help));
+            return Err(Wrong::new(
+                "a wildcard that is not the whole first label",
+                help,
+            ));
         }
         Err(Wrong::new("not a host name", help))
     }

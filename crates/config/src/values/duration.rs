@@ -5,7 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-const HELP: &str = "write a number with its unit, e.g. 25ms, 30s, 1m30s, 2h (units: ms, s, m, h, d)";
+const HELP: &str =
+    "write a number with its unit, e.g. 25ms, 30s, 1m30s, 2h (units: ms, s, m, h, d)";
 
 /// A year: longer than any timer here should wait, and far from every overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
@@ -35,27 +36,38 @@ pub fn parse_duration(text: &str) -> Result<Duration, Wrong> {
     }
     let mut total: u128 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let (number, tail) = rest.split_at(digits);
-        let letters = tail.find(|c: char| !c.is_alphabetic()).unwrap_or(tail.len());
+        let letters = tail
+            .find(|c: char| !c.is_alphabetic())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
         if number.is_empty() {
             return Err(Wrong::new("not a duration", HELP));
         }
         if unit.is_empty() {
-            let help = if tail.is_empty() { format!("write {text}s for seconds or {text}ms for milliseconds") } else { HELP.into() };
+            let help = if tail.is_empty() {
+                format!("write {text}s for seconds or {text}ms for milliseconds")
+            } else {
+                HELP.into()
+            };
             return Err(Wrong::new("a duration without its unit", help));
         }
         let unit = if unit == "µs" { "us" } else { unit };
         let Some((_, size)) = UNITS.iter().find(|(name, _)| *name == unit) else {
             return Err(Wrong::new(format!("unknown unit of time `{unit}`"), HELP));
         };
-        total = scaled(number, *size).and_then(|part| total.checked_add(part)).filter(|t| *t <= LONGEST.as_nanos()).ok_or_else(
-            || Wrong::new("not a duration up to a year", HELP),
-        )?;
+        total = scaled(number, *size)
+            .and_then(|part| total.checked_add(part))
+            .filter(|t| *t <= LONGEST.as_nanos())
+            .ok_or_else(|| Wrong::new("not a duration up to a year", HELP))?;
         rest = tail;
     }
-    Ok(Duration::from_nanos(u64::try_from(total).unwrap_or(u64::MAX)))
+    Ok(Duration::from_nanos(
+        u64::try_from(total).unwrap_or(u64::MAX),
+    ))
 }
 
 /// `number` × `size` without rounding through floating point.
@@ -64,7 +76,11 @@ fn scaled(number: &str, size: u128) -> Option<u128> {
     if fraction.len() > 9 || fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
         return None;
     }
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u128 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let mut parts = whole.checked_mul(size)?;
     if !fraction.is_empty() {
         let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
@@ -94,7 +110,12 @@ pub fn format_duration(duration: Duration) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Period(pub Duration);
 
-const PERIODS: [(&str, u64); 4] = [("second", 1), ("minute", 60), ("hour", 3_600), ("day", 86_400)];
+const PERIODS: [(&str, u64); 4] = [
+    ("second", 1),
+    ("minute", 60),
+    ("hour", 3_600),
+    ("day", 86_400),
+];
 
 impl FromStr for Period {
     type Err = Wrong;
@@ -103,16 +124,25 @@ impl FromStr for Period {
             return Ok(Self(Duration::from_secs(*seconds)));
         }
         match parse_duration(text) {
-            Ok(Duration::ZERO) => Err(Wrong::new("a period of no length", "write second, minute, hour, day or a duration such as 10s")),
+            Ok(Duration::ZERO) => Err(Wrong::new(
+                "a period of no length",
+                "write second, minute, hour, day or a duration such as 10s",
+            )),
             Ok(length) => Ok(Self(length)),
-            Err(_) => Err(Wrong::new("not a period", "write second, minute, hour, day or a duration such as 10s")),
+            Err(_) => Err(Wrong::new(
+                "not a period",
+                "write second, minute, hour, day or a duration such as 10s",
+            )),
         }
     }
 }
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match PERIODS.iter().find(|(_, seconds)| self.0 == Duration::from_secs(*seconds)) {
+        match PERIODS
+            .iter()
+            .find(|(_, seconds)| self.0 == Duration::from_secs(*seconds))
+        {
             Some((name, _)) => f.write_str(name),
             None => f.write_str(&format_duration(self.0)),
         }

@@ -19,7 +19,16 @@ impl HeaderName {
     /// Whether values of this header are credentials by its name, so that they are shown as fingerprints only.
     #[must_use]
     pub fn is_sensitive(&self) -> bool {
-        const WORDS: [&str; 8] = ["auth", "cookie", "token", "secret", "password", "api-key", "apikey", "credential"];
+        const WORDS: [&str; 8] = [
+            "auth",
+            "cookie",
+            "token",
+            "secret",
+            "password",
+            "api-key",
+            "apikey",
+            "credential",
+        ];
         WORDS.iter().any(|word| self.0.contains(word)) && self.0 != ":authority"
     }
 }
@@ -35,7 +44,10 @@ impl FromStr for HeaderName {
     fn from_str(text: &str) -> Result<Self, Wrong> {
         let help = "write a header's name such as x-user: letters, digits and !#$%&'*+-.^_`|~";
         if matches!(text, ":authority" | ":path" | ":method" | ":scheme") {
-            return Err(Wrong::new("a pseudo-header", "use hosts, path or methods of the match, or `rewrite`"));
+            return Err(Wrong::new(
+                "a pseudo-header",
+                "use hosts, path or methods of the match, or `rewrite`",
+            ));
         }
         match http::HeaderName::from_str(text) {
             Ok(name) => Ok(Self(name.as_str().to_owned())),
@@ -77,7 +89,11 @@ impl HeaderText {
 
 impl fmt::Display for HeaderText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.sensitive { write!(f, "{}", super::Secret::new(self.text.clone())) } else { f.write_str(&self.text) }
+        if self.sensitive {
+            write!(f, "{}", super::Secret::new(self.text.clone()))
+        } else {
+            f.write_str(&self.text)
+        }
     }
 }
 
@@ -102,14 +118,22 @@ impl Method {
 impl FromStr for Method {
     type Err = Wrong;
     fn from_str(text: &str) -> Result<Self, Wrong> {
-        const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+        const KNOWN: [&str; 9] = [
+            "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE",
+        ];
         let upper = text.to_ascii_uppercase();
         if text != upper && KNOWN.contains(&upper.as_str()) {
-            return Err(Wrong::new("methods are case-sensitive", format!("write {upper}")));
+            return Err(Wrong::new(
+                "methods are case-sensitive",
+                format!("write {upper}"),
+            ));
         }
         match http::Method::from_str(text) {
             Ok(method) => Ok(Self(method.as_str().to_owned())),
-            Err(_) => Err(Wrong::new("not an HTTP method", "write a method such as GET or POST")),
+            Err(_) => Err(Wrong::new(
+                "not an HTTP method",
+                "write a method such as GET or POST",
+            )),
         }
     }
 }
@@ -138,17 +162,29 @@ impl Pattern {
 impl FromStr for Pattern {
     type Err = Wrong;
     fn from_str(text: &str) -> Result<Self, Wrong> {
-        match regex::RegexBuilder::new(text).size_limit(Self::SIZE_LIMIT).build() {
+        match regex::RegexBuilder::new(text)
+            .size_limit(Self::SIZE_LIMIT)
+            .build()
+        {
             Ok(_) => Ok(Self(text.to_owned())),
-            Err(regex::Error::CompiledTooBig(_)) => {
-                Err(Wrong::new("a regular expression that compiles to more than 1 MiB", "use smaller repetitions"))
-            }
+            Err(regex::Error::CompiledTooBig(_)) => Err(Wrong::new(
+                "a regular expression that compiles to more than 1 MiB",
+                "use smaller repetitions",
+            )),
             Err(error) => {
                 // The last line of regex's message says what is wrong, the others draw it.
                 let text = error.to_string();
-                let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                let reason = text
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ")
+                    .to_owned();
                 let help = "the syntax is RE2-like: no look-around, no back-references; in YAML, single quotes keep backslashes";
-                Err(Wrong::new(format!("not a regular expression: {reason}"), help))
+                Err(Wrong::new(
+                    format!("not a regular expression: {reason}"),
+                    help,
+                ))
             }
         }
     }

@@ -41,7 +41,11 @@ impl FromStr for LimitKey {
     fn from_str(text: &str) -> Result<Self, Wrong> {
         let help = "write header:NAME, cookie:NAME, query:NAME, source_ip, host, path or method";
         let named = |name: &str| {
-            if name.is_empty() { Err(Wrong::new("a key without its name", help)) } else { Ok(name.to_owned()) }
+            if name.is_empty() {
+                Err(Wrong::new("a key without its name", help))
+            } else {
+                Ok(name.to_owned())
+            }
         };
         match text.split_once(':') {
             Some(("header", name)) => Ok(Self::Header(name.parse()?)),

@@ -11,8 +11,10 @@ mod quantity;
 mod secret;
 mod status;
 
-pub use address::{Address, Cidr, HostPattern, HostPort, HttpUrl, ListenAddress, LogTarget, StateUrl};
 pub(crate) use address::is_host_name;
+pub use address::{
+    Address, Cidr, HostPattern, HostPort, HttpUrl, ListenAddress, LogTarget, StateUrl,
+};
 pub use duration::{Period, format_duration, parse_duration};
 pub use http_names::{HeaderName, HeaderText, Method, Pattern};
 pub use keys::{HashKey, LimitKey};
@@ -34,7 +36,10 @@ pub struct Wrong {
 
 impl Wrong {
     pub(crate) fn new(problem: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { problem: problem.into(), help: help.into() }
+        Self {
+            problem: problem.into(),
+            help: help.into(),
+        }
     }
 }
 

@@ -47,23 +47,35 @@ impl FromStr for ByteSize {
     type Err = Wrong;
     fn from_str(text: &str) -> Result<Self, Wrong> {
         let help = "write a number of bytes or a size such as 64KiB, 10MiB, 1GiB";
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let unit = unit.trim_start();
         let number: u64 = number.parse().map_err(|_| Wrong::new("not a size", help))?;
         let size = if unit.is_empty() {
             1
         } else {
-            let found = SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
-            found.ok_or_else(|| Wrong::new(format!("unknown unit of size `{unit}`"), help))?.1
+            let found = SIZES
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(unit));
+            found
+                .ok_or_else(|| Wrong::new(format!("unknown unit of size `{unit}`"), help))?
+                .1
         };
-        number.checked_mul(size).filter(|n| i64::try_from(*n).is_ok()).map(Self).ok_or_else(|| Wrong::new("a size beyond all bounds", help))
+        number
+            .checked_mul(size)
+            .filter(|n| i64::try_from(*n).is_ok())
+            .map(Self)
+            .ok_or_else(|| Wrong::new("a size beyond all bounds", help))
     }
 }
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = SIZES[..4].iter().find(|(_, size)| self.0 >= *size && self.0 % size == 0);
+        let exact = SIZES[..4]
+            .iter()
+            .find(|(_, size)| self.0 >= *size && self.0 % size == 0);
         match exact {
             Some((unit, size)) => write!(f, "{}{unit}", self.0 / size),
             None => write!(f, "{}", self.0),
@@ -108,8 +120,14 @@ impl FromStr for Percent {
         if !number.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
             return Err(Wrong::new("not a percentage", help));
         }
-        let value: f64 = number.parse().map_err(|_| Wrong::new("not a percentage", help))?;
-        if (0.0..=100.0).contains(&value) { Ok(Self(value)) } else { Err(Wrong::new("a percentage outside 0% to 100%", help)) }
+        let value: f64 = number
+            .parse()
+            .map_err(|_| Wrong::new("not a percentage", help))?;
+        if (0.0..=100.0).contains(&value) {
+            Ok(Self(value))
+        } else {
+            Err(Wrong::new("a percentage outside 0% to 100%", help))
+        }
     }
 }
 

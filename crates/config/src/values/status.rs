@@ -41,9 +41,15 @@ impl FromStr for GrpcStatus {
     fn from_str(text: &str) -> Result<Self, Wrong> {
         let name = text.to_ascii_lowercase().replace('_', "-");
         let by_name = GRPC.iter().position(|known| *known == name);
-        let code = by_name.or_else(|| text.parse().ok()).filter(|code| *code < GRPC.len()).and_then(|code| u8::try_from(code).ok());
+        let code = by_name
+            .or_else(|| text.parse().ok())
+            .filter(|code| *code < GRPC.len())
+            .and_then(|code| u8::try_from(code).ok());
         code.map(Self).ok_or_else(|| {
-            Wrong::new("not a gRPC status", "write a name such as unavailable or RESOURCE_EXHAUSTED, or a number from 0 to 16")
+            Wrong::new(
+                "not a gRPC status",
+                "write a name such as unavailable or RESOURCE_EXHAUSTED, or a number from 0 to 16",
+            )
         })
     }
 }
@@ -74,20 +80,46 @@ impl StatusRange {
 impl FromStr for StatusRange {
     type Err = Wrong;
     fn from_str(text: &str) -> Result<Self, Wrong> {
-        let wrong = || Wrong::new("not a status or a range of statuses", "write e.g. 200, 200-299 or 2xx");
-        let status = |text: &str| text.trim().parse::<u16>().ok().filter(|s| (100..=599).contains(s)).ok_or_else(wrong);
-        if let Some(class) = text.strip_suffix("xx").and_then(|c| c.parse::<u16>().ok()).filter(|c| (1..=5).contains(c)) {
-            return Ok(Self { from: class * 100, to: class * 100 + 99 });
+        let wrong = || {
+            Wrong::new(
+                "not a status or a range of statuses",
+                "write e.g. 200, 200-299 or 2xx",
+            )
+        };
+        let status = |text: &str| {
+            text.trim()
+                .parse::<u16>()
+                .ok()
+                .filter(|s| (100..=599).contains(s))
+                .ok_or_else(wrong)
+        };
+        if let Some(class) = text
+            .strip_suffix("xx")
+            .and_then(|c| c.parse::<u16>().ok())
+            .filter(|c| (1..=5).contains(c))
+        {
+            return Ok(Self {
+                from: class * 100,
+                to: class * 100 + 99,
+            });
         }
         let (from, to) = text.split_once('-').unwrap_or((text, text));
         let (from, to) = (status(from)?, status(to)?);
-        if from <= to { Ok(Self { from, to }) } else { Err(wrong()) }
+        if from <= to {
+            Ok(Self { from, to })
+        } else {
+            Err(wrong())
+        }
     }
 }
 
 impl fmt::Display for StatusRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.from == self.to { write!(f, "{}", self.from) } else { write!(f, "{}-{}", self.from, self.to) }
+        if self.from == self.to {
+            write!(f, "{}", self.from)
+        } else {
+            write!(f, "{}-{}", self.from, self.to)
+        }
     }
 }
 
@@ -144,7 +176,10 @@ impl FromStr for RetryOn {
             return if (400..=599).contains(&status) {
                 Ok(Self::Status(status))
             } else {
-                Err(Wrong::new("not a status that is worth another attempt", "write a status from 400 to 599"))
+                Err(Wrong::new(
+                    "not a status that is worth another attempt",
+                    "write a status from 400 to 599",
+                ))
             };
         }
         let close = crate::suggest::closest(text, RETRY_ON.iter().map(|(name, _)| *name));
@@ -163,7 +198,12 @@ impl fmt::Display for RetryOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status) => write!(f, "{status}"),
-            other => f.write_str(RETRY_ON.iter().find(|(_, on)| on == other).map_or("", |(name, _)| name)),
+            other => f.write_str(
+                RETRY_ON
+                    .iter()
+                    .find(|(_, on)| on == other)
+                    .map_or("", |(name, _)| name),
+            ),
         }
     }
 }

@@ -11,12 +11,12 @@ use std::collections::HashMap;
 
 /// Where a text stands, so that spans are those of the whole file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Origin {
+pub(super) struct Origin<'a> {
     pub(super) source: usize,
     /// Bytes before the text.
     pub(super) offset: usize,
-    /// The text is a part of a broken file: anchors may be missing.
-    pub(super) lenient: bool,
+    /// The whole text, if this is a part of a broken one: an anchor may stand in another part.
+    pub(super) whole: Option<&'a str>,
 }
 
 /// A mistake after which no event comes.
@@ -28,13 +28,27 @@ pub(super) struct SyntaxError {
 }
 
 /// Reads one document.
-pub(super) fn tree(text: &str, origin: Origin, env: Env<'_>, problems: &mut Vec<Problem>) -> Result<Option<Node>, SyntaxError> {
+pub(super) fn tree(
+    text: &str,
+    origin: Origin<'_>,
+    env: Env<'_>,
+    problems: &mut Vec<Problem>,
+) -> Result<Option<Node>, SyntaxError> {
     let mut options = Options::default();
     options.emit_unresolved_aliases = true;
     options.emit_comments = false;
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
-    let mut builder = Builder { text, origin, env, problems, stack: Vec::new(), anchors: HashMap::new(), aliased: 0, root: None };
+    let mut builder = Builder {
+        text,
+        origin,
+        env,
+        problems,
+        stack: Vec::new(),
+        anchors: HashMap::new(),
+        aliased: 0,
+        root: None,
+    };
     let mut documents = 0;
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
@@ -46,7 +60,11 @@ pub(super) fn tree(text: &str, origin: Origin, env: Env<'_>, problems: &mut Vec<
         if matches!(event, Event::DocumentStart(..)) {
             documents += 1;
             if documents > 1 {
-                builder.report(Problem::error(span, "a second document", "a file holds one document: give several files instead"));
+                builder.report(Problem::error(
+                    span,
+                    "a second document",
+                    "a file holds one document: give several files instead",
+                ));
                 break;
             }
         }
@@ -55,7 +73,7 @@ pub(super) fn tree(text: &str, origin: Origin, env: Env<'_>, problems: &mut Vec<
     Ok(builder.root)
 }
 
-fn syntax(text: &str, origin: Origin, at: usize, info: &str) -> SyntaxError {
+fn syntax(text: &str, origin: Origin<'_>, at: usize, info: &str) -> SyntaxError {
     // An error at the end is shown where the text ends, not on the empty lines after it.
     let at = at.min(text.trim_end().len());
     let at = crate::source::floor(text, at);
@@ -69,6 +87,8 @@ fn syntax(text: &str, origin: Origin, at: usize, info: &str) -> SyntaxError {
         "a text that begins with one of * & ! @ ` % | > needs quotes"
     } else if rest.starts_with(": ") || info.contains("mapping values") {
         "a text with `: ` in it needs quotes; or the line is indented too far"
+    } else if info.contains("quoted scalar") {
+        "check that the quote that begins above is closed"
     } else if info.contains("flow") || line.contains(['{', '[']) {
         "check that every { and [ of this entry is closed"
     } else {
@@ -76,7 +96,11 @@ fn syntax(text: &str, origin: Origin, at: usize, info: &str) -> SyntaxError {
     };
     let length = rest.chars().next().map_or(1, char::len_utf8);
     SyntaxError {
-        span: Span { source: origin.source, start: origin.offset + at, end: origin.offset + (at + length).min(text.len()) },
+        span: Span {
+            source: origin.source,
+            start: origin.offset + at,
+            end: origin.offset + (at + length).min(text.len()),
+        },
         message: format!("not YAML: {info}"),
         help: help.into(),
     }
@@ -91,12 +115,15 @@ struct Frame {
 
 enum Open {
     List(Vec<Node>),
-    Map { entries: Vec<(Key, Node)>, key: Option<Option<Key>> },
+    Map {
+        entries: Vec<(Key, Node)>,
+        key: Option<Option<Key>>,
+    },
 }
 
 struct Builder<'a> {
     text: &'a str,
-    origin: Origin,
+    origin: Origin<'a>,
     env: Env<'a>,
     problems: &'a mut Vec<Problem>,
     stack: Vec<Frame>,
@@ -107,7 +134,11 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn span(&self, start: usize, end: usize) -> Span {
-        Span { source: self.origin.source, start: self.origin.offset + start, end: self.origin.offset + end.max(start) }
+        Span {
+            source: self.origin.source,
+            start: self.origin.offset + start,
+            end: self.origin.offset + end.max(start),
+        }
     }
 
     fn report(&mut self, problem: Problem) {
@@ -122,15 +153,29 @@ impl Builder<'_> {
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.tag(tag.as_ref(), span);
-                self.stack.push(Frame { span, anchor, kind: Open::List(Vec::new()) });
+                self.stack.push(Frame {
+                    span,
+                    anchor,
+                    kind: Open::List(Vec::new()),
+                });
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.tag(tag.as_ref(), span);
-                self.stack.push(Frame { span, anchor, kind: Open::Map { entries: Vec::new(), key: None } });
+                self.stack.push(Frame {
+                    span,
+                    anchor,
+                    kind: Open::Map {
+                        entries: Vec::new(),
+                        key: None,
+                    },
+                });
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(frame) = self.stack.pop() {
-                    let span = Span { end: span.end.max(frame.span.start), ..frame.span };
+                    let span = Span {
+                        end: span.end.max(frame.span.start),
+                        ..frame.span
+                    };
                     let node = match frame.kind {
                         Open::List(items) => Node::list(span, items),
                         Open::Map { entries, .. } => self.finish_map(span, entries),
@@ -143,9 +188,19 @@ impl Builder<'_> {
                 self.add(node, 0)?;
             }
             Event::UnresolvedAlias(name) => {
-                if !self.origin.lenient {
-                    let message = format!("`*{name}` is read as a YAML alias, and there is no anchor of that name");
-                    self.report(Problem::error(span, message, format!("a text that begins with * needs quotes: \"*{name}\"")));
+                if !self
+                    .origin
+                    .whole
+                    .is_some_and(|whole| whole.contains(&format!("&{name}")))
+                {
+                    let message = format!(
+                        "`*{name}` is read as a YAML alias, and there is no anchor of that name"
+                    );
+                    self.report(Problem::error(
+                        span,
+                        message,
+                        format!("a text that begins with * needs quotes: \"*{name}\""),
+                    ));
                 }
                 self.add(Node::leaf(span, Kind::Broken), 0)?;
             }
@@ -156,7 +211,11 @@ impl Builder<'_> {
 
     fn alias(&mut self, id: usize, span: Span) -> Result<Node, SyntaxError> {
         let Some(node) = self.anchors.get(&id).cloned() else {
-            self.report(Problem::error(span, "an alias inside its own anchor", "write the value out"));
+            self.report(Problem::error(
+                span,
+                "an alias inside its own anchor",
+                "write the value out",
+            ));
             return Ok(Node::leaf(span, Kind::Broken));
         };
         self.aliased = self.aliased.saturating_add(node.size);
@@ -164,34 +223,64 @@ impl Builder<'_> {
             return Err(SyntaxError {
                 span,
                 message: "aliases that expand beyond all bounds".into(),
-                help: format!("all aliases of a file may expand to {MAX_ALIASED} values, {MAX_DEPTH} levels deep"),
+                help: format!(
+                    "all aliases of a file may expand to {MAX_ALIASED} values, {MAX_DEPTH} levels deep"
+                ),
             });
         }
         // Problems are shown where the value is written; the alias has nothing to underline.
         Ok(node)
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Cow<'_, Tag>>, span: Span) -> Node {
+    fn scalar(
+        &mut self,
+        text: &str,
+        style: ScalarStyle,
+        tag: Option<&Cow<'_, Tag>>,
+        span: Span,
+    ) -> Node {
         self.tag(tag, span);
-        let plain = matches!(style, ScalarStyle::Plain) && !tag.is_some_and(|t| t.is_yaml_core_schema_tag("str"));
+        let plain = matches!(style, ScalarStyle::Plain)
+            && !tag.is_some_and(|t| t.is_yaml_core_schema_tag("str"));
         if plain && matches!(text, "" | "~" | "null" | "Null" | "NULL") {
             return Node::leaf(span, Kind::Null);
         }
-        Node::leaf(span, Kind::Scalar(Scalar { text: text.into(), quoted: !plain, from_env: false }))
+        Node::leaf(
+            span,
+            Kind::Scalar(Scalar {
+                text: text.into(),
+                quoted: !plain,
+                from_env: false,
+            }),
+        )
     }
 
     fn tag(&mut self, tag: Option<&Cow<'_, Tag>>, span: Span) {
         if tag.is_some_and(|t| t.is_custom()) {
-            self.report(Problem::error(span, "a YAML tag that means nothing here", "remove the `!…`, or quote the text that begins with !"));
+            self.report(Problem::error(
+                span,
+                "a YAML tag that means nothing here",
+                "remove the `!…`, or quote the text that begins with !",
+            ));
         }
     }
 
     /// Puts a finished node where it belongs.
     fn add(&mut self, mut node: Node, anchor: usize) -> Result<(), SyntaxError> {
-        let as_key = matches!(self.stack.last(), Some(Frame { kind: Open::Map { key: None, .. }, .. }));
+        let as_key = matches!(
+            self.stack.last(),
+            Some(Frame {
+                kind: Open::Map { key: None, .. },
+                ..
+            })
+        );
         if as_key {
             let key = self.key(&node);
-            if let Some(Frame { kind: Open::Map { key: slot, .. }, .. }) = self.stack.last_mut() {
+            if let Some(Frame {
+                kind: Open::Map { key: slot, .. },
+                ..
+            }) = self.stack.last_mut()
+            {
                 *slot = Some(key);
             }
             return Ok(());
@@ -200,7 +289,11 @@ impl Builder<'_> {
             match env::replace(&scalar.text, self.env) {
                 Ok(None) => {}
                 Ok(Some(replaced)) => {
-                    let scalar = Scalar { text: replaced.text.into(), quoted: scalar.quoted, from_env: replaced.from_env };
+                    let scalar = Scalar {
+                        text: replaced.text.into(),
+                        quoted: scalar.quoted,
+                        from_env: replaced.from_env,
+                    };
                     node.kind = Kind::Scalar(scalar);
                 }
                 Err(found) => {
@@ -232,7 +325,10 @@ impl Builder<'_> {
 
     fn key(&mut self, node: &Node) -> Option<Key> {
         match &node.kind {
-            Kind::Scalar(scalar) => Some(Key { span: node.span, text: scalar.text.clone() }),
+            Kind::Scalar(scalar) => Some(Key {
+                span: node.span,
+                text: scalar.text.clone(),
+            }),
             Kind::Broken => None,
             _ => {
                 let source = node.span.start - self.origin.offset;
@@ -242,7 +338,11 @@ impl Builder<'_> {
                 } else {
                     "a key is a word"
                 };
-                self.report(Problem::error(node.span, format!("{} as a key", node.describe()), help));
+                self.report(Problem::error(
+                    node.span,
+                    format!("{} as a key", node.describe()),
+                    help,
+                ));
                 None
             }
         }
@@ -262,7 +362,10 @@ impl Builder<'_> {
                 Some(first) => {
                     let first = *first;
                     let message = format!("the key `{}` is given twice", key.text);
-                    self.report(Problem::error(key.span, message, "keep one of them").related("first given here", first));
+                    self.report(
+                        Problem::error(key.span, message, "keep one of them")
+                            .related("first given here", first),
+                    );
                 }
                 None => {
                     seen.insert(key.text.clone(), key.span);
@@ -287,8 +390,13 @@ impl Builder<'_> {
                     }
                     Kind::Broken => {}
                     _ => {
-                        let message = format!("`<<` merges mappings, this is {}", source.describe());
-                        self.report(Problem::error(source.span, message, "write `<<: *anchor` with the anchor of a mapping"));
+                        let message =
+                            format!("`<<` merges mappings, this is {}", source.describe());
+                        self.report(Problem::error(
+                            source.span,
+                            message,
+                            "write `<<: *anchor` with the anchor of a mapping",
+                        ));
                     }
                 }
             }

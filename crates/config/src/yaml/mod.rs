@@ -29,12 +29,30 @@ pub(crate) struct Parsed {
 }
 
 /// Reads a text; what is no YAML is reported and the rest is read all the same.
-pub(crate) fn parse(index: usize, source: &Source, env: Env<'_>, problems: &mut Vec<Problem>) -> Parsed {
+pub(crate) fn parse(
+    index: usize,
+    source: &Source,
+    env: Env<'_>,
+    problems: &mut Vec<Problem>,
+) -> Parsed {
     let mut found = Vec::new();
-    match build::tree(&source.text, build::Origin { source: index, offset: 0, lenient: false }, env, &mut found) {
+    match build::tree(
+        &source.text,
+        build::Origin {
+            source: index,
+            offset: 0,
+            whole: None,
+        },
+        env,
+        &mut found,
+    ) {
         Ok(root) => {
             problems.append(&mut found);
-            Parsed { root, incomplete: false, broken: Vec::new() }
+            Parsed {
+                root,
+                incomplete: false,
+                broken: Vec::new(),
+            }
         }
         Err(error) => recover::sections(index, source, env, error, problems),
     }

@@ -212,19 +212,31 @@ impl Client {
         let request = request
             .body(Empty::new())
             .map_err(|error| broken(error.into()))?;
-        let kept = match self.connection.take() {
-            // A kept connection may have been closed meanwhile: `ready` tells.
-            Some(mut kept) => kept.ready().await.ok().map(|()| kept),
-            None => None,
+        // The other side may have closed a kept connection just now, and a restarted gateway surely has: what was not
+        // sent, or only asks, is sent again on a new one.
+        let mut answered = None;
+        if let Some(mut kept) = self.connection.take() {
+            match kept.try_send_request(request.clone()).await {
+                Ok(response) => answered = Some((kept, response)),
+                Err(mut error) => {
+                    let unsent = error.take_message().is_some();
+                    if !unsent && request.method() != Method::GET {
+                        return Err(broken(error.into_error().into()));
+                    }
+                }
+            }
+        }
+        let (connection, response) = match answered {
+            Some(answered) => answered,
+            None => {
+                let mut fresh = self.connect().await?;
+                let response = fresh
+                    .send_request(request)
+                    .await
+                    .map_err(|error| broken(error.into()))?;
+                (fresh, response)
+            }
         };
-        let mut connection = match kept {
-            Some(kept) => kept,
-            None => self.connect().await?,
-        };
-        let response = connection
-            .send_request(request)
-            .await
-            .map_err(|error| broken(error.into()))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_BODY)
             .collect()

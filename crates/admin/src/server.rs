@@ -14,7 +14,7 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tidegate_gateway::ListenSocket;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
@@ -183,6 +183,7 @@ async fn accept_loop(
     mut closed: watch::Receiver<bool>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let lingering = Arc::new(Semaphore::new(LINGERING));
     loop {
         let stream = tokio::select! {
             biased;
@@ -198,7 +199,13 @@ async fn accept_loop(
             },
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            refuse(&stream, limits.connections);
+            tracing::warn!(
+                connections = limits.connections,
+                "admin_connections_exhausted"
+            );
+            if let Ok(slot) = Arc::clone(&lingering).try_acquire_owned() {
+                tokio::spawn(refuse(stream, limits.connections, slot));
+            }
             continue;
         };
         let (router, limits, closed) = (router.clone(), limits.clone(), closed.clone());
@@ -213,8 +220,14 @@ async fn accept_loop(
     let _ = slots.acquire_many(all).await;
 }
 
-/// A new socket's send buffer is empty: one write that does not wait is enough, and costs no slot.
-fn refuse(stream: &Stream, connections: usize) {
+/// Refused connections that are told why at once; more are only closed.
+const LINGERING: usize = 32;
+/// Time that a refused client gets to take its answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Tells a client that there is no room, then reads what it still sends: a socket closed with unread bytes is reset, and
+/// the reset would take the answer with it.
+async fn refuse(mut stream: Stream, connections: usize, _slot: OwnedSemaphorePermit) {
     let body = format!(
         "{{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"too_many_connections\",\
          \"detail\":\"the admin port has its {connections} connections\"}}"
@@ -224,11 +237,24 @@ fn refuse(stream: &Stream, connections: usize) {
          too_many_connections\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let _ = match stream {
-        Stream::Tcp(io) => io.try_write(answer.as_bytes()),
-        Stream::Unix(io) => io.try_write(answer.as_bytes()),
-    };
-    tracing::warn!(connections, "admin_connections_exhausted");
+    let _ = tokio::time::timeout(LINGER, async {
+        match &mut stream {
+            Stream::Tcp(io) => say_and_drain(io, &answer).await,
+            Stream::Unix(io) => say_and_drain(io, &answer).await,
+        }
+    })
+    .await;
+}
+
+async fn say_and_drain<I: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut I,
+    answer: &str,
+) -> io::Result<()> {
+    io.write_all(answer.as_bytes()).await?;
+    io.shutdown().await?;
+    let mut rest = [0; 1024];
+    while io.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 /// Time that answers under way get when the server ends.
@@ -336,7 +362,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for StallGuard<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
 
     #[tokio::test(start_paused = true)]
     async fn a_write_that_nobody_reads_fails_after_the_limit() {

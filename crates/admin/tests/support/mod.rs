@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod http;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
@@ -490,5 +492,35 @@ impl Source for World {
                 }
             }
         })
+    }
+}
+
+/// The made-up gateway behind a real admin port on loopback.
+pub(crate) struct Served {
+    pub(crate) world: std::sync::Arc<World>,
+    pub(crate) handle: tidegate_admin::AdminHandle,
+    pub(crate) address: std::net::SocketAddr,
+}
+
+impl Served {
+    pub(crate) fn new() -> Self {
+        Self::with(tidegate_admin::AdminOptions::default())
+    }
+
+    pub(crate) fn with(options: tidegate_admin::AdminOptions) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let world = std::sync::Arc::new(World::new());
+        let handle = tidegate_admin::serve(
+            tidegate_admin::ListenSocket::Tcp(listener),
+            std::sync::Arc::clone(&world) as _,
+            options,
+        )
+        .expect("loopback is served");
+        Self {
+            world,
+            handle,
+            address,
+        }
     }
 }

@@ -11,7 +11,7 @@ import yaml
 
 from . import http1
 from .net import free_port
-from .process import Process, alive, children, command_line, marked
+from .process import Process, alive, command_line, marked, started
 from .wait import until
 
 TOP = Path(__file__).resolve().parents[2]
@@ -186,14 +186,12 @@ class Gateway:
     # --- life ---
 
     def roles(self):
-        """The role processes: {role: pid}."""
+        """The role processes: {role: pid}; of several (one may be draining) the newest. Orphans count too."""
         found = {}
-        for process in self.processes:
-            for pid in children(process.pid) if process.running() else []:
-                words = " ".join(command_line(pid)[1:])
-                for role in ("gateway", "control", "host"):
-                    if re.search(rf"\b{role}\b", words):
-                        found[role] = pid
+        for pid in sorted(self.leftovers(), key=started):
+            words = command_line(pid)
+            if "role" in words[1:-1]:
+                found[words[words.index("role") + 1]] = pid
         return found
 
     def kill_role(self, role="gateway"):

@@ -12,7 +12,6 @@ use rustls::ServerConfig;
 use tidegate_config::model::{Listener as Config, ListenerTls};
 use tidegate_wire::h1::Limits;
 use tidegate_wire::headers::ForwardedPolicy;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::ListenSocket;
@@ -111,10 +110,7 @@ pub(crate) async fn accept(
     door: Arc<Door>,
     stop: Arc<Notify>,
 ) -> io::Result<()> {
-    let fd = match &*socket {
-        ListenSocket::Tcp(l) => AsyncFd::register(l.try_clone().map(std::os::fd::OwnedFd::from)?)?,
-        ListenSocket::Unix(l) => AsyncFd::register(l.try_clone().map(std::os::fd::OwnedFd::from)?)?,
-    };
+    let socket = Socket::register(&socket)?;
     loop {
         let Some(listener) = state() else {
             return Ok(());
@@ -128,14 +124,12 @@ pub(crate) async fn accept(
                 () = stop.notified() => return Ok(()),
             }
         }
-        let mut ready = tokio::select! {
-            ready = fd.readable() => ready?,
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
             () = stop.notified() => return Ok(()),
         };
-        let accepted = ready.try_io(|_| accept_one(&socket));
         match accepted {
-            Err(_would_block) => {}
-            Ok(Ok((stream, peer))) => {
+            Ok((stream, peer)) => {
                 listener.live.open.fetch_add(1, Ordering::AcqRel);
                 let open = OpenConnection(listener.live.clone());
                 door.enter(Accepted {
@@ -145,9 +139,9 @@ pub(crate) async fn accept(
                     open,
                 });
             }
-            Ok(Err(e)) => match e.raw_os_error() {
+            Err(e) => match e.kind() {
                 // The caller gave up while it waited.
-                Some(libc_codes::ECONNABORTED | libc_codes::EINTR) => {}
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
                 _ => {
                     tracing::warn!(listener = %listener.name, cause = %e, "accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -157,23 +151,39 @@ pub(crate) async fn accept(
     }
 }
 
-/// The two error numbers that accept returns for what is no trouble of ours.
-mod libc_codes {
-    pub(super) const EINTR: i32 = 4;
-    pub(super) const ECONNABORTED: i32 = 103;
+/// A listening socket on the control runtime.
+enum Socket {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
 }
 
-fn accept_one(socket: &ListenSocket) -> io::Result<(Stream, Option<SocketAddr>)> {
-    match socket {
-        ListenSocket::Tcp(l) => {
-            let (stream, peer) = l.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((Stream::Tcp(stream), Some(peer)))
+impl Socket {
+    fn register(socket: &ListenSocket) -> io::Result<Self> {
+        match socket {
+            ListenSocket::Tcp(l) => {
+                let l = l.try_clone()?;
+                l.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(l).map(Self::Tcp)
+            }
+            ListenSocket::Unix(l) => {
+                let l = l.try_clone()?;
+                l.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(l).map(Self::Unix)
+            }
         }
-        ListenSocket::Unix(l) => {
-            let (stream, _) = l.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((Stream::Unix(stream), None))
+    }
+
+    /// The connection leaves this runtime at once: it belongs to a worker's.
+    async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(l) => {
+                let (stream, peer) = l.accept().await?;
+                Ok((Stream::Tcp(stream.into_std()?), Some(peer)))
+            }
+            Self::Unix(l) => {
+                let (stream, _) = l.accept().await?;
+                Ok((Stream::Unix(stream.into_std()?), None))
+            }
         }
     }
 }

@@ -98,9 +98,7 @@ pub fn render(now: &Overview, earlier: Option<&Overview>, view: View, style: &St
         out.push(Colour::Bad.paint(&clip(&printable(&line), style.width), style.colour));
     }
     if matches!(view, View::All | View::Upstreams) {
-        for upstream in &now.upstreams {
-            page.upstream(&mut out, upstream);
-        }
+        page.upstreams(&mut out);
     }
     if matches!(view, View::All | View::Routes) && !now.routes.is_empty() {
         page.routes(&mut out);
@@ -185,6 +183,55 @@ impl Page<'_> {
         )
     }
 
+    /// One layout for the members of all upstreams: the eye runs down over all of them, and a cause that comes up in one
+    /// does not shift the others' columns against it.
+    fn upstreams(&self, out: &mut Vec<String>) {
+        let traffic = if self.earlier.is_some() {
+            "RATE/S"
+        } else {
+            "ATTEMPTS"
+        };
+        let columns = [
+            Column::flexible("MEMBER", 14, 0),
+            Column::text("STATE", 0),
+            Column::flexible("CAUSE", 12, 1),
+            Column::number("RETURNS IN", 4),
+            Column::number("IN FLIGHT", 5),
+            Column::number(traffic, 2),
+            Column::number("FAILED", 2),
+            Column::number("EWMA", 3),
+            Column::number("CONNS", 6),
+            Column::number("WEIGHT", 7),
+            Column::text("ZONE", 8),
+        ];
+        let mut rows = Vec::new();
+        for upstream in &self.now.upstreams {
+            let earlier = self
+                .earlier
+                .and_then(|e| e.upstreams.iter().find(|u| u.name == upstream.name));
+            rows.extend(upstream.members.iter().map(|member| {
+                let before = earlier.and_then(|u| u.members.iter().find(|m| m.id == member.id));
+                self.member(member, before)
+            }));
+        }
+        let table = lines(
+            &columns,
+            &rows,
+            self.style.width.saturating_sub(2),
+            self.style.colour,
+        );
+        let mut table = table.into_iter().map(|line| format!("  {line}"));
+        let title = table.next().unwrap_or_default();
+        for upstream in &self.now.upstreams {
+            self.upstream(out, upstream);
+            if !upstream.members.is_empty() {
+                out.push(title.clone());
+                out.extend(table.by_ref().take(upstream.members.len()));
+            }
+        }
+    }
+
+    /// What stands over an upstream's members.
     fn upstream(&self, out: &mut Vec<String>, upstream: &UpstreamView) {
         let colour = self.style.colour;
         out.push(String::new());
@@ -214,41 +261,7 @@ impl Page<'_> {
         }
         if upstream.members.is_empty() {
             out.push(Colour::Warn.paint(&clip("  no members", self.style.width), colour));
-            return;
         }
-        let columns = [
-            Column::flexible("MEMBER", 14, 0),
-            Column::text("STATE", 0),
-            Column::flexible("CAUSE", 12, 3),
-            Column::number("RETURNS IN", 4),
-            Column::number("IN FLIGHT", 5),
-            Column::number(
-                if self.earlier.is_some() {
-                    "RATE/S"
-                } else {
-                    "ATTEMPTS"
-                },
-                1,
-            ),
-            Column::number("FAILED", 1),
-            Column::number("EWMA", 2),
-            Column::number("CONNS", 6),
-            Column::number("WEIGHT", 7),
-            Column::text("ZONE", 8),
-        ];
-        let earlier = self
-            .earlier
-            .and_then(|e| e.upstreams.iter().find(|u| u.name == upstream.name));
-        let rows: Vec<_> = upstream
-            .members
-            .iter()
-            .map(|member| {
-                let before = earlier.and_then(|u| u.members.iter().find(|m| m.id == member.id));
-                self.member(member, before)
-            })
-            .collect();
-        let table = lines(&columns, &rows, self.style.width.saturating_sub(2), colour);
-        out.extend(table.into_iter().map(|line| format!("  {line}")));
     }
 
     fn member(&self, member: &MemberView, before: Option<&MemberView>) -> Vec<Cell> {

@@ -157,7 +157,8 @@ fn line(
     let mut pending = 0;
     for (n, &(i, w)) in shown.iter().enumerate() {
         pending += if n > 0 { GAP } else { 0 };
-        let text = clip(&row[i].text, w.min(left.saturating_sub(pending)));
+        let w = w.min(left.saturating_sub(pending));
+        let text = clip(&row[i].text, w);
         let used = text.chars().count();
         if columns[i].right {
             pending += w.saturating_sub(used);

@@ -96,8 +96,10 @@ fn now_ms() -> u64 {
         .map_or(0, |d| d.as_millis() as u64)
 }
 
+type Traffic = (&'static str, &'static [(&'static str, f64)], f64, f64);
+
 /// Route, its targets with weights, requests a second, typical latency in milliseconds.
-const TRAFFIC: [(&str, &[(&str, f64)], f64, f64); 4] = [
+const TRAFFIC: [Traffic; 4] = [
     (
         "ranker",
         &[("ranker-v1", 90.0), ("ranker-v2", 10.0)],

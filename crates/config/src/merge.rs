@@ -3,14 +3,21 @@
 use crate::node::{Key, Kind, Node};
 use crate::problem::Problem;
 use crate::source::Span;
-use std::rc::Rc;
 
 /// Unites the roots of all files, in their order.
 pub(crate) fn merge(roots: Vec<Node>, problems: &mut Vec<Problem>) -> Node {
     let mut merged: Vec<(Key, Node)> = Vec::new();
     for root in roots {
         match root.kind {
-            Kind::Map(entries) => unite(&mut merged, &entries, "", problems),
+            Kind::Map(entries) => {
+                // `x-…` at the top is a place for shared pieces with anchors.
+                let own: Vec<_> = entries
+                    .iter()
+                    .filter(|(key, _)| !key.text.starts_with("x-"))
+                    .cloned()
+                    .collect();
+                unite(&mut merged, &own, "", problems);
+            }
             Kind::Null | Kind::Broken => {}
             _ => {
                 let message = format!("{} where the configuration is expected", root.describe());
@@ -41,7 +48,7 @@ pub(crate) fn merge(roots: Vec<Node>, problems: &mut Vec<Problem>) -> Node {
 
 fn unite(
     into: &mut Vec<(Key, Node)>,
-    entries: &Rc<[(Key, Node)]>,
+    entries: &[(Key, Node)],
     path: &str,
     problems: &mut Vec<Problem>,
 ) {

@@ -133,6 +133,8 @@ impl Object {
 pub fn schema() -> Json {
     let mut defs = Defs::default();
     let root = Config::schema(&mut defs);
+    // A place for shared pieces with anchors, which the loader skips.
+    defs.0["Config"]["patternProperties"] = json!({ "^x-": true });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Tidegate configuration",

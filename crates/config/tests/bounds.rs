@@ -19,21 +19,38 @@ fn aliases_that_expand_beyond_all_bounds_are_refused_quickly() {
     let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..40 {
         let list = format!("*a{}", level - 1);
-        text.push_str(&format!("a{level}: &a{level} [{}]\n", [list.as_str(); 10].join(", ")));
+        text.push_str(&format!(
+            "a{level}: &a{level} [{}]\n",
+            [list.as_str(); 10].join(", ")
+        ));
     }
     text.push_str("listeners: *a39\n");
     let start = Instant::now();
     let found = diagnostics(&text).to_string();
-    assert!(found.contains("aliases that expand beyond all bounds"), "{found}");
-    assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
+    assert!(
+        found.contains("aliases that expand beyond all bounds"),
+        "{found}"
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "took {:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
 fn deep_nesting_is_refused() {
-    for text in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000), "a:\n  - ".repeat(3)] {
+    for text in [
+        "[".repeat(100_000),
+        "{a: ".repeat(100_000),
+        "- ".repeat(100_000),
+        "a:\n  - ".repeat(3),
+    ] {
         assert!(diagnostics(&text).errors() > 0);
     }
-    let block: String = (0..2_000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    let block: String = (0..2_000)
+        .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+        .collect();
     assert!(diagnostics(&block).errors() > 0);
 }
 
@@ -60,13 +77,22 @@ fn a_flood_of_mistakes_is_cut_and_counted() {
 
 #[test]
 fn ten_thousand_routes_load_in_a_moment() {
-    let mut text = String::from("listeners: [ { name: a, address: \"127.0.0.1:1\" } ]\nupstreams: [ { name: u, endpoints: [ { address: \"127.0.0.1:2\" } ] } ]\nroutes:\n");
+    let mut text = String::from(
+        "listeners: [ { name: a, address: \"127.0.0.1:1\" } ]\nupstreams: [ { name: u, endpoints: [ { address: \"127.0.0.1:2\" } ] } ]\nroutes:\n",
+    );
     for n in 0..10_000 {
         text.push_str(&format!("  - {{ name: r{n}, match: {{ hosts: [h{n}.local], path: {{ prefix: /a }} }}, to: [ {{ upstream: u }} ] }}\n"));
     }
     let start = Instant::now();
-    assert_eq!(load_str_with("t", &text, &env).map(|l| l.config.routes.len()), Ok(10_000).map_err(|()| Diagnostics::default()));
-    assert!(start.elapsed() < Duration::from_secs(30), "took {:?}", start.elapsed());
+    assert_eq!(
+        load_str_with("t", &text, &env).map(|l| l.config.routes.len()),
+        Ok(10_000).map_err(|()| Diagnostics::default())
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "took {:?}",
+        start.elapsed()
+    );
 }
 
 /// Every place fits its text, whatever the text.
@@ -74,7 +100,11 @@ fn check(text: &str) -> Result<(), TestCaseError> {
     let found = diagnostics(text);
     let lines = text.split('\n').count();
     for diagnostic in found.iter() {
-        for place in diagnostic.place.iter().chain(diagnostic.related.as_ref().map(|(_, place)| place)) {
+        for place in diagnostic
+            .place
+            .iter()
+            .chain(diagnostic.related.as_ref().map(|(_, place)| place))
+        {
             prop_assert!(place.line >= 1 && place.line <= lines, "{place:?}");
             prop_assert!(place.column >= 1 && place.length >= 1 && place.mark_length >= 1);
             prop_assert!(place.mark <= place.excerpt.chars().count(), "{place:?}");

@@ -21,17 +21,32 @@ fn every_bad_file_is_answered_with_all_its_problems() {
         };
         assert!(!diagnostics.0.is_empty(), "{} is not bad", file.display());
         let text = diagnostics.to_string();
-        assert!(!text.contains("hunter2") && !text.contains("sk-live"), "{} shows a secret", file.display());
+        assert!(
+            !text.contains("hunter2") && !text.contains("sk-live"),
+            "{} shows a secret",
+            file.display()
+        );
         assert_golden(&file.with_extension("txt"), &text);
     }
 }
 
 #[test]
 fn sections_of_later_builds_are_named_and_not_called_unknown() {
-    let diagnostics = load_files(&["tests/design/whole.yaml"]).expect_err("later sections are refused");
+    let diagnostics =
+        load_files(&["tests/design/whole.yaml"]).expect_err("later sections are refused");
     let text = diagnostics.to_string();
-    for key in ["providers", "services", "alerts", "notifiers", "keeper", "heartbeat"] {
-        assert!(text.contains(&format!("`{key}` is not in this build")), "{key}: {text}");
+    for key in [
+        "providers",
+        "services",
+        "alerts",
+        "notifiers",
+        "keeper",
+        "heartbeat",
+    ] {
+        assert!(
+            text.contains(&format!("`{key}` is not in this build")),
+            "{key}: {text}"
+        );
     }
     assert!(!text.contains("unknown key"), "{text}");
 }
@@ -40,7 +55,10 @@ fn sections_of_later_builds_are_named_and_not_called_unknown() {
 fn diagnostics_serialise_with_place_and_path() {
     let diagnostics = all_diagnostics("routes: []\nnode: { zoen: x }\n");
     let json = serde_json::to_value(&diagnostics).expect("plain data");
-    let first = json.as_array().and_then(|list| list.iter().find(|d| d["severity"] == "error")).expect("an error");
+    let first = json
+        .as_array()
+        .and_then(|list| list.iter().find(|d| d["severity"] == "error"))
+        .expect("an error");
     assert_eq!(first["path"], "node");
     assert_eq!(first["place"]["file"], "t.yaml");
     assert_eq!(first["place"]["line"], 2);
@@ -67,16 +85,30 @@ fn colours_are_an_option_and_change_nothing_else() {
 
 #[test]
 fn control_characters_of_a_file_never_reach_the_terminal() {
-    let diagnostics = all_diagnostics("\"\\e[31mred\": 1\nnode: { region: \"a\u{7}\", \"z\\noen\": 1 }\n");
+    let diagnostics =
+        all_diagnostics("\"\\e[31mred\": 1\nnode: { region: \"a\u{7}\", \"z\\noen\": 1 }\n");
     assert!(diagnostics.errors() >= 2);
-    assert!(diagnostics.to_string().chars().all(|c| c == '\n' || !c.is_control()), "{diagnostics}");
+    assert!(
+        diagnostics
+            .to_string()
+            .chars()
+            .all(|c| c == '\n' || !c.is_control()),
+        "{diagnostics}"
+    );
 }
 
 #[test]
 fn a_mistake_behind_an_alias_is_said_once() {
     let text = "upstreams:\n  - { name: a, endpoints: &e [ { address: bad } ] }\n  - { name: b, endpoints: *e }\n";
     let diagnostics = all_diagnostics(text);
-    assert_eq!(diagnostics.iter().filter(|d| d.message == "an address without a port").count(), 1, "{diagnostics}");
+    assert_eq!(
+        diagnostics
+            .iter()
+            .filter(|d| d.message == "an address without a port")
+            .count(),
+        1,
+        "{diagnostics}"
+    );
 }
 
 #[test]
@@ -84,13 +116,19 @@ fn nothing_is_said_about_references_into_a_part_that_could_not_be_read() {
     let text = "routes:\n  - { name: a, to: [ { upstream: lost } ] }\nupstreams:\n  - { name: lost, endpoints: [ { address: \n";
     let diagnostics = all_diagnostics(text);
     assert_eq!(diagnostics.0.len(), 1, "{diagnostics}");
-    assert!(diagnostics.0[0].message.starts_with("not YAML"), "{diagnostics}");
+    assert!(
+        diagnostics.0[0].message.starts_with("not YAML"),
+        "{diagnostics}"
+    );
 }
 
 #[test]
 fn a_tab_as_indentation_is_named() {
     let diagnostics = all_diagnostics("node:\n\tregion: eu\n");
-    assert!(diagnostics.to_string().contains("replace the tab"), "{diagnostics}");
+    assert!(
+        diagnostics.to_string().contains("replace the tab"),
+        "{diagnostics}"
+    );
 }
 
 #[test]
@@ -98,7 +136,10 @@ fn istios_zero_attempts_is_explained() {
     let text = "routes: [ { name: a, to: [ { upstream: u } ], retry: { attempts: 0 } } ]\n\
                 upstreams: [ { name: u, endpoints: [ { address: \"127.0.0.1:1\" } ] } ]\n";
     let diagnostics = all_diagnostics(text);
-    let problem = diagnostics.iter().find(|d| d.path == "routes[0].retry.attempts").expect("the problem");
+    let problem = diagnostics
+        .iter()
+        .find(|d| d.path == "routes[0].retry.attempts")
+        .expect("the problem");
     assert_eq!(problem.severity, Severity::Error);
     assert!(problem.help.contains("Istio"), "{}", problem.help);
 }

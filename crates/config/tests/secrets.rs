@@ -8,7 +8,12 @@ use tidegate_config::load_str_with;
 #[test]
 fn a_loaded_configuration_shows_fingerprints_only() {
     let loaded = load_files(&["tests/good/everything.yaml"]).unwrap_or_else(|d| panic!("{d}"));
-    let token = loaded.config.admin.as_ref().and_then(|a| a.token.clone()).expect("a token");
+    let token = loaded
+        .config
+        .admin
+        .as_ref()
+        .and_then(|a| a.token.clone())
+        .expect("a token");
     assert_eq!(token.expose(), "hunter2-from-env");
     let shown = format!(
         "{:?} {:#?} {} {} {:?}",
@@ -27,10 +32,20 @@ fn a_credential_in_a_header_edit_is_a_secret() {
     let text = "routes: [ { name: a, respond: { headers: { Authorization: Basic aHVudGVyMg==, x-plain: seen } } } ]\n";
     let loaded = load_str_with("t", text, &env).unwrap_or_else(|d| panic!("{d}"));
     let json = serde_json::to_string(&loaded.config).expect("plain data");
-    assert!(json.contains("seen") && !json.contains("aHVudGVyMg"), "{json}");
+    assert!(
+        json.contains("seen") && !json.contains("aHVudGVyMg"),
+        "{json}"
+    );
     assert!(!format!("{loaded:?}").contains("aHVudGVyMg"));
-    let headers = &loaded.config.routes[0].respond.as_ref().expect("a response").headers;
-    assert_eq!(headers.get("authorization").expect("the header").expose(), "Basic aHVudGVyMg==");
+    let headers = &loaded.config.routes[0]
+        .respond
+        .as_ref()
+        .expect("a response")
+        .headers;
+    assert_eq!(
+        headers.get("authorization").expect("the header").expose(),
+        "Basic aHVudGVyMg=="
+    );
 }
 
 /// Each text has a mistake on the line of a secret, so that its excerpt is shown.
@@ -58,7 +73,11 @@ fn no_excerpt_shows_a_secret_that_stands_in_the_text() {
         "routes: [ { name: a, request_headers: { set: { x-auth: hunter2 }, wrong: 1 } } ]",
     ] {
         let found = load_str_with("t.yaml", text, &env).expect_err(text);
-        for shown in [found.to_string(), format!("{found:?}"), serde_json::to_string(&found).expect("plain data")] {
+        for shown in [
+            found.to_string(),
+            format!("{found:?}"),
+            serde_json::to_string(&found).expect("plain data"),
+        ] {
             assert!(!shown.contains("hunter2"), "{text}\n{shown}");
         }
     }
@@ -66,6 +85,7 @@ fn no_excerpt_shows_a_secret_that_stands_in_the_text() {
 
 #[test]
 fn a_reference_to_a_secret_stays_readable() {
-    let found = load_str_with("t.yaml", "admin: { token: \"${TOKEN}\", wrong: 1 }", &env).expect_err("a wrong key");
+    let found = load_str_with("t.yaml", "admin: { token: \"${TOKEN}\", wrong: 1 }", &env)
+        .expect_err("a wrong key");
     assert!(found.to_string().contains("${TOKEN}"), "{found}");
 }

@@ -7,7 +7,9 @@ use std::str::FromStr;
 use std::time::Duration;
 use tidegate_config::values::*;
 
-fn same<T: FromStr<Err = Wrong> + Display + PartialEq + Debug>(value: T) -> Result<(), TestCaseError> {
+fn same<T: FromStr<Err = Wrong> + Display + PartialEq + Debug>(
+    value: T,
+) -> Result<(), TestCaseError> {
     let written = value.to_string();
     prop_assert_eq!(written.parse::<T>(), Ok(value), "{}", written);
     Ok(())
@@ -29,7 +31,7 @@ proptest! {
     }
 
     #[test]
-    fn percentages_are_written_to_read_the_same(percent in 0.0..=100.0) {
+    fn percentages_are_written_to_read_the_same(percent in 0.0..=100.0_f64) {
         same(percent.to_string().parse::<Percent>().expect("a percentage"))?;
     }
 
@@ -78,17 +80,47 @@ proptest! {
 
 #[test]
 fn durations_add_their_parts() {
-    for (text, millis) in [("25ms", 25), ("1m30s", 90_000), ("1.5s", 1_500), ("2h", 7_200_000), ("0", 0), ("0s", 0), ("1d", 86_400_000)] {
-        assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+    for (text, millis) in [
+        ("25ms", 25),
+        ("1m30s", 90_000),
+        ("1.5s", 1_500),
+        ("2h", 7_200_000),
+        ("0", 0),
+        ("0s", 0),
+        ("1d", 86_400_000),
+    ] {
+        assert_eq!(
+            parse_duration(text),
+            Ok(Duration::from_millis(millis)),
+            "{text}"
+        );
     }
-    for text in ["", "30", "s", "1x", "-1s", "1s2", "1.2.3s", "1e3s", "9999999d", "1.0000000001s"] {
+    for text in [
+        "",
+        "30",
+        "s",
+        "1x",
+        "-1s",
+        "1s2",
+        "1.2.3s",
+        "1e3s",
+        "9999999d",
+        "1.0000000001s",
+    ] {
         assert!(parse_duration(text).is_err(), "{text}");
     }
 }
 
 #[test]
 fn sizes_tell_binary_from_decimal_units() {
-    for (text, bytes) in [("64KiB", 65_536), ("64kB", 64_000), ("1 MiB", 1 << 20), ("7", 7), ("0", 0), ("3gib", 3 << 30)] {
+    for (text, bytes) in [
+        ("64KiB", 65_536),
+        ("64kB", 64_000),
+        ("1 MiB", 1 << 20),
+        ("7", 7),
+        ("0", 0),
+        ("3gib", 3 << 30),
+    ] {
         assert_eq!(text.parse::<ByteSize>(), Ok(ByteSize::new(bytes)), "{text}");
     }
     for text in ["", "KiB", "-1", "1.5MiB", "1Xi", "99999999999TiB"] {
@@ -100,9 +132,25 @@ fn sizes_tell_binary_from_decimal_units() {
 fn endpoint_addresses_are_ips_names_or_sockets() {
     assert!(matches!("10.0.0.1:80".parse(), Ok(Address::Ip(_))));
     assert!(matches!("[::1]:80".parse(), Ok(Address::Ip(_))));
-    assert_eq!("Ranker.Local:80".parse(), Ok(Address::Name(HostPort { host: "ranker.local".into(), port: 80 })));
+    assert_eq!(
+        "Ranker.Local:80".parse(),
+        Ok(Address::Name(HostPort {
+            host: "ranker.local".into(),
+            port: 80
+        }))
+    );
     assert!(matches!("unix:/run/a.sock".parse(), Ok(Address::Unix(_))));
-    for text in ["10.0.0.1", "10.0.0.256:80", "ranker", "ranker:0", "ranker:99999", "http://ranker:80", "a b:80", "unix:", "-a:80"] {
+    for text in [
+        "10.0.0.1",
+        "10.0.0.256:80",
+        "ranker",
+        "ranker:0",
+        "ranker:99999",
+        "http://ranker:80",
+        "a b:80",
+        "unix:",
+        "-a:80",
+    ] {
         assert!(text.parse::<Address>().is_err(), "{text}");
     }
 }
@@ -111,8 +159,19 @@ fn endpoint_addresses_are_ips_names_or_sockets() {
 fn consuls_url_has_a_scheme_and_no_credentials() {
     let url = "https://consul.local/".parse::<HttpUrl>().expect("a URL");
     assert_eq!((url.tls, url.authority.port), (true, 443));
-    assert_eq!("http://[::1]".parse::<HttpUrl>().expect("a URL").to_string(), "http://[::1]:80");
-    for text in ["consul:8500", "http://u:p@consul:8500", "http://consul:8500/v1", "ftp://consul"] {
+    assert_eq!(
+        "http://[::1]"
+            .parse::<HttpUrl>()
+            .expect("a URL")
+            .to_string(),
+        "http://[::1]:80"
+    );
+    for text in [
+        "consul:8500",
+        "http://u:p@consul:8500",
+        "http://consul:8500/v1",
+        "ftp://consul",
+    ] {
         assert!(text.parse::<HttpUrl>().is_err(), "{text}");
     }
 }
@@ -120,17 +179,35 @@ fn consuls_url_has_a_scheme_and_no_credentials() {
 #[test]
 fn retry_outcomes_are_names_or_statuses() {
     for text in ["connect-failure", "5xx", "503", "429", "resource-exhausted"] {
-        assert_eq!(text.parse::<RetryOn>().map(|on| on.to_string()), Ok(text.to_owned()));
+        assert_eq!(
+            text.parse::<RetryOn>().map(|on| on.to_string()),
+            Ok(text.to_owned())
+        );
     }
-    assert!("connect_failure".parse::<RetryOn>().expect_err("underscore").help.contains("`connect-failure`"));
+    assert!(
+        "connect_failure"
+            .parse::<RetryOn>()
+            .expect_err("underscore")
+            .help
+            .contains("`connect-failure`")
+    );
     assert!("200".parse::<RetryOn>().is_err());
 }
 
 #[test]
 fn grpc_statuses_are_names_in_any_case_or_numbers() {
     for text in ["unavailable", "UNAVAILABLE", "14"] {
-        assert_eq!(text.parse::<GrpcStatus>().map(GrpcStatus::code), Ok(14), "{text}");
+        assert_eq!(
+            text.parse::<GrpcStatus>().map(GrpcStatus::code),
+            Ok(14),
+            "{text}"
+        );
     }
-    assert_eq!("RESOURCE_EXHAUSTED".parse::<GrpcStatus>().map(GrpcStatus::code), Ok(8));
+    assert_eq!(
+        "RESOURCE_EXHAUSTED"
+            .parse::<GrpcStatus>()
+            .map(GrpcStatus::code),
+        Ok(8)
+    );
     assert!("17".parse::<GrpcStatus>().is_err());
 }

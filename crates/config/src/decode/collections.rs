@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 fn is_off(node: &Node) -> bool {
-    matches!(&node.kind, Kind::Scalar(scalar) if !scalar.quoted && matches!(&*scalar.text, "off" | "false"))
+    matches!(&node.kind, Kind::Scalar(scalar) if &*scalar.text == "off" || (&*scalar.text == "false" && !scalar.quoted))
 }
 
 impl<T: Decode> Decode for Option<T> {

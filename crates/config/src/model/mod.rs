@@ -21,7 +21,7 @@ use crate::values::{ListenAddress, LogTarget, Percent, Secret, StateUrl};
 use std::time::Duration;
 
 record! {
-    /// The whole configuration.
+    /// The whole configuration. Keys that begin with `x-` are skipped: a place for shared pieces with YAML anchors.
     pub default struct Config {
         /// Where this Tidegate runs.
         node: Node = Node::default(),

@@ -229,7 +229,11 @@ pub(crate) fn table_size(value: &u32, node: &Node, cx: &mut Cx<'_>) {
         .any(|d| value.is_multiple_of(d))
     {
         let next = (*value..=LARGEST)
-            .find(|n| (2..).take_while(|d| d * d <= *n).all(|d| !n.is_multiple_of(d)))
+            .find(|n| {
+                (2..)
+                    .take_while(|d| d * d <= *n)
+                    .all(|d| !n.is_multiple_of(d))
+            })
             .unwrap_or(LARGEST);
         cx.error(
             node.span,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tidegate_config::{Diagnostics, Loaded, load_with};
 
 /// The variables that the test files use; nothing of the machine's environment shows through.
-pub fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     match name {
         "TOKEN" => Some("hunter2-from-env".into()),
         "PORT" => Some("8080".into()),
@@ -17,13 +17,13 @@ pub fn env(name: &str) -> Option<String> {
 }
 
 /// Loads files under `tests/` with [`env`].
-pub fn load_files(paths: &[&str]) -> Result<Loaded, Diagnostics> {
+pub(crate) fn load_files(paths: &[&str]) -> Result<Loaded, Diagnostics> {
     let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
     load_with(&paths, &env)
 }
 
 /// The YAML files of a folder by name.
-pub fn yaml_files(folder: &str) -> Vec<PathBuf> {
+pub(crate) fn yaml_files(folder: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .expect("the test's folder")
         .map(|entry| entry.expect("an entry").path())
@@ -35,10 +35,14 @@ pub fn yaml_files(folder: &str) -> Vec<PathBuf> {
 }
 
 /// Compares a text with a file. `BLESS=1` writes the file instead: read the difference before committing it.
-pub fn assert_golden(path: &Path, text: &str) {
+pub(crate) fn assert_golden(path: &Path, text: &str) {
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(path, text).expect("write the expected text");
     }
     let expected = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(expected == text, "{} differs; found:\n{text}", path.display());
+    assert!(
+        expected == text,
+        "{} differs; found:\n{text}",
+        path.display()
+    );
 }

@@ -344,6 +344,12 @@ class Modules(Page):
             m.percent(0.0001), m.percent(null), m.span(8040000), m.span(200000), m.count(49131), m.bytes(7 << 20)];"""),
             ["–", "850 µs", "12.3 ms", "1.20 s", "0.25", "12.3k", "2.5%", "<0.1%", "–", "2 h 14 min", "3 min 20 s", "49,131", "7.0 MiB"])
 
+    def test_events_have_the_tone_of_their_kind(self):
+        self.assertEqual(self.module("events", """
+          return ['member_ejected', 'config_refused', 'certificate_not_renewed', 'config_loaded', 'certificate_renewed', 'member_added',
+            'member_draining', 'draining', 'something_new'].map(m.tone);"""),
+            ["bad", "bad", "bad", "good", "good", "main", "other", "warn", None])
+
     def test_the_scale_of_a_chart_is_round_and_never_below_the_data(self):
         self.assertEqual(self.module("chart", "return [0, 1, 1.2, 7, 99, 100, 101, 4200].map(m.ceiling)"),
                          [1, 1, 1.5, 8, 100, 100, 150, 5000])

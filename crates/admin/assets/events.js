@@ -5,13 +5,16 @@ import * as f from './format.js';
 
 const MOST = 250;
 
-/** Tone of an event's dot by its kind; what is not known here is neutral. */
-const TONES = {
-  member_ejected: 'bad', config_refused: 'bad', member_failed: 'bad', connection_lost: 'bad',
-  member_returned: 'good', member_healthy: 'good', config_loaded: 'good', gateway_started: 'good', connection_back: 'good',
-  member_added: 'main', member_removed: 'off', member_draining: 'other', drain_started: 'warn',
-  member_probing: 'warn', member_warming: 'main', source_error: 'warn', panic_entered: 'bad', panic_left: 'good',
-};
+/** Tone of an event by its kind. By the words that kinds are made of, so that a new kind has a fitting one by itself. */
+const TONES = [
+  [/_(ejected|refused|failed|lost)$|_not_/, 'bad'],
+  [/_(returned|loaded|started|back|renewed)$/, 'good'],
+  [/_(probing|error)$|^draining$|panic/, 'warn'],
+  [/_(added|warming)$/, 'main'],
+  [/_draining$/, 'other'],
+  [/_removed$/, 'off'],
+];
+export const tone = kind => TONES.find(([pattern]) => pattern.test(kind))?.[1] ?? null;
 
 let events = [];
 
@@ -29,7 +32,7 @@ export function addLocal(kind, cause) {
 function item(event) {
   const place = [event.subject, event.member].filter(Boolean);
   return {
-    node: el('li', { 'data-tone': TONES[event.kind] ?? null, 'data-kind': event.kind },
+    node: el('li', { 'data-tone': tone(event.kind), 'data-kind': event.kind },
       el('time', { datetime: new Date(event.at_ms).toISOString(), title: f.day(event.at_ms) }, f.clock(event.at_ms)),
       el('span', { class: 'what' }, event.kind.replaceAll('_', ' ')),
       place.length ? el('span', { class: 'where' }, ...place.flatMap((p, i) => i ? [' ', el('code', {}, p)] : [p])) : null,

@@ -67,11 +67,14 @@ impl Colour {
         }
     }
 
+    /// By the words that kinds are made of, so that a new kind has a fitting colour by itself.
     fn of_event(kind: &str) -> Self {
-        match kind {
-            "member_ejected" | "config_refused" => Self::Bad,
-            "member_returned" | "config_loaded" => Self::Good,
-            "member_added" | "member_removed" => Self::Other,
+        match kind.rsplit('_').next().unwrap_or_default() {
+            _ if kind.contains("_not_") => Self::Bad,
+            "ejected" | "refused" | "failed" => Self::Bad,
+            "returned" | "loaded" | "renewed" => Self::Good,
+            "probing" | "warming" | "error" => Self::Warn,
+            "added" | "removed" | "draining" => Self::Other,
             _ => Self::Plain,
         }
     }

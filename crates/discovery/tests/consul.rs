@@ -21,22 +21,11 @@ fn discover(consul: &Consul, more: &str) -> Watch {
     ))
 }
 
-/// A `register:` section of a listener, by its YAML.
 fn registration(consul: &Consul, more: &str) -> ConsulRegistration {
-    let text = format!(
-        "listeners:\n  - name: main\n    address: 127.0.0.1:8080\n    register:\n      consul: {{ address: \"http://{}\", service: ranker, {more} }}\n",
+    support::registration(&format!(
+        "address: \"http://{}\", service: ranker, {more}",
         consul.http
-    );
-    let loaded = tidegate_config::load_str("test.yaml", &text)
-        .unwrap_or_else(|problems| panic!("{problems}"));
-    loaded
-        .config
-        .listeners
-        .into_iter()
-        .next()
-        .and_then(|listener| listener.register)
-        .expect("register")
-        .consul
+    ))
 }
 
 fn listener(address: &str) -> ListenerFacts {
@@ -386,7 +375,7 @@ async fn an_agent_of_another_datacenter_is_refused_and_an_absent_one_does_not_ho
         .expect_err("nobody to tell")
         .to_string();
     assert!(
-        error.contains("gate") && leaving.elapsed() < Duration::from_secs(8),
+        error.contains("gate") && leaving.elapsed() < Duration::from_secs(9),
         "{error} after {:?}",
         leaving.elapsed()
     );

@@ -311,6 +311,45 @@ health_check: {{ grpc: \"\" }}"
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn http_checks_speak_the_upstreams_protocol() {
+    let authority = Authority::new();
+    let clear = HealthServer::start(Answer::NotGrpc, None).await;
+    let http2 = "protocol: http2\nhealth_check: { http: /x }";
+    assert_eq!(
+        probe(http2, &[&clear.at.to_string()]).next().await,
+        healthy(true),
+        "by prior knowledge"
+    );
+    let http1 = "protocol: http1\nhealth_check: { http: /x }";
+    assert!(!probe(http1, &[&clear.at.to_string()]).next().await.healthy);
+    let tls = HealthServer::start(Answer::NotGrpc, Some(authority.acceptor(&[b"h2"], false))).await;
+    let auto = format!(
+        "tls: {{ ca: \"{}\" }}\nhealth_check: {{ http: /x }}",
+        authority.path("ca.pem").display()
+    );
+    assert_eq!(
+        probe(&auto, &[&tls.at.to_string()]).next().await,
+        healthy(true),
+        "as ALPN says"
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("bound").to_string();
+    let acceptor = authority.acceptor(&[b"http/1.1"], false);
+    let mut probes = probe(&auto, &[&at]);
+    let (stream, _) = listener.accept().await.expect("a connection");
+    let mut stream = acceptor.accept(stream).await.expect("a handshake");
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .await
+        .expect("written");
+    assert_eq!(
+        probes.next().await,
+        healthy(true),
+        "HTTP/1.1 where the server prefers it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_was_not_up_yet_is_used_soon_after_it_is() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let at = listener.local_addr().expect("bound");

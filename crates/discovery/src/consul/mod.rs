@@ -1,6 +1,7 @@
 //! Consul: endpoints of a service ([`crate::watch`]) and registration of our own listeners ([`Registration`]).
 
 mod cursor;
+mod description;
 mod health;
 mod register;
 mod watch;
@@ -18,7 +19,8 @@ use crate::resolve::Resolver;
 use crate::source::Watch;
 use crate::tls::{SetupError, client_config};
 
-pub use register::{ListenerFacts, RegisterError, Registration, RegistrationState};
+pub use description::ListenerFacts;
+pub use register::{RegisterError, Registration, RegistrationState};
 
 /// Connecting to an agent, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,44 +5,31 @@
 //! (an upgrade), the older one neither renews nor removes it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use serde::{Deserialize, Serialize};
-use tidegate_config::model::{ConsulCheck, ConsulCheckKind, ConsulRegistration};
-use tidegate_config::values::HostPort;
+use serde::Deserialize;
+use tidegate_config::model::{ConsulCheckKind, ConsulRegistration};
 use tokio::sync::{oneshot, watch};
 
 use super::ConsulError;
-use crate::client::{Answer, Client, Server, encode};
+use super::description::{INSTANCE, ListenerFacts, body, default_id};
+use crate::client::{Answer, Client, ClientError, Server, encode};
 use crate::jitter::{Backoff, between, random};
 use crate::resolve::Resolver;
 use crate::source::Task;
 use crate::tls::SetupError;
 
-/// Service metadata key that tells whose registration it is.
-const INSTANCE: &str = "tidegate-instance";
 /// How often the agent is asked whether it still knows us.
 const LOOK: Duration = Duration::from_secs(3);
-/// One exchange with the agent.
-const EXCHANGE: Duration = Duration::from_secs(3);
+/// One step with the agent: registering or renewing.
+const STEP: Duration = Duration::from_secs(3);
 /// Leaving must not hold up a drain: after this the check (or `deregister_after`) has to do it.
-const LEAVE: Duration = Duration::from_secs(5);
+const LEAVE: Duration = Duration::from_secs(4);
 /// A service's description is a few kilobytes.
 const MAX_ANSWER: usize = 1 << 20;
-
-/// What the registration needs to know of a listener.
-#[derive(Clone, Debug)]
-pub struct ListenerFacts {
-    /// Name of the listener, for the service's id.
-    pub name: String,
-    /// Bound address with the real port; none for a Unix socket.
-    pub address: Option<SocketAddr>,
-    /// Whether it speaks TLS.
-    pub tls: bool,
-}
 
 /// How the registration stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +66,7 @@ pub enum RegisterError {
 pub struct Registration {
     id: String,
     state: watch::Receiver<RegistrationState>,
-    leave: Option<oneshot::Sender<oneshot::Sender<Result<(), String>>>>,
+    leave: Option<oneshot::Sender<Leave>>,
     _task: Task,
 }
 
@@ -114,6 +101,7 @@ impl Registration {
             id: id.clone(),
             instance: format!("{:016x}", random()),
             state: sender,
+            placed: false,
         };
         let task = Task::spawn(resolver.runtime(), keeper.run(left));
         Ok(Self {
@@ -135,7 +123,7 @@ impl Registration {
     }
 
     /// Removes the listener from Consul: the first step of draining, so that others stop coming before it stops serving.
-    /// Takes at most about five seconds.
+    /// Takes at most about seven seconds, usually milliseconds.
     ///
     /// # Errors
     /// When the agent could not be told.
@@ -158,112 +146,9 @@ impl Registration {
     }
 }
 
-/// Same after a restart, so that a crashed process's registration is taken over; different for listeners of different
-/// machines that share an agent.
-fn default_id(config: &ConsulRegistration, listener: &ListenerFacts) -> String {
-    let place = match (&config.advertise, listener.address) {
-        (Some(advertise), _) => format!("{}-{}", advertise.host, advertise.port),
-        (None, Some(at)) if at.ip().is_unspecified() => format!("{}-{}", host_name(), at.port()),
-        (None, Some(at)) => format!("{}-{}", at.ip(), at.port()),
-        (None, None) => host_name(),
-    };
-    // Slashes and the like would need care in every URL that names it.
-    format!("{}-{place}", config.service).replace(
-        |c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c)),
-        "-",
-    )
-}
-
-fn host_name() -> String {
-    let name =
-        std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
-    name.map(|name| name.trim().to_owned())
-        .ok()
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "host".to_owned())
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Service<'a> {
-    #[serde(rename = "ID")]
-    id: &'a str,
-    name: &'a str,
-    tags: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-    port: u16,
-    meta: BTreeMap<&'a str, &'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    check: Option<Check>,
-}
-
-#[derive(Default, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Check {
-    name: String,
-    #[serde(rename = "HTTP", skip_serializing_if = "Option::is_none")]
-    http: Option<String>,
-    #[serde(rename = "GRPC", skip_serializing_if = "Option::is_none")]
-    grpc: Option<String>,
-    #[serde(rename = "GRPCUseTLS", skip_serializing_if = "std::ops::Not::not")]
-    grpc_use_tls: bool,
-    #[serde(rename = "TLSSkipVerify", skip_serializing_if = "std::ops::Not::not")]
-    tls_skip_verify: bool,
-    #[serde(rename = "TCP", skip_serializing_if = "Option::is_none")]
-    tcp: Option<String>,
-    #[serde(rename = "TTL", skip_serializing_if = "Option::is_none")]
-    ttl: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    interval: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timeout: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deregister_critical_service_after: Option<String>,
-}
-
-/// Go's notation, to the millisecond.
-fn go(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
-}
-
-/// What Consul checks, and where.
-fn check(config: &ConsulCheck, at: &HostPort, tls: bool) -> Check {
-    let mut check = Check {
-        name: "tidegate".to_owned(),
-        deregister_critical_service_after: config.deregister_after.map(go),
-        ..Check::default()
-    };
-    if let ConsulCheckKind::Ttl(ttl) = &config.kind {
-        check.ttl = Some(go(*ttl));
-        return check;
-    }
-    check.interval = Some(go(config.interval));
-    check.timeout = Some(go(config.timeout));
-    match &config.kind {
-        ConsulCheckKind::Http(url) if url.contains("://") => check.http = Some(url.clone()),
-        ConsulCheckKind::Http(path) => {
-            check.http = Some(format!(
-                "{}://{at}{path}",
-                if tls { "https" } else { "http" }
-            ));
-            // It asks an address, which certificates rarely name.
-            check.tls_skip_verify = tls;
-        }
-        ConsulCheckKind::Grpc(service) => {
-            check.grpc = Some(if service.is_empty() {
-                at.to_string()
-            } else {
-                format!("{at}/{service}")
-            });
-            check.grpc_use_tls = tls;
-            check.tls_skip_verify = tls;
-        }
-        ConsulCheckKind::Tcp(_) => check.tcp = Some(at.to_string()),
-        ConsulCheckKind::Ttl(_) => {}
-    }
-    check
-}
+/// The order to leave: where to tell how it went.
+type Leave = oneshot::Sender<Result<(), String>>;
+type Left = oneshot::Receiver<Leave>;
 
 /// Whose registration the agent holds under our id.
 enum Holder {
@@ -280,16 +165,14 @@ struct Keeper {
     id: String,
     instance: String,
     state: watch::Sender<RegistrationState>,
+    /// Whether the agent has ever taken our registration.
+    placed: bool,
 }
 
 impl Keeper {
-    async fn run(mut self, mut left: oneshot::Receiver<oneshot::Sender<Result<(), String>>>) {
-        let answer = tokio::select! {
-            answer = &mut left => answer,
-            () = self.keep() => left.await,
-        };
-        // An error: the handle was dropped, which only stops renewing (and ends this task).
-        if let Ok(answer) = answer {
+    async fn run(mut self, mut left: Left) {
+        // None: the handle was dropped, which only stops renewing (and ends this task).
+        if let Some(answer) = self.keep(&mut left).await {
             let result = match tokio::time::timeout(LEAVE, self.leave()).await {
                 Ok(result) => result.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer within {LEAVE:?}")),
@@ -298,35 +181,56 @@ impl Keeper {
         }
     }
 
-    /// Registers, then renews and reports; returns when another process has taken over.
-    async fn keep(&mut self) {
+    /// Registers, then renews and reports, until it is time to leave.
+    ///
+    /// A step is never left in the middle: a registration on its way would arrive after the removal, and stay.
+    async fn keep(&mut self, left: &mut Left) -> Option<Leave> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-        let mut registered = false;
         loop {
-            let step = if registered {
-                self.renew().await
-            } else {
-                self.register().await.map(|()| true)
-            };
-            let wait = match step {
+            let step = tokio::time::timeout(STEP, self.step()).await;
+            let wait = match step
+                .unwrap_or_else(|_| Err(ConsulError::Client(ClientError::Timeout(STEP))))
+            {
                 Ok(true) => {
-                    registered = true;
                     backoff.reset();
                     self.tell(RegistrationState::Registered);
                     self.pause()
                 }
                 Ok(false) => {
                     self.tell(RegistrationState::Superseded);
-                    return;
+                    return left.await.ok();
                 }
                 Err(error) => {
-                    registered = false;
                     self.tell(RegistrationState::Pending(Some(error.to_string())));
                     backoff.wait()
                 }
             };
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                order = &mut *left => return order.ok(),
+            }
         }
+    }
+
+    /// Registers the first time; later only what nobody holds, so that we never push out whoever took over. Returns whether the
+    /// registration is ours.
+    async fn step(&mut self) -> Result<bool, ConsulError> {
+        if !self.placed {
+            self.register().await?;
+            return Ok(true);
+        }
+        match self.holder().await? {
+            Holder::Us => self.beat().await?,
+            Holder::Nobody => {
+                tracing::warn!(
+                    id = self.id,
+                    "consul has lost the registration, renewing it"
+                );
+                self.register().await?;
+            }
+            Holder::Other => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Tells and logs only what is new.
@@ -372,46 +276,23 @@ impl Keeper {
     async fn put(&mut self, path: &str, body: Option<Bytes>) -> Result<Answer, ConsulError> {
         Ok(self
             .client
-            .exchange(Method::PUT, path, Some(body.unwrap_or_default()), EXCHANGE)
+            .exchange(Method::PUT, path, Some(body.unwrap_or_default()), STEP)
             .await?)
     }
 
     async fn register(&mut self) -> Result<(), ConsulError> {
         let source = self.ask_agent().await?;
-        let local_agent = source.is_none_or(|ip| ip.is_loopback());
-        let (address, at) = place(
+        let remote = source.filter(|ip| !ip.is_loopback());
+        let body = body(
             &self.config,
             &self.listener,
-            source.filter(|_| !local_agent),
+            &self.id,
+            &self.instance,
+            remote,
         );
-        let mut meta: BTreeMap<&str, &str> = self
-            .config
-            .meta
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
-        meta.insert(INSTANCE, &self.instance);
-        let service = Service {
-            id: &self.id,
-            name: &self.config.service,
-            tags: &self.config.tags,
-            address,
-            port: at.port,
-            meta,
-            check: self
-                .config
-                .check
-                .as_ref()
-                .map(|config| check(config, &at, self.listener.tls)),
-        };
-        let body = serde_json::to_vec(&service).expect("strings and numbers only");
-        accepted(
-            self.put(
-                "/v1/agent/service/register?replace-existing-checks=true",
-                Some(body.into()),
-            )
-            .await?,
-        )?;
+        let path = "/v1/agent/service/register?replace-existing-checks=true";
+        accepted(self.put(path, Some(body.into())).await?)?;
+        self.placed = true;
         self.beat().await
     }
 
@@ -429,7 +310,7 @@ impl Keeper {
         }
         let answer = self
             .client
-            .exchange(Method::GET, "/v1/agent/self", None, EXCHANGE)
+            .exchange(Method::GET, "/v1/agent/self", None, STEP)
             .await?;
         if let (Some(wanted), Ok(agent)) = (
             &self.config.datacenter,
@@ -446,22 +327,6 @@ impl Keeper {
             });
         }
         Ok(self.client.local_ip())
-    }
-
-    /// Whether it is still ours; registered again when the agent has forgotten it.
-    async fn renew(&mut self) -> Result<bool, ConsulError> {
-        match self.holder().await? {
-            Holder::Us => self.beat().await?,
-            Holder::Nobody => {
-                tracing::warn!(
-                    id = self.id,
-                    "consul has lost the registration, renewing it"
-                );
-                self.register().await?;
-            }
-            Holder::Other => return Ok(false),
-        }
-        Ok(true)
     }
 
     /// Reports that we live, where Consul waits for that.
@@ -481,10 +346,7 @@ impl Keeper {
             meta: Option<BTreeMap<String, String>>,
         }
         let path = format!("/v1/agent/service/{}", encode(&self.id));
-        let answer = self
-            .client
-            .exchange(Method::GET, &path, None, EXCHANGE)
-            .await?;
+        let answer = self.client.exchange(Method::GET, &path, None, STEP).await?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(Holder::Nobody);
         }
@@ -528,7 +390,10 @@ impl Keeper {
             return Ok(());
         }
         let path = format!("/v1/agent/service/deregister/{}", encode(&self.id));
-        accepted(self.put(&path, None).await?)
+        match self.put(&path, None).await? {
+            answer if answer.status == StatusCode::NOT_FOUND => Ok(()),
+            answer => accepted(answer),
+        }
     }
 }
 
@@ -539,150 +404,5 @@ fn accepted(answer: Answer) -> Result<(), ConsulError> {
             status,
             text: answer.excerpt(),
         }),
-    }
-}
-
-/// The address to register (none: the node's) and the one that Consul's checks use. `seen` is our address as a remote agent
-/// sees it.
-fn place(
-    config: &ConsulRegistration,
-    listener: &ListenerFacts,
-    seen: Option<IpAddr>,
-) -> (Option<String>, HostPort) {
-    if let Some(advertise) = &config.advertise {
-        return (Some(advertise.host.clone()), advertise.clone());
-    }
-    // `start` refuses a listener with neither.
-    let bound = listener
-        .address
-        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
-    let at = |ip: IpAddr| HostPort {
-        host: ip.to_string(),
-        port: bound.port(),
-    };
-    match (bound.ip(), seen) {
-        (ip, _) if !ip.is_unspecified() => (Some(ip.to_string()), at(ip)),
-        (_, Some(seen)) => (
-            Some(seen.to_canonical().to_string()),
-            at(seen.to_canonical()),
-        ),
-        (IpAddr::V4(_), None) => (None, at(IpAddr::from([127, 0, 0, 1]))),
-        (IpAddr::V6(_), None) => (None, at(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts(address: &str) -> ListenerFacts {
-        ListenerFacts {
-            name: "main".into(),
-            address: Some(address.parse().expect("address")),
-            tls: false,
-        }
-    }
-
-    fn config() -> ConsulRegistration {
-        ConsulRegistration {
-            address: "http://127.0.0.1:8500".parse().expect("url"),
-            service: "gate".into(),
-            id: None,
-            advertise: None,
-            tags: vec![],
-            meta: BTreeMap::new(),
-            datacenter: None,
-            token: None,
-            check: None,
-        }
-    }
-
-    fn placed(
-        config: &ConsulRegistration,
-        listener: &str,
-        seen: Option<&str>,
-    ) -> (Option<String>, String) {
-        let (address, at) = place(
-            config,
-            &facts(listener),
-            seen.map(|ip| ip.parse().expect("ip")),
-        );
-        (address, at.to_string())
-    }
-
-    #[test]
-    fn the_address_is_one_that_others_can_use() {
-        let plain = config();
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(
-            placed(&plain, "10.0.0.5:80", Some("10.0.0.6")),
-            (some("10.0.0.5"), "10.0.0.5:80".into())
-        );
-        assert_eq!(
-            placed(&plain, "0.0.0.0:80", None),
-            (None, "127.0.0.1:80".into())
-        );
-        assert_eq!(placed(&plain, "[::]:80", None), (None, "[::1]:80".into()));
-        assert_eq!(
-            placed(&plain, "[::]:80", Some("::ffff:10.0.0.6")),
-            (some("10.0.0.6"), "10.0.0.6:80".into())
-        );
-        let advertised = ConsulRegistration {
-            advertise: Some("gate.local:443".parse().expect("address")),
-            ..plain
-        };
-        assert_eq!(
-            placed(&advertised, "0.0.0.0:80", None),
-            (some("gate.local"), "gate.local:443".into())
-        );
-    }
-
-    #[test]
-    fn the_id_is_the_same_after_a_restart_and_safe_in_a_url() {
-        assert_eq!(
-            default_id(&config(), &facts("10.0.0.5:80")),
-            "gate-10.0.0.5-80"
-        );
-        assert_eq!(
-            default_id(&config(), &facts("[fd00::1]:80")),
-            "gate-fd00--1-80"
-        );
-        assert!(default_id(&config(), &facts("0.0.0.0:80")).ends_with("-80"));
-    }
-
-    #[test]
-    fn each_kind_of_check_is_asked_where_the_listener_is() {
-        let at: HostPort = "[::1]:80".parse().expect("address");
-        let of = |kind, tls| {
-            let config = ConsulCheck {
-                interval: Duration::from_secs(10),
-                timeout: Duration::from_secs(1),
-                deregister_after: Some(Duration::from_secs(60)),
-                kind,
-            };
-            serde_json::to_value(check(&config, &at, tls)).expect("json")
-        };
-        let http = of(ConsulCheckKind::Http("/readyz".into()), true);
-        assert_eq!(
-            (&http["HTTP"], &http["TLSSkipVerify"], &http["Interval"]),
-            (
-                &"https://[::1]:80/readyz".into(),
-                &true.into(),
-                &"10000ms".into()
-            )
-        );
-        assert_eq!(http["DeregisterCriticalServiceAfter"], "60000ms");
-        assert_eq!(
-            of(ConsulCheckKind::Http("http://other/x".into()), false)["HTTP"],
-            "http://other/x"
-        );
-        let grpc = of(ConsulCheckKind::Grpc("a.B".into()), false);
-        assert_eq!(
-            (&grpc["GRPC"], grpc.get("GRPCUseTLS")),
-            (&"[::1]:80/a.B".into(), None)
-        );
-        assert_eq!(of(ConsulCheckKind::Tcp(true), false)["TCP"], "[::1]:80");
-        let ttl = of(ConsulCheckKind::Ttl(Duration::from_secs(9)), false);
-        assert_eq!((&ttl["TTL"], ttl.get("Interval")), (&"9000ms".into(), None));
     }
 }

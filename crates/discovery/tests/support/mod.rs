@@ -11,7 +11,7 @@ pub mod tls;
 
 use std::time::Duration;
 
-use tidegate_config::model::Upstream;
+use tidegate_config::model::{ConsulRegistration, Upstream};
 use tidegate_discovery::{Resolver, Update, Watch};
 use tokio::sync::watch;
 
@@ -34,6 +34,20 @@ pub fn upstream(keys: &str) -> Upstream {
         .into_iter()
         .next()
         .expect("one upstream")
+}
+
+/// A listener's `register: { consul: { … } }`, given as the YAML between its braces.
+pub fn registration(keys: &str) -> ConsulRegistration {
+    let text = format!(
+        "listeners:\n  - name: main\n    address: 127.0.0.1:8080\n    register:\n      consul: {{ {keys} }}\n"
+    );
+    let loaded = tidegate_config::load_str("test.yaml", &text)
+        .unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    let listener = loaded.config.listeners.into_iter().next();
+    listener
+        .and_then(|listener| listener.register)
+        .expect("registered")
+        .consul
 }
 
 pub fn resolver() -> Resolver {

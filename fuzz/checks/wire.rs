@@ -62,10 +62,16 @@ pub(crate) fn h1_chunked(data: &[u8]) {
         assert_eq!(body_in_pieces(data, size), whole, "in pieces of {size}");
     }
     assert!(whole.content.len() <= data.len());
+    let simple = simple_chunked(data);
     if whole.end == End::Complete {
-        let simple =
-            simple_chunked(data).expect("what the decoder accepts, the simple reader accepts");
-        assert_eq!(simple, (whole.content.clone(), whole.left));
+        let simple = simple.expect("what the decoder accepts, the simple reader accepts");
+        assert_eq!(
+            (simple.content, simple.left),
+            (whole.content.clone(), whole.left)
+        );
+    } else {
+        let plain = simple.is_some_and(|simple| simple.plain);
+        assert!(!plain, "a body without anything strange is accepted");
     }
     content_survives_the_encoder(&whole.content);
 }
@@ -407,13 +413,25 @@ fn content_survives_the_encoder(content: &[u8]) {
     );
 }
 
-/// Reads a whole chunked body the slow way; gives its content and the number of bytes behind it.
-fn simple_chunked(mut rest: &[u8]) -> Option<(Vec<u8>, usize)> {
+/// What the simple reader makes of a chunked body.
+struct Simple {
+    content: Vec<u8>,
+    /// Bytes behind the body.
+    left: usize,
+    /// Sizes of at most 16 hexadecimal digits, no extension and no trailer.
+    plain: bool,
+}
+
+/// Reads a whole chunked body the slow way.
+fn simple_chunked(mut rest: &[u8]) -> Option<Simple> {
     let mut content = Vec::new();
+    let mut plain = true;
     loop {
         let (line, after) = simple_line(rest)?;
-        let size = line.split(';').next()?;
-        let size = usize::from_str_radix(size, 16).ok()?;
+        let digits = line.split(';').next()?;
+        let hexadecimal = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        plain &= hexadecimal && digits.len() == line.len() && digits.len() <= 16;
+        let size = usize::from_str_radix(digits, 16).ok()?;
         rest = after;
         if size == 0 {
             break;
@@ -425,8 +443,13 @@ fn simple_chunked(mut rest: &[u8]) -> Option<(Vec<u8>, usize)> {
         let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
         rest = &rest[end + 2..];
         if end == 0 {
-            return Some((content, rest.len()));
+            return Some(Simple {
+                content,
+                left: rest.len(),
+                plain,
+            });
         }
+        plain = false;
     }
 }
 

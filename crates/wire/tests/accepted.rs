@@ -442,3 +442,23 @@ fn trailers_of_forbidden_fields_only_are_no_trailers() {
     let mut buf = BytesMut::from("0\r\nhost: b\r\n\r\n");
     assert!(matches!(body.decode(&mut buf), Ok(Decoded::End)));
 }
+
+#[test]
+fn chunk_sizes_are_hexadecimal_in_either_case_with_leading_zeros() {
+    for (size, expected) in [
+        ("a", 10),
+        ("B", 11),
+        ("0f", 15),
+        ("1C", 28),
+        ("0000000000000001", 1),
+    ] {
+        let mut body = BodyDecoder::new(BodyLength::Chunked);
+        let content = "x".repeat(expected);
+        let mut buf = BytesMut::from(format!("{size}\r\n{content}\r\n0\r\n\r\n").as_str());
+        assert!(
+            matches!(body.decode(&mut buf), Ok(Decoded::Data(data)) if data == content),
+            "{size}"
+        );
+        assert!(matches!(body.decode(&mut buf), Ok(Decoded::End)), "{size}");
+    }
+}

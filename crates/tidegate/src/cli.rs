@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Keeps model services available: one gateway in front of everything that can answer.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Print the JSON Schema of the configuration
     Schema,
+    /// Look at a running Tidegate
+    Status(Status),
     /// Run as a part of `up`
     #[command(hide = true)]
     Role {
@@ -57,6 +59,38 @@ pub(crate) struct Check {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `tidegate status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// What to show. Default: an overview
+    pub(crate) section: Option<Section>,
+    /// Print the admin API's JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Look again every second until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// The admin port. Default: $TIDEGATE_ADMIN, else http://127.0.0.1:9900
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<String>,
+    /// A file with the admin port's token. Default: the token in $TIDEGATE_ADMIN_TOKEN
+    #[arg(long, value_name = "PATH")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// What `tidegate status` shows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Section {
+    /// Upstreams with their members
+    Upstreams,
+    /// Routes with their traffic
+    Routes,
+    /// Listeners with their connections
+    Listeners,
+    /// What happened
+    Events,
 }
 
 /// The roles that a supervisor starts.

@@ -14,6 +14,7 @@ mod plan;
 mod role;
 mod rundir;
 mod sockets;
+mod status;
 mod supervisor;
 mod up;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             check::print(&format!("{:#}\n", tidegate_config::schema()));
             ExitCode::SUCCESS
         }
+        Command::Status(options) => status::run(&options),
         Command::Role {
             role: Role::Gateway,
         } => {

@@ -27,6 +27,6 @@ pub mod values;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
-pub use load::{Loaded, load, load_endpoints, load_str, load_str_with, load_with};
+pub use load::{Loaded, load, load_endpoints, load_str, load_str_with, load_texts, load_with};
 pub use model::Config;
 pub use schema::schema;

@@ -1,11 +1,10 @@
-//! Hostile and random texts: bounded, and never a panic.
+//! Hostile texts are bounded in time and memory.
 
 mod support;
 
-use proptest::prelude::*;
 use std::time::{Duration, Instant};
 use support::env;
-use tidegate_config::{Diagnostics, load_endpoints, load_str_with};
+use tidegate_config::{Diagnostics, load_str_with};
 
 fn diagnostics(text: &str) -> Diagnostics {
     match load_str_with("t.yaml", text, &env) {
@@ -93,56 +92,4 @@ fn ten_thousand_routes_load_in_a_moment() {
         "took {:?}",
         start.elapsed()
     );
-}
-
-/// Every place fits its text, whatever the text.
-fn check(text: &str) -> Result<(), TestCaseError> {
-    let found = diagnostics(text);
-    let lines = text.split('\n').count();
-    for diagnostic in found.iter() {
-        for place in diagnostic
-            .place
-            .iter()
-            .chain(diagnostic.related.as_ref().map(|(_, place)| place))
-        {
-            prop_assert!(place.line >= 1 && place.line <= lines, "{place:?}");
-            prop_assert!(place.column >= 1 && place.length >= 1 && place.mark_length >= 1);
-            prop_assert!(place.mark <= place.excerpt.chars().count(), "{place:?}");
-            prop_assert!(place.excerpt.chars().all(|c| !c.is_control()));
-        }
-        prop_assert!(!diagnostic.message.is_empty());
-    }
-    let _ = found.render(true);
-    let _ = load_endpoints("e.json".as_ref(), text);
-    Ok(())
-}
-
-const EVERYTHING: &str = include_str!("good/everything.yaml");
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_text_is_answered_without_a_panic(text in any::<String>()) {
-        check(&text)?;
-    }
-
-    #[test]
-    fn any_text_of_yamls_own_characters_is_answered_without_a_panic(
-        text in "([a-z*&!|>%@`'\"#$\\{\\}\\[\\]:,\\-? \n\t0-9~<]|: |- |\n  |routes|upstreams|\\$\\{|<<: )*"
-    ) {
-        check(&text)?;
-    }
-
-    #[test]
-    fn a_good_file_with_a_random_wound_is_answered_without_a_panic(
-        at in 0..EVERYTHING.len(),
-        cut in 0_usize..40,
-        put in "[a-z*&!|>%'\"#$\\{\\}\\[\\]:,\\- \n\tß✓\u{0}]{0,6}",
-    ) {
-        let start = (0..=at).rev().find(|n| EVERYTHING.is_char_boundary(*n)).unwrap_or(0);
-        let end = (start + cut..=EVERYTHING.len()).find(|n| EVERYTHING.is_char_boundary(*n)).unwrap_or(EVERYTHING.len());
-        let text = format!("{}{put}{}", &EVERYTHING[..start], &EVERYTHING[end..]);
-        check(&text)?;
-    }
 }

@@ -290,8 +290,10 @@ pub struct HealthStatus {
     pub since: Time,
     /// When an ejected member may return; `None` if not ejected, or if only a check brings it back.
     pub returns_at: Option<Time>,
-    /// True where evidence (not statistics) holds it out.
+    /// True where evidence holds it out.
     pub evidence: bool,
+    /// True where statistics hold it out; both may.
+    pub statistics: bool,
     /// How often it was ejected.
     pub ejections: u64,
     /// Factor of the next ejection's time, minus one.

@@ -233,8 +233,7 @@ impl<T> Group<T> {
             .chain(head.iter().enumerate())
     }
 
-    /// The cheapest of all (few members) or of two at random (power of two choices, Mitzenmacher 2001). Ties go to the
-    /// first seen, which is a random one.
+    /// The cheapest of all (few members) or of two at random (power of two choices, Mitzenmacher 2001).
     #[inline]
     fn cheapest(
         &self,
@@ -259,13 +258,18 @@ impl<T> Group<T> {
                 }
             }
         }
+        // Among equals one at random, each with the same chance: the first seen would inherit from its neighbour.
         let mut best: Option<(usize, f64)> = None;
-        for (i, entry) in self.scan(rng.below(count)) {
-            if eligible(entry) {
-                let cost = cost(entry);
-                if best.is_none_or(|(_, least)| cost < least) {
-                    best = Some((i, cost));
-                }
+        let mut equals = 0;
+        for (i, entry) in self.entries.iter().enumerate().filter(|(_, e)| eligible(e)) {
+            let cost = cost(entry);
+            match best {
+                Some((_, least)) if cost > least => continue,
+                Some((_, least)) if cost == least => equals += 1,
+                _ => equals = 1,
+            }
+            if equals == 1 || rng.below(equals) == 0 {
+                best = Some((i, cost));
             }
         }
         best.map(|(i, _)| i)

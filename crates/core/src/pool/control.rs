@@ -70,7 +70,10 @@ pub(crate) struct Scoped {
 #[derive(Clone, Copy)]
 pub(super) struct Standing {
     pub(super) fitness: Fitness,
+    /// Out by statistics alone.
     pub(super) statistical: bool,
+    /// Held out by statistics, evidence or not.
+    pub(super) held: bool,
     pub(super) returns_at: Option<Time>,
 }
 
@@ -328,6 +331,8 @@ impl<T> Control<T> {
         });
     }
 
+    /// Tells of a transition. Of a draining member nothing is told but that it drains: what its health became
+    /// meanwhile is told when it stops.
     pub(super) fn tell_transition(
         &mut self,
         key: MemberKey,
@@ -335,23 +340,19 @@ impl<T> Control<T> {
         transition: Transition,
         now: Time,
     ) {
-        let Some(id) = self
-            .records
-            .iter()
-            .find(|r| r.member.key() == key)
-            .map(|r| r.member.id().clone())
-        else {
-            return;
-        };
-        self.tell(
-            id,
-            key,
-            scope.clone(),
-            transition.from,
-            transition.to,
-            transition.cause,
-            now,
-        );
+        let record = self.records.iter().find(|r| r.member.key() == key);
+        if let Some(record) = record.filter(|r| r.draining.is_none()) {
+            let id = record.member.id().clone();
+            self.tell(
+                id,
+                key,
+                scope.clone(),
+                transition.from,
+                transition.to,
+                transition.cause,
+                now,
+            );
+        }
     }
 
     /// Runs over every ledger, the members' own first; tells the transitions. Returns the scopes in which there were
@@ -388,6 +389,7 @@ impl<T> Control<T> {
         let mut standing = Standing {
             fitness: ledger.fitness(),
             statistical: ledger.is_statistical(),
+            held: ledger.holds_statistics(),
             returns_at: self.back_at(ledger),
         };
         if !scope.is_empty()
@@ -399,6 +401,7 @@ impl<T> Control<T> {
             standing.fitness = standing.fitness.max(scoped.ledger.fitness());
             standing.statistical = standing.fitness == Fitness::Doubtful
                 && (standing.statistical || scoped.ledger.is_statistical());
+            standing.held |= scoped.ledger.holds_statistics();
             standing.returns_at = standing.returns_at.max(self.back_at(&scoped.ledger));
         }
         standing

@@ -215,7 +215,7 @@ impl<T> Control<T> {
         let (mut all, mut out) = (0u64, 0u64);
         for record in seated() {
             all += 1;
-            out += u64::from(self.standing(record, scope).statistical);
+            out += u64::from(self.standing(record, scope).held);
         }
         if out > 0 && (out + 1) * 100 > u64::from(most.get()) * all {
             return false;

@@ -40,6 +40,7 @@ fn health(ledger: &Ledger, draining: Option<Time>) -> HealthStatus {
         since: draining.unwrap_or(ledger.since()),
         returns_at: ledger.returns_at().filter(|at| *at != Time::NEVER),
         evidence: ledger.has_evidence(),
+        statistics: ledger.holds_statistics(),
         ejections: ledger.ejections(),
         multiplier: ledger.multiplier(),
     }

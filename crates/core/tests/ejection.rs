@@ -1,0 +1,566 @@
+//! Outlier detection through the pool, row by row and trap by trap of the reference.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use tidegate_core::MemberState::{Ejected, Healthy, Probing, Warming};
+use tidegate_core::*;
+
+#[test]
+fn five_bad_answers_in_a_row_eject_and_four_do_not() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    bench.fail(0, 4);
+    assert_eq!(bench.state(0), Healthy);
+    bench.fail(0, 1);
+    assert_eq!(bench.state(0), Ejected);
+    assert!(!bench.shares(1000).contains_key(&0));
+    let told = bench.events().pop().unwrap();
+    assert_eq!(
+        (&*told.0, told.1, told.2, &*told.3),
+        ("m0", Healthy, Ejected, "5 consecutive 5xx")
+    );
+}
+
+#[test]
+fn a_later_success_resets_the_consecutive_counters() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    for _ in 0..20 {
+        bench.fail(0, 4);
+        bench.outcomes(0, &Verdict::Ok, 1);
+    }
+    assert_eq!(bench.state(0), Healthy);
+}
+
+#[test]
+fn what_is_the_callers_fault_moves_nothing() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    bench.fail(0, 4);
+    bench.outcomes(0, &Verdict::Neutral, 1000);
+    assert_eq!(bench.state(0), Healthy);
+    bench.fail(0, 1);
+    assert_eq!(bench.state(0), Ejected, "and it does not reset either");
+}
+
+#[test]
+fn gateway_failures_alone_are_not_enforced_by_default() {
+    let only_gateway = |enforcing| {
+        outlier(|o| {
+            o.consecutive_5xx = 0;
+            o.enforcing_consecutive_gateway_failure = enforcing;
+        })
+    };
+    for (enforcing, state) in [(Percent::ZERO, Healthy), (Percent::HUNDRED, Ejected)] {
+        let mut bench = Bench::of(only_gateway(enforcing), 10);
+        bench.outcomes(0, &Verdict::Failure(FailureKind::Gateway), 5);
+        assert_eq!(bench.state(0), state);
+    }
+}
+
+#[test]
+fn connection_failures_eject_on_their_own() {
+    let mut bench = Bench::of(outlier(|o| o.split_local_origin = true), 10);
+    bench.outcomes(0, &Verdict::Failure(FailureKind::LocalOrigin), 5);
+    assert_eq!(
+        bench.health(0).cause,
+        Some(Cause::ConsecutiveLocalOrigin(5))
+    );
+}
+
+#[test]
+fn enforcing_percentages_are_chances() {
+    let mut bench = Bench::of(
+        outlier(|o| {
+            o.enforcing_consecutive_5xx = Percent::saturating(40);
+            o.enforcing_consecutive_local_origin = Percent::ZERO;
+            o.max_ejection_percent = Percent::HUNDRED;
+        }),
+        1000,
+    );
+    for member in 0..1000 {
+        bench.fail(member, 5);
+    }
+    let ejected = bench.ejected();
+    assert!((340..460).contains(&ejected), "{ejected}");
+}
+
+#[test]
+fn five_errors_in_five_minutes_is_not_five_in_a_row() {
+    // The trap of the governance article: one error a minute, with successes in between.
+    let errors = ErrorsWithin {
+        count: 5,
+        within: Duration::from_secs(300),
+    };
+    let mut consecutive = Bench::of(policy(Balance::RoundRobin), 10);
+    let mut windowed = Bench::of(outlier(|o| o.errors = Some(errors)), 10);
+    for _ in 0..5 {
+        for bench in [&mut consecutive, &mut windowed] {
+            bench.fail(0, 1);
+            if bench.state(0) == Healthy {
+                bench.outcomes(0, &Verdict::Ok, 3);
+            }
+            bench.wait(Duration::from_secs(60));
+        }
+    }
+    assert_eq!(consecutive.health(0).ejections, 0);
+    assert_eq!(windowed.health(0).ejections, 1);
+    assert!(
+        windowed
+            .events()
+            .iter()
+            .any(|e| e.3 == "5 errors within 300s")
+    );
+}
+
+#[test]
+fn ten_percent_of_fewer_than_ten_hosts_still_ejects_one() {
+    for hosts in [2, 3, 5, 9, 10, 19] {
+        let mut bench = Bench::of(policy(Balance::RoundRobin), hosts);
+        for member in 0..hosts {
+            bench.fail(member, 5);
+        }
+        assert_eq!(bench.ejected(), 1, "of {hosts}");
+    }
+}
+
+#[test]
+fn max_ejection_percent_bounds_statistical_ejections() {
+    for (hosts, percent, most) in [
+        (20, 10, 2),
+        (29, 10, 2),
+        (30, 10, 3),
+        (10, 50, 5),
+        (4, 50, 2),
+        (10, 0, 1),
+        (10, 99, 9),
+    ] {
+        let mut bench = Bench::of(
+            outlier(|o| o.max_ejection_percent = Percent::saturating(percent)),
+            hosts,
+        );
+        for member in 0..hosts {
+            bench.fail(member, 5);
+        }
+        assert_eq!(bench.ejected(), most, "{percent}% of {hosts}");
+        assert_eq!(
+            bench.pool.summary(&Scope::EMPTY).refused_ejections,
+            u64::from(hosts) - most as u64
+        );
+    }
+}
+
+#[test]
+fn the_last_fit_member_is_never_ejected_for_statistics() {
+    let mut alone = Bench::of(policy(Balance::RoundRobin), 1);
+    alone.fail(0, 100);
+    assert_eq!(alone.state(0), Healthy);
+    // Nor if the others are out for other reasons.
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 3);
+    bench.report(0, evidence(None));
+    bench.report(1, evidence(None));
+    bench.fail(2, 100);
+    assert_eq!(bench.state(2), Healthy);
+    // A member that may not be picked at all is no other fit one.
+    let mut specs = specs(2);
+    specs[1].weight = 0;
+    let mut bench = Bench::new(policy(Balance::RoundRobin), specs);
+    bench.fail(0, 100);
+    assert_eq!(bench.state(0), Healthy);
+}
+
+#[test]
+fn an_explicit_hundred_percent_means_all_may_go() {
+    let mut bench = Bench::of(outlier(|o| o.max_ejection_percent = Percent::HUNDRED), 3);
+    for member in 0..3 {
+        bench.fail(member, 5);
+    }
+    assert_eq!(bench.ejected(), 3);
+    let back = match bench.pick().unwrap_err() {
+        NoPick::NoneFit {
+            returns_at: Some(back),
+        } => back,
+        other => panic!("{other:?}"),
+    };
+    // 30 s of ejection, and the sweep that ends it.
+    assert_eq!(back, bench.now + Duration::from_secs(30));
+    bench.now = back;
+    assert!(
+        bench.pick().is_ok(),
+        "the time told is true even if nobody ticks"
+    );
+}
+
+#[test]
+fn evidence_is_bound_by_no_percentage() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    for member in 0..9 {
+        bench.report(member, evidence(None));
+    }
+    assert_eq!(bench.ejected(), 9);
+    assert_eq!(bench.shares(100).into_keys().collect::<Vec<_>>(), [9]);
+    bench.report(9, evidence(None));
+    assert_eq!(
+        bench.pick().unwrap_err(),
+        NoPick::NoneFit { returns_at: None }
+    );
+}
+
+#[test]
+fn evidence_leaves_the_allowance_of_statistics_alone() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    bench.report(0, evidence(None));
+    bench.report(1, evidence(None));
+    bench.fail(2, 5);
+    assert_eq!(bench.state(2), Ejected);
+    bench.fail(3, 5);
+    assert_eq!(bench.state(3), Healthy);
+}
+
+#[test]
+fn a_later_until_extends_and_an_earlier_one_does_not_shorten() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 2);
+    let start = bench.now;
+    let until = |secs| Some(start + Duration::from_secs(secs));
+    bench.report(0, evidence(until(60)));
+    bench.report(0, evidence(until(30)));
+    assert_eq!(bench.health(0).returns_at, until(60));
+    bench.report(0, evidence(until(90)));
+    assert_eq!(bench.health(0).returns_at, until(90));
+    bench.wait(Duration::from_secs(89));
+    assert_eq!(bench.state(0), Ejected);
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(bench.state(0), Probing);
+}
+
+#[test]
+fn with_all_out_the_earliest_return_is_told_and_true() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 3);
+    let start = bench.now;
+    for (member, secs) in [(0, 50), (1, 20), (2, 70)] {
+        bench.report(member, evidence(Some(start + Duration::from_secs(secs))));
+    }
+    let first = start + Duration::from_secs(20);
+    assert_eq!(
+        bench.pick().unwrap_err(),
+        NoPick::NoneFit {
+            returns_at: Some(first)
+        }
+    );
+    // Extended: told anew.
+    bench.report(1, evidence(Some(start + Duration::from_secs(60))));
+    assert_eq!(
+        bench.pick().unwrap_err(),
+        NoPick::NoneFit {
+            returns_at: Some(start + Duration::from_secs(50))
+        }
+    );
+    bench.now = start + Duration::from_secs(50);
+    assert_eq!(*bench.pick().unwrap().payload(), 0);
+}
+
+#[test]
+fn the_least_bad_is_used_if_the_pool_says_so() {
+    let mut policy = outlier(|o| o.max_ejection_percent = Percent::HUNDRED);
+    policy.when_exhausted = WhenExhausted::UseLeastBad;
+    let mut bench = Bench::of(policy, 3);
+    let start = bench.now;
+    bench.report(0, evidence(None));
+    bench.report(1, evidence(Some(start + Duration::from_secs(5))));
+    bench.report(2, evidence(Some(start + Duration::from_secs(9))));
+    assert_eq!(
+        *bench.pick().unwrap().payload(),
+        1,
+        "the one that returns first"
+    );
+    let tried = [bench.key(1)];
+    let next = bench
+        .pick_with(PickRequest {
+            exclude: &tried,
+            ..PickRequest::default()
+        })
+        .unwrap();
+    assert_eq!(*next.payload(), 2);
+    drop(next);
+    bench.report(2, Verdict::Ok);
+    bench.fail(2, 5);
+    assert_eq!(
+        *bench.pick().unwrap().payload(),
+        2,
+        "statistics weigh less than evidence"
+    );
+}
+
+#[test]
+fn out_for_base_times_ejections_and_back_on_the_sweep() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    // Between two sweeps, so that the end of the ejection is no sweep.
+    bench.wait(Duration::from_secs(3));
+    for times in 1..=3u64 {
+        bench.fail(0, 5);
+        assert_eq!(bench.state(0), Ejected);
+        let began = bench.now;
+        let back = bench.health(0).returns_at.unwrap();
+        assert_eq!(back - began, Duration::from_secs(30 * times));
+        bench.wait(back - began - MS);
+        assert_eq!(bench.state(0), Ejected, "round {times}");
+        bench.wait(Duration::from_secs(10) + MS);
+        assert_eq!(bench.state(0), Probing);
+        // A good trial: healthy, and within the same interval bad again.
+        bench.outcomes(0, &Verdict::Ok, 1);
+        assert_eq!(bench.state(0), Healthy);
+    }
+    bench.fail(0, 5);
+    assert_eq!(bench.health(0).multiplier, 4);
+    bench.wait(Duration::from_secs(130));
+    bench.outcomes(0, &Verdict::Ok, 1);
+    bench.wait(Duration::from_secs(40));
+    assert_eq!(
+        bench.health(0).multiplier,
+        0,
+        "one less each healthy interval"
+    );
+}
+
+#[test]
+fn jitter_lengthens_an_ejection_within_its_bound() {
+    let jitter = Duration::from_secs(10);
+    let mut bench = Bench::of(
+        outlier(|o| {
+            o.max_ejection_time_jitter = jitter;
+            o.max_ejection_percent = Percent::HUNDRED;
+        }),
+        50,
+    );
+    for member in 0..50 {
+        bench.fail(member, 5);
+    }
+    let extra: Vec<_> = (0..50)
+        .map(|m| bench.health(m).returns_at.unwrap() - bench.now)
+        .map(|t| t - Duration::from_secs(30))
+        .collect();
+    assert!(extra.iter().all(|e| *e <= jitter));
+    assert!(extra.iter().any(|e| *e > jitter / 2) && extra.iter().any(|e| *e < jitter / 2));
+}
+
+#[test]
+fn a_failed_trial_ejects_again_at_once() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    bench.fail(0, 5);
+    bench.wait(Duration::from_secs(30));
+    assert_eq!(bench.state(0), Probing);
+    let others: Vec<_> = (1..10).map(|m| bench.key(m)).collect();
+    let only_it = PickRequest {
+        exclude: &others,
+        ..PickRequest::default()
+    };
+    let trial = bench.pick_with(only_it).unwrap();
+    assert!(trial.is_trial());
+    let now = bench.now;
+    trial.finish(Verdict::Failure(FailureKind::Gateway), None, now);
+    assert_eq!(bench.state(0), Ejected);
+    assert_eq!(
+        bench.health(0).returns_at,
+        Some(bench.now + Duration::from_secs(60))
+    );
+    assert_eq!(
+        bench.health(0).cause,
+        Some(Cause::TrialFailed(FailureKind::Gateway))
+    );
+}
+
+#[test]
+fn a_member_on_trial_gets_one_request_at_a_time() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 3);
+    bench.fail(0, 5);
+    bench.wait(Duration::from_secs(30));
+    let held: Vec<_> = (0..30).map(|_| bench.pick().unwrap()).collect();
+    assert_eq!(held.iter().filter(|p| *p.payload() == 0).count(), 1);
+}
+
+#[test]
+fn only_trials_are_refused_where_strict_and_sent_where_not() {
+    for strict in [true, false] {
+        let probation = Probation {
+            strict,
+            ..Probation::default()
+        };
+        let mut bench = Bench::of(
+            PoolPolicy {
+                probation: Some(probation),
+                ..policy(Balance::RoundRobin)
+            },
+            1,
+        );
+        let soon = bench.now + Duration::from_secs(1);
+        bench.report(0, evidence(Some(soon)));
+        bench.wait(Duration::from_secs(1));
+        let _trial = bench.pick().unwrap();
+        match bench.pick() {
+            Ok(second) => assert!(!strict && second.is_trial()),
+            Err(refused) => assert!(strict && refused == NoPick::TrialsTaken),
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_a_request_from_before_the_ejection_proves_nothing() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 3);
+    let early: Vec<_> = (0..6)
+        .map(|_| bench.pick().unwrap())
+        .filter(|p| *p.payload() == 0)
+        .collect();
+    bench.fail(0, 5);
+    let now = bench.now;
+    let mut early = early.into_iter();
+    early.next().unwrap().finish(Verdict::Ok, None, now);
+    assert_eq!(bench.state(0), Ejected);
+    bench.wait(Duration::from_secs(30));
+    early.next().unwrap().finish(Verdict::Ok, None, now);
+    assert_eq!(bench.state(0), Probing);
+}
+
+#[test]
+fn without_probation_it_is_back_in_full() {
+    let mut bench = Bench::of(
+        PoolPolicy {
+            probation: None,
+            ..policy(Balance::RoundRobin)
+        },
+        3,
+    );
+    bench.fail(0, 5);
+    bench.wait(Duration::from_secs(30));
+    assert_eq!(bench.state(0), Healthy);
+    assert_eq!(bench.shares(300)[&0], 100);
+    bench.fail(0, 4);
+    assert_eq!(bench.state(0), Healthy, "with a clean record");
+}
+
+#[test]
+fn a_passed_active_check_uneject_whatever_held_it_out() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    bench.fail(0, 5);
+    bench.report(0, Verdict::Ok);
+    assert_eq!(bench.state(0), Healthy);
+    bench.report(0, evidence(None));
+    bench.wait(Duration::from_secs(3600));
+    assert_eq!(bench.state(0), Ejected);
+    bench.report(0, Verdict::Ok);
+    assert_eq!(bench.state(0), Healthy);
+}
+
+#[test]
+fn below_half_fit_everybody_is_used_but_those_with_evidence() {
+    let mut bench = Bench::of(
+        outlier(|o| o.max_ejection_percent = Percent::saturating(90)),
+        10,
+    );
+    for member in 0..5 {
+        bench.fail(member, 5);
+    }
+    assert!(!bench.pool.summary(&Scope::EMPTY).panic);
+    assert_eq!(bench.shares(1000).len(), 5, "half is enough");
+    bench.report(9, evidence(None));
+    assert!(bench.pool.summary(&Scope::EMPTY).panic);
+    let used: Vec<_> = bench.shares(1000).into_keys().collect();
+    assert_eq!(used, (0..9).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_panic_threshold_of_zero_is_off() {
+    let mut policy = outlier(|o| o.max_ejection_percent = Percent::saturating(90));
+    policy.panic_threshold = Some(Percent::ZERO);
+    let mut bench = Bench::of(policy, 10);
+    for member in 0..9 {
+        bench.fail(member, 5);
+    }
+    assert_eq!(bench.shares(100).into_keys().collect::<Vec<_>>(), [9]);
+    // Evidence takes the last one: statistics then no longer keep the others out, whatever the order.
+    bench.report(9, evidence(None));
+    assert_eq!(bench.shares(900).len(), 9);
+}
+
+#[test]
+fn warming_members_wait_for_their_first_check() {
+    let mut policy = policy(Balance::RoundRobin);
+    (policy.start, policy.panic_threshold) = (Start::Warming, Some(Percent::ZERO));
+    let mut bench = Bench::of(policy, 3);
+    assert_eq!(bench.state(0), Warming);
+    assert_eq!(
+        bench.pick().unwrap_err(),
+        NoPick::NoneFit { returns_at: None }
+    );
+    bench.report(1, Verdict::Ok);
+    assert_eq!(bench.shares(10).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn the_one_with_the_low_success_rate_is_ejected_on_the_sweep() {
+    let mut bench = Bench::of(outlier(|o| o.consecutive_5xx = 0), 10);
+    for member in 0..10 {
+        for i in 0..100 {
+            let bad = i % if member == 7 { 2 } else { 100 } == 0;
+            bench.outcomes(member, if bad { &BAD } else { &Verdict::Ok }, 1);
+        }
+    }
+    assert_eq!(bench.ejected(), 0);
+    bench.wait(Duration::from_secs(10));
+    assert_eq!(bench.state(7), Ejected);
+    assert!(matches!(bench.health(7).cause, Some(Cause::SuccessRate { rate, .. }) if rate == 50.0));
+    assert_eq!(bench.ejected(), 1);
+}
+
+#[test]
+fn failure_percentage_is_judged_where_enforced() {
+    for (enforcing, ejected) in [(Percent::ZERO, 0), (Percent::HUNDRED, 1)] {
+        let rules = outlier(|o| {
+            (o.consecutive_5xx, o.consecutive_local_origin) = (0, 0);
+            o.success_rate.enforcing = Percent::ZERO;
+            o.failure_percentage.enforcing = enforcing;
+        });
+        let mut bench = Bench::of(rules, 10);
+        for member in 0..10 {
+            bench.outcomes(member, &Verdict::Ok, if member == 3 { 8 } else { 50 });
+        }
+        bench.fail(3, 46);
+        bench.wait(Duration::from_secs(10));
+        assert_eq!(bench.ejected(), ejected);
+    }
+}
+
+#[test]
+fn switching_outlier_detection_off_frees_the_statistical_ones() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    bench.fail(0, 5);
+    bench.report(1, evidence(None));
+    bench.pool.set_policy(
+        PoolPolicy {
+            outlier: None,
+            ..policy(Balance::RoundRobin)
+        },
+        bench.now,
+    );
+    assert_eq!((bench.state(0), bench.state(1)), (Healthy, Ejected));
+    bench.fail(2, 1000);
+    assert_eq!(bench.state(2), Healthy);
+}
+
+#[test]
+fn a_new_policy_keeps_health_and_windowed_records() {
+    let errors = Some(ErrorsWithin {
+        count: 3,
+        within: Duration::from_secs(60),
+    });
+    let mut bench = Bench::of(outlier(|o| o.errors = errors.clone()), 10);
+    bench.report(0, evidence(None));
+    bench.fail(1, 1);
+    bench.outcomes(1, &Verdict::Ok, 1);
+    bench.fail(1, 1);
+    bench.outcomes(1, &Verdict::Ok, 1);
+    let changed = outlier(|o| (o.errors, o.consecutive_5xx) = (errors, 7));
+    bench.pool.set_policy(changed, bench.now);
+    assert_eq!(bench.state(0), Ejected);
+    bench.fail(1, 1);
+    assert_eq!(bench.state(1), Ejected);
+}

@@ -36,7 +36,8 @@ function item(event) {
       el('time', { datetime: new Date(event.at_ms).toISOString(), title: f.day(event.at_ms) }, f.clock(event.at_ms)),
       el('span', { class: 'what' }, event.kind.replaceAll('_', ' ')),
       place.length ? el('span', { class: 'where' }, ...place.flatMap((p, i) => i ? [' ', el('code', {}, p)] : [p])) : null,
-      event.cause ? el('span', { class: 'why' }, event.cause) : null),
+      // `member added` needs no `added` below it.
+      event.cause && !event.kind.endsWith(event.cause) ? el('span', { class: 'why' }, event.cause) : null),
   };
 }
 

@@ -402,7 +402,13 @@ impl Page<'_> {
                 Cell::new(&clock(event.at_ms), Colour::Faint),
                 Cell::new(&event.kind.replace('_', " "), Colour::of_event(&event.kind)),
                 place.join(" ").into(),
-                event.cause.lines().next().unwrap_or_default().into(),
+                // `member added` needs no `added` beside it.
+                if event.kind.ends_with(&event.cause) {
+                    ""
+                } else {
+                    event.cause.lines().next().unwrap_or_default()
+                }
+                .into(),
             ]
         };
         let rows: Vec<_> = events.iter().map(row).collect();

@@ -13,11 +13,18 @@ fn texts_mean_what_their_files_meant_also_when_those_are_changed_or_gone() {
     fs::write(at("a.yaml"), "admin: { token: \"file:token\" }\n").unwrap();
     fs::write(at("b.yaml"), "node: { region: eu }\n").unwrap();
     let read = load(&[at("a.yaml"), at("b.yaml")]).unwrap();
-    let texts: Vec<_> = read.files.iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect();
+    let texts: Vec<_> = read
+        .files
+        .iter()
+        .map(|file| (file.clone(), fs::read_to_string(file).unwrap()))
+        .collect();
     fs::write(at("a.yaml"), "bad: [").unwrap();
     fs::remove_file(at("b.yaml")).unwrap();
     let again = load_texts(&texts).unwrap();
-    assert_eq!((again.hash, again.files, again.secret_files), (read.hash, read.files, read.secret_files));
+    assert_eq!(
+        (again.hash, again.files, again.secret_files),
+        (read.hash, read.files, read.secret_files)
+    );
     assert_eq!(again.config.node.region, "eu");
 }
 

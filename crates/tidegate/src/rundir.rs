@@ -171,6 +171,23 @@ impl RunDir {
         living
     }
 
+    /// A file that only its descriptor leads to.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn nameless_file(&self) -> io::Result<File> {
+        let path = self.path.join(format!("nameless-{}", std::process::id()));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)?;
+        std::fs::remove_file(path)?;
+        Ok(file)
+    }
+
     fn listen(&self, name: &str) -> io::Result<UnixListener> {
         match std::fs::remove_file(self.path.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -117,6 +117,17 @@ impl HeldSocket {
         })
     }
 
+    /// The same socket for another purpose of the same kind: a listener under a new name.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub(crate) fn renamed(&self, id: SocketId) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            id,
+        })
+    }
+
     /// A duplicate in the gateway's terms.
     ///
     /// # Errors
@@ -149,10 +160,10 @@ impl AsFd for HeldSocket {
     }
 }
 
-/// Takes out of `sockets` the one that serves `wanted`: the same id, or the same use and address under another name
-/// (a listener was renamed). A port of 0 is a different address each time, so only its name identifies it.
-pub(crate) fn take(sockets: &mut Vec<HeldSocket>, wanted: &SocketId) -> Option<HeldSocket> {
-    let index = sockets
+/// The one of `sockets` that serves `wanted`: the same id, or the same use and address under another name (a listener
+/// was renamed). A port of 0 is a different address each time, so only its name identifies it.
+fn position(sockets: &[HeldSocket], wanted: &SocketId) -> Option<usize> {
+    sockets
         .iter()
         .position(|held| held.id == *wanted)
         .or_else(|| {
@@ -161,7 +172,31 @@ pub(crate) fn take(sockets: &mut Vec<HeldSocket>, wanted: &SocketId) -> Option<H
                     && held.id.address == wanted.address
                     && !wanted.address.ends_with(":0")
             })
-        })?;
+        })
+}
+
+/// Binds a socket, or finds it among those that are held already.
+///
+/// # Errors
+/// See [`BindError`].
+pub(crate) fn bind_or_share(
+    sockets: &[HeldSocket],
+    wanted: &SocketId,
+) -> Result<HeldSocket, BindError> {
+    match position(sockets, wanted) {
+        Some(index) => sockets[index]
+            .renamed(wanted.clone())
+            .map_err(|source| BindError::System {
+                id: wanted.clone(),
+                source,
+            }),
+        None => HeldSocket::bind(wanted.clone()),
+    }
+}
+
+/// Takes out of `sockets` the one that serves `wanted`.
+pub(crate) fn take(sockets: &mut Vec<HeldSocket>, wanted: &SocketId) -> Option<HeldSocket> {
+    let index = position(sockets, wanted)?;
     let mut held = sockets.swap_remove(index);
     held.id = wanted.clone();
     Some(held)

@@ -391,3 +391,96 @@ fn a_bad_configuration_is_refused_and_the_running_one_stays() {
     running.wait_for("configuration reloaded");
     assert_eq!(running.stop(), Some(0));
 }
+
+#[test]
+fn a_gateway_that_dies_while_the_file_is_bad_comes_back_with_what_was_accepted() {
+    let site = Site::new();
+    let mut running = site.up();
+    site.write(&site.answering("two"));
+    running.wait_for("configuration reloaded");
+    assert_eq!(site.get(), "two");
+    site.write("bad: [");
+    running.wait_for("configuration refused: the running one stays");
+    signal_to(running.gateway(), Signal::KILL);
+    running.wait_for_nth("gateway ready", 2);
+    assert_eq!(site.get(), "two");
+    // The next one has it from the one before, which had it from the supervisor.
+    running.wait_for_nth("configuration refused: the running one stays", 2);
+    signal_to(running.gateway(), Signal::KILL);
+    running.wait_for_nth("gateway ready", 3);
+    assert_eq!(site.get(), "two");
+    // The gateway shows what is wrong, and takes the file when it is good again.
+    let shown = request(site.admin, "/api/v1/config").unwrap();
+    assert_holds(&shown, &["refused", "tidegate.yaml"]);
+    site.write(&site.answering("three"));
+    running.wait_for_nth("configuration reloaded", 2);
+    assert_eq!(site.get(), "three");
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn an_adopted_gateways_configuration_survives_it_too() {
+    let site = Site::new();
+    let mut first = site.up();
+    let gateway = first.gateway();
+    first.signal(Signal::KILL);
+    first.wait();
+    first.wait_for("the supervisor is gone: serving on");
+    let mut second = site.start(&[]);
+    second.wait_for("gateway adopted");
+    site.write("bad: [");
+    second.wait_for("configuration refused: the running one stays");
+    signal_to(gateway, Signal::KILL);
+    second.wait_for("gateway ready");
+    assert_eq!(site.get(), "one");
+    assert_eq!(second.stop(), Some(0));
+}
+
+#[test]
+fn a_listener_under_a_new_name_keeps_its_socket() {
+    let site = Site::new();
+    let mut running = site.up();
+    let text = fs::read_to_string(site.path()).unwrap();
+    let load = Load::start(site.port, 2);
+    site.write(&text.replace("name: main", "name: renamed"));
+    running.wait_for("configuration reloaded");
+    site.get();
+    assert_eq!(load.stop().failures, Vec::<String>::new());
+    signal_to(running.gateway(), Signal::KILL);
+    site.get();
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn the_admin_port_moves_and_its_token_changes_with_a_reload() {
+    let site = Site::new();
+    let mut running = site.up();
+    let text = fs::read_to_string(site.path()).unwrap();
+    let moved = support::free_port();
+    let line = format!("admin: {{ address: 127.0.0.1:{moved}, token: \"file:token\" }}");
+    fs::write(site.folder.path().join("token"), "first").unwrap();
+    site.write(&text.replace(text.lines().next().unwrap(), &line));
+    running.wait_for("configuration reloaded");
+    request(moved, "/livez").unwrap();
+    until("the old port is closed", || {
+        request(site.admin, "/livez").is_err().then_some(())
+    });
+    assert!(
+        request(moved, "/api/v1/config").is_err(),
+        "no token, no answer"
+    );
+    let status = |token: &str| {
+        let address = format!("127.0.0.1:{moved}");
+        let mut command = support::tidegate();
+        command
+            .args(["status", "--json", "--admin", &address])
+            .env("TIDEGATE_ADMIN_TOKEN", token);
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(status("first"), Some(0));
+    // A secret's file is part of the configuration.
+    fs::write(site.folder.path().join("token"), "second").unwrap();
+    running.wait_for_nth("configuration reloaded", 2);
+    assert_eq!((status("first"), status("second")), (Some(1), Some(0)));
+    assert_eq!(running.stop(), Some(0));
+}

@@ -24,6 +24,12 @@ pub(crate) enum Order {
         /// Why, in words.
         reason: String,
     },
+    /// What the last gateway accepted as its configuration, in the descriptor beside it, before `start`: to be used if
+    /// the files are bad by now. See `role::accepted`.
+    Accepted {
+        /// Hash of the configuration.
+        hash: String,
+    },
     /// All sockets are given: serve.
     Start(StartOrder),
     /// Read the configuration again.
@@ -60,6 +66,11 @@ pub(crate) enum Report {
     },
     /// The end of the answer to [`Order::Adopt`].
     Hello(Hello),
+    /// What it accepted as its configuration, in the descriptor beside it, for the next gateway.
+    Accepted {
+        /// Hash of the configuration.
+        hash: String,
+    },
     /// It serves.
     Ready {
         /// Hash of the configuration.

@@ -1,5 +1,8 @@
 //! Serving: the gateway with everything that can tell it something.
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
 use tidegate_config::Loaded;
 use tidegate_gateway::view::ConfigView;
 use tidegate_gateway::{Handle, Options};
@@ -8,7 +11,8 @@ use tokio::sync::mpsc;
 
 use super::admin::{AdminPort, ReloadRequest, RoleSource};
 use super::link::{Identity, Link, Told};
-use super::{Beginning, RoleError, watch};
+use super::watch::{self, Stamps};
+use super::{Beginning, RoleError, accepted};
 use crate::control::message::Report;
 use crate::plan;
 use crate::rundir::RunDir;
@@ -18,6 +22,9 @@ use crate::sockets::Use;
 const CONTROL_THREADS: usize = 1;
 /// Threads for calls that block (files). They live for ten seconds after their last use.
 const BLOCKING_THREADS: usize = 8;
+
+/// How often files that change under the reader's eyes are read again.
+const RELOAD_TRIES: u32 = 3;
 
 /// Serves until it is told to drain; returns the number of requests that were cut at the end of the grace.
 ///
@@ -44,8 +51,12 @@ struct Serving {
     link: Link,
     admin: AdminPort,
     run: RunDir,
+    /// The files that are watched.
+    files: tokio::sync::watch::Sender<Vec<PathBuf>>,
     /// Whether the last reload was refused, so that the same content is worth another try.
     refused: bool,
+    /// Whether the supervisor has the running configuration's texts.
+    remembered: bool,
 }
 
 /// Where the role is told things.
@@ -74,6 +85,7 @@ impl Serving {
             run,
             stamps,
             loaded,
+            recalled,
         } = beginning;
         // First, so that a signal during the start drains what was started instead of cutting it.
         let terminate = signal(SignalKind::terminate())?;
@@ -82,6 +94,13 @@ impl Serving {
         let config = loaded.config.clone();
         let hash = loaded.hash.clone();
         let grace_ms = plan::grace_ms(&config);
+        // What was recalled is in the supervisor's hands already, and the files hold something else.
+        let texts = if recalled {
+            None
+        } else {
+            written_down(&run, &start.paths, &stamps, &loaded)
+        };
+        let files = watched_files(&start.paths, &loaded);
         let options = Options {
             config: loaded,
             paths: start.paths.clone(),
@@ -92,7 +111,8 @@ impl Serving {
         let (reloads, requests) = mpsc::channel(8);
         let admin = AdminPort::open(RoleSource::new(handle.clone(), reloads), &config, &held)?;
         let adoption = run.listen_gateway(std::process::id())?;
-        let changes = watch::start(start.paths.clone(), stamps);
+        let (files, watched) = tokio::sync::watch::channel(files);
+        let changes = watch::start(watched, stamps);
         let running = plan::sockets(&config);
         let identity = Identity {
             start,
@@ -100,8 +120,13 @@ impl Serving {
             grace_ms,
             running,
             held,
+            accepted: None,
         };
         let (link, told) = Link::start(channel, adoption, identity)?;
+        let remembered = texts.is_some();
+        if let Some(texts) = texts {
+            link.accept(&hash, texts);
+        }
         link.report(&Report::Ready { hash, grace_ms });
         let inputs = Inputs {
             told,
@@ -117,13 +142,19 @@ impl Serving {
                 link,
                 admin,
                 run,
-                refused: false,
+                files,
+                refused: recalled,
+                remembered,
             },
             inputs,
         ))
     }
 
     async fn run(mut self, mut inputs: Inputs) -> u64 {
+        if self.refused {
+            // Started with what was accepted before: the gateway shall show what is wrong with the files.
+            let _ = self.reload(Cause::Asked).await;
+        }
         let keep_admin = loop {
             tokio::select! {
                 // Never ends before the process: the thread behind it lives on when the supervisor is gone.
@@ -168,32 +199,57 @@ impl Serving {
     }
 
     async fn reload(&mut self, cause: Cause) -> Result<ConfigView, String> {
+        let mut tries = 1..=RELOAD_TRIES;
+        loop {
+            let (before, loaded) = self.load().await?;
+            if let Some(loaded) = &loaded {
+                let same = loaded.hash == self.link.identity().hash;
+                if cause == Cause::FilesChanged && same && !self.refused {
+                    // Touched, or a comment changed.
+                    self.remember(&before, loaded);
+                    return Ok(self.handle.config());
+                }
+                self.offer_sockets(loaded).await;
+            }
+            // Also when it is bad: the gateway reads it again, and keeps and shows why it was refused.
+            let answer = self.handle.reload().await;
+            self.refused = answer.is_err();
+            match (&answer, &loaded) {
+                (Ok(view), Some(loaded)) if view.hash == loaded.hash => {
+                    self.remembered = false;
+                    self.accepted(loaded);
+                    self.remember(&before, loaded);
+                }
+                // The files changed between the two looks, so what is known of the new configuration is wrong.
+                (Ok(_), _) if tries.next().is_some() => continue,
+                (Ok(view), _) => tracing::error!(
+                    hash = view.hash,
+                    "the files change faster than they are read"
+                ),
+                (Err(reason), _) => self.refuse(reason),
+            }
+            return answer;
+        }
+    }
+
+    /// Reads the files: what they looked like before, and what they hold unless it is bad.
+    async fn load(&self) -> Result<(Stamps, Option<Loaded>), String> {
         let paths = self.link.identity().start.paths.clone();
-        let loaded = tokio::task::spawn_blocking(move || tidegate_config::load(&paths)).await;
-        let loaded = loaded
-            .map_err(|error| format!("the configuration could not be read: {error}"))?
-            .ok();
-        if let Some(loaded) = &loaded {
-            if cause == Cause::FilesChanged
-                && !self.refused
-                && loaded.hash == self.link.identity().hash
-            {
-                // Touched, or a comment changed.
-                return Ok(self.handle.config());
-            }
-            self.offer_sockets(loaded).await;
+        let load = move || (watch::stamps(&paths), tidegate_config::load(&paths).ok());
+        let loaded = tokio::task::spawn_blocking(load).await;
+        loaded.map_err(|error| format!("the configuration could not be read: {error}"))
+    }
+
+    /// Gives the supervisor the running configuration's texts, once.
+    fn remember(&mut self, before: &Stamps, loaded: &Loaded) {
+        if self.remembered {
+            return;
         }
-        // Also when it is bad: the gateway reads it again, and keeps and shows why it was refused.
-        let answer = self.handle.reload().await;
-        self.refused = answer.is_err();
-        match (&answer, loaded) {
-            (Ok(view), Some(loaded)) => self.accepted(view, &loaded),
-            (Ok(view), None) => {
-                tracing::debug!(hash = view.hash, "the file was repaired while it was read")
-            }
-            (Err(reason), _) => self.refuse(reason),
+        let paths = self.link.identity().start.paths.clone();
+        if let Some(texts) = written_down(&self.run, &paths, before, loaded) {
+            self.link.accept(&loaded.hash, texts);
+            self.remembered = true;
         }
-        answer
     }
 
     /// Has the sockets bound that the configuration wants and that are not there. One that cannot be bound is the
@@ -223,7 +279,7 @@ impl Serving {
         }
     }
 
-    fn accepted(&mut self, view: &ConfigView, loaded: &Loaded) {
+    fn accepted(&mut self, loaded: &Loaded) {
         let wanted = plan::sockets(&loaded.config);
         let grace_ms = plan::grace_ms(&loaded.config);
         let mut identity = self.link.identity();
@@ -231,12 +287,15 @@ impl Serving {
             tracing::error!(%error, "the admin port is not served");
         }
         identity.held.retain(&wanted);
-        identity.hash.clone_from(&view.hash);
+        identity.hash.clone_from(&loaded.hash);
         identity.grace_ms = grace_ms;
         identity.running.clone_from(&wanted);
+        let files = watched_files(&identity.start.paths, loaded);
         drop(identity);
+        self.files
+            .send_if_modified(|watched| std::mem::replace(watched, files) != *watched);
         self.link.report(&Report::Reloaded {
-            hash: view.hash.clone(),
+            hash: loaded.hash.clone(),
             grace_ms,
             sockets: wanted,
         });
@@ -250,4 +309,21 @@ impl Serving {
             sockets: running,
         });
     }
+}
+
+/// The files whose change is a change of the configuration.
+fn watched_files(paths: &[PathBuf], loaded: &Loaded) -> Vec<PathBuf> {
+    paths.iter().chain(&loaded.secret_files).cloned().collect()
+}
+
+fn written_down(
+    run: &RunDir,
+    paths: &[PathBuf],
+    before: &Stamps,
+    loaded: &Loaded,
+) -> Option<OwnedFd> {
+    accepted::remember(run, paths, before, loaded).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the accepted configuration is not kept for a restart");
+        None
+    })
 }

@@ -4,7 +4,7 @@
 //! adoption socket. Only a supervisor that holds the state folder's lock does that, and then ours is gone.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::control::message::{Hello, Order, Report, StartOrder};
 use crate::control::{Channel, ChannelError, Received, Wait};
-use crate::sockets::{HeldSocket, SocketId, Use};
+use crate::sockets::{self, HeldSocket, SocketId, Use};
 
 /// How long a supervisor may take to bind a socket, or to say who it is when it adopts.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -90,6 +90,8 @@ pub(super) struct Identity {
     pub(super) running: Vec<SocketId>,
     /// Those, and while a reload is under way those of the next one.
     pub(super) held: Held,
+    /// The running configuration as it was written down, see [`super::accepted`].
+    pub(super) accepted: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -143,6 +145,14 @@ impl Link {
         }
     }
 
+    /// Hands the supervisor the accepted configuration, and keeps it for one that adopts this gateway.
+    pub(super) fn accept(&self, hash: &str, texts: OwnedFd) {
+        if let Some(supervisor) = &*lock(&self.shared.supervisor) {
+            send_accepted(supervisor, hash, &texts);
+        }
+        lock(&self.shared.identity).accepted = Some(texts);
+    }
+
     /// A look at, or a change of, what this gateway is.
     pub(super) fn identity(&self) -> MutexGuard<'_, Identity> {
         lock(&self.shared.identity)
@@ -161,7 +171,8 @@ impl Link {
             None => false,
         };
         if !asked {
-            return HeldSocket::bind(wanted.clone()).map_err(|error| error.to_string());
+            let held = &lock(&self.shared.identity).held;
+            return sockets::bind_or_share(&held.0, wanted).map_err(|error| error.to_string());
         }
         let answered = async {
             loop {
@@ -259,9 +270,21 @@ impl Reader {
             grace_ms: identity.grace_ms,
         };
         channel.send(&Report::Hello(hello), None)?;
+        if let Some(texts) = &identity.accepted {
+            send_accepted(&channel, &identity.hash, texts);
+        }
         drop(identity);
         *lock(&self.shared.supervisor) = Some(channel.sender()?);
         Ok(Some(channel))
+    }
+}
+
+fn send_accepted(supervisor: &Channel, hash: &str, texts: &OwnedFd) {
+    let report = Report::Accepted {
+        hash: hash.to_owned(),
+    };
+    if let Err(error) = supervisor.send(&report, Some(texts.as_fd())) {
+        tracing::debug!(%error, "a report did not reach the supervisor");
     }
 }
 

@@ -3,13 +3,14 @@
 //! It is started with the control socket as its standard input, gets its sockets there, and serves until it is told
 //! to drain. When the supervisor dies it goes on; the next supervisor finds it by its adoption socket.
 
+mod accepted;
 mod admin;
 mod gateway;
 mod link;
 mod watch;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
@@ -57,19 +58,30 @@ struct Beginning {
     /// What the files looked like before they were read.
     stamps: watch::Stamps,
     loaded: Loaded,
+    /// Whether the files are bad and `loaded` is what an earlier gateway accepted.
+    recalled: bool,
+}
+
+/// What the supervisor gave before it said start.
+struct Given {
+    channel: Channel,
+    start: StartOrder,
+    sockets: Vec<HeldSocket>,
+    /// The accepted configuration of the gateway before this one.
+    accepted: Option<OwnedFd>,
 }
 
 /// Runs the role until it has drained.
 pub(crate) fn run() -> ExitCode {
-    let (channel, start, sockets) = match receive_start() {
-        Ok(parts) => parts,
+    let given = match receive_start() {
+        Ok(given) => given,
         Err(error) => {
             tracing::error!(reason = %error, "gateway not started");
             return ExitCode::FAILURE;
         }
     };
-    let reporter = channel.sender();
-    let served = begin(channel, start, sockets).and_then(gateway::serve);
+    let reporter = given.channel.sender();
+    let served = begin(given).and_then(gateway::serve);
     match served {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_cut) => ExitCode::FAILURE,
@@ -89,17 +101,25 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn receive_start() -> Result<(Channel, StartOrder, Vec<HeldSocket>), RoleError> {
+fn receive_start() -> Result<Given, RoleError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
     let mut channel =
         Channel::new(UnixStream::from(stdin)).map_err(|_| RoleError::NotStartedBySupervisor)?;
-    let mut sockets = Vec::new();
+    let (mut sockets, mut accepted) = (Vec::new(), None);
     loop {
         match channel.receive(Wait::Yes) {
             Ok(Received::Message(Order::Socket { id }, Some(fd))) => {
                 sockets.push(HeldSocket::received(id, fd))
             }
-            Ok(Received::Message(Order::Start(start), _)) => return Ok((channel, start, sockets)),
+            Ok(Received::Message(Order::Accepted { .. }, fd)) => accepted = fd,
+            Ok(Received::Message(Order::Start(start), _)) => {
+                return Ok(Given {
+                    channel,
+                    start,
+                    sockets,
+                    accepted,
+                });
+            }
             Ok(Received::Message(..)) => {}
             Ok(Received::Nothing | Received::Closed) | Err(ChannelError::Socket(_)) => {
                 return Err(RoleError::NotStartedBySupervisor);
@@ -109,14 +129,16 @@ fn receive_start() -> Result<(Channel, StartOrder, Vec<HeldSocket>), RoleError> 
     }
 }
 
-fn begin(
-    mut channel: Channel,
-    start: StartOrder,
-    sockets: Vec<HeldSocket>,
-) -> Result<Beginning, RoleError> {
+fn begin(given: Given) -> Result<Beginning, RoleError> {
+    let Given {
+        mut channel,
+        start,
+        sockets,
+        accepted,
+    } = given;
     let run = RunDir::open(&start.run).map_err(|error| RoleError::Socket(error.to_string()))?;
     let stamps = watch::stamps(&start.paths);
-    let loaded = tidegate_config::load(&start.paths)?;
+    let (loaded, recalled) = load(&start, accepted)?;
     let mut held = Held::new(sockets);
     // The file may have changed since the supervisor read it.
     let wanted = plan::sockets(&loaded.config);
@@ -132,7 +154,33 @@ fn begin(
         run,
         stamps,
         loaded,
+        recalled,
     })
+}
+
+/// The files' content, or what was accepted before if that is bad by now.
+fn load(start: &StartOrder, accepted: Option<OwnedFd>) -> Result<(Loaded, bool), RoleError> {
+    let problems = match tidegate_config::load(&start.paths) {
+        Ok(loaded) => return Ok((loaded, false)),
+        Err(problems) => problems,
+    };
+    let Some(accepted) = accepted else {
+        return Err(problems.into());
+    };
+    let cause = match accepted::recall(accepted) {
+        Ok(Ok(loaded)) => {
+            let hash = &loaded.hash;
+            tracing::warn!(
+                hash,
+                "the configuration is bad: going on with what was accepted before"
+            );
+            return Ok((loaded, true));
+        }
+        Ok(Err(problems)) => problems.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(cause, "what was accepted before cannot be used either");
+    Err(problems.into())
 }
 
 fn answer(channel: &mut Channel, wanted: &SocketId) -> Result<HeldSocket, RoleError> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 /// A change is taken when nothing has changed for this long: several files are saved one after the other.
@@ -23,6 +23,18 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What the files looked like at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamps(Vec<(PathBuf, Option<[i64; 5]>)>);
+
+impl Stamps {
+    /// The same files, those that `before` knows as they were then.
+    fn aged_to(mut self, before: &Self) -> Self {
+        for (file, stamp) in &mut self.0 {
+            if let Some((_, then)) = before.0.iter().find(|(known, _)| known == file) {
+                *stamp = *then;
+            }
+        }
+        self
+    }
+}
 
 /// Looks at the files, and at the YAML files in the folders.
 pub(super) fn stamps(paths: &[PathBuf]) -> Stamps {
@@ -66,17 +78,66 @@ fn stamp(file: &Path) -> Option<[i64; 5]> {
     ])
 }
 
-/// Starts to watch. A value comes out whenever the files differ from what they were before, `before` at first.
-pub(super) fn start(paths: Vec<PathBuf>, before: Stamps) -> mpsc::Receiver<()> {
+/// Starts to watch these files and folders, which may become others later. A value comes out whenever they differ from
+/// what they were before, `before` at first.
+pub(super) fn start(
+    mut paths: watch::Receiver<Vec<PathBuf>>,
+    before: Stamps,
+) -> mpsc::Receiver<()> {
     let (changed, receiver) = mpsc::channel(1);
-    let (event, events) = mpsc::channel(1);
-    let watcher = watch_folders(&paths, event.clone());
+    let watched = paths.borrow_and_update().clone();
+    let mut eye = Eye::open(&watched);
+    let mut last = stamps(&watched).aged_to(&before);
     tokio::spawn(async move {
-        // Both live as long as the task: without the watcher nothing is told, without a sender the events would end.
-        let _kept = (watcher, event);
-        follow(&paths, before, events, changed).await;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let others = tokio::select! {
+                _ = look.tick() => false,
+                _ = eye.events.recv() => {
+                    quiet(&mut eye.events).await;
+                    false
+                }
+                others = paths.changed() => match others {
+                    Ok(()) => true,
+                    // The role ends.
+                    Err(_) => return,
+                },
+            };
+            let watched = paths.borrow_and_update().clone();
+            if others {
+                eye = Eye::open(&watched);
+                last = stamps(&watched).aged_to(&last);
+            }
+            let now = stamps(&watched);
+            if now != last {
+                last = now;
+                if changed.send(()).await.is_err() {
+                    return;
+                }
+            }
+        }
     });
     receiver
+}
+
+/// The system's watch over the folders.
+struct Eye {
+    events: mpsc::Receiver<()>,
+    /// Without a sender the events would end, which is not the same as silence.
+    _sender: mpsc::Sender<()>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl Eye {
+    fn open(paths: &[PathBuf]) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        Self {
+            events,
+            _watcher: watch_folders(paths, sender.clone()),
+            _sender: sender,
+        }
+    }
 }
 
 fn watch_folders(paths: &[PathBuf], event: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
@@ -112,29 +173,6 @@ fn watch_folders(paths: &[PathBuf], event: mpsc::Sender<()>) -> Option<notify::R
     Some(watcher)
 }
 
-async fn follow(
-    paths: &[PathBuf],
-    mut last: Stamps,
-    mut events: mpsc::Receiver<()>,
-    changed: mpsc::Sender<()>,
-) {
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = look.tick() => {}
-            _ = events.recv() => quiet(&mut events).await,
-        }
-        let now = stamps(paths);
-        if now != last {
-            last = now;
-            if changed.send(()).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
 async fn quiet(events: &mut mpsc::Receiver<()>) {
     let until_quiet = async { while tokio::time::timeout(QUIET, events.recv()).await.is_ok() {} };
     let _ = tokio::time::timeout(LONGEST_WAIT, until_quiet).await;
@@ -165,7 +203,8 @@ mod tests {
         std::os::unix::fs::symlink("v1", at("data")).unwrap();
         std::os::unix::fs::symlink("data/b.yaml", at("b.yaml")).unwrap();
         let paths = vec![at("a.yaml"), at("b.yaml"), at("conf.d")];
-        let mut changes = start(paths.clone(), stamps(&paths));
+        let (_files, watched) = watch::channel(paths.clone());
+        let mut changes = start(watched, stamps(&paths));
 
         std::fs::write(at("a.new"), "A").unwrap();
         std::fs::rename(at("a.new"), at("a.yaml")).unwrap();
@@ -185,11 +224,33 @@ mod tests {
         let paths = vec![file.clone()];
         let before = stamps(&paths);
         std::fs::write(&file, "changed").unwrap();
-        let mut changes = start(paths.clone(), before);
+        let (_files, watched) = watch::channel(paths.clone());
+        let mut changes = start(watched, before);
         noticed(&mut changes).await;
         std::fs::write(folder.path().join("other.yaml"), "x").unwrap();
         tokio::time::timeout(QUIET * 4, changes.recv())
             .await
             .unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_watched_later_is_noticed_and_nothing_before_it_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, secret) = (
+            folder.path().join("a.yaml"),
+            folder.path().join("secrets/key"),
+        );
+        std::fs::create_dir(folder.path().join("secrets")).unwrap();
+        std::fs::write(&file, "a").unwrap();
+        std::fs::write(&secret, "1").unwrap();
+        let paths = vec![file.clone()];
+        let (files, watched) = watch::channel(paths.clone());
+        let mut changes = start(watched, stamps(&paths));
+        // Both before the task has a chance to run.
+        std::fs::write(&file, "changed").unwrap();
+        files.send(vec![file, secret.clone()]).unwrap();
+        noticed(&mut changes).await;
+        std::fs::write(&secret, "changed").unwrap();
+        noticed(&mut changes).await;
     }
 }

@@ -40,6 +40,13 @@ pub(super) struct End {
     pub(super) clean: bool,
 }
 
+/// What a gateway accepted as its configuration, kept for the next one: the supervisor cannot read it and need not.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) hash: String,
+    pub(super) texts: OwnedFd,
+}
+
 /// A gateway with the supervisor's end of its control socket.
 #[derive(Debug)]
 pub(super) struct Gateway {
@@ -65,6 +72,7 @@ impl Gateway {
     /// The system's, when no process or descriptor can be had.
     pub(super) fn spawn(
         start: &StartOrder,
+        accepted: Option<&Accepted>,
         sockets: &[HeldSocket],
         grace: Duration,
     ) -> io::Result<Self> {
@@ -97,6 +105,11 @@ impl Gateway {
                 },
                 Some(held.as_fd()),
             );
+        }
+        if let Some(Accepted { hash, texts }) = accepted {
+            let _ = gateway
+                .channel
+                .send(&Order::Accepted { hash: hash.clone() }, Some(texts.as_fd()));
         }
         let _ = gateway.channel.send(&Order::Start(start.clone()), None);
         Ok(gateway)

@@ -2,17 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use super::gateway::{Gateway, Stage};
+use super::gateway::{Accepted, Gateway, Stage};
 use super::{Phase, Supervisor};
 use crate::control::Received;
 use crate::control::message::{Order, Report};
-use crate::sockets::{HeldSocket, SocketId};
+use crate::sockets::{self, SocketId};
 
 impl Supervisor {
     /// Starts a gateway as the current one.
     pub(super) fn start_gateway(&mut self, now: Instant) {
         let grace = Duration::from_millis(self.plan.grace_ms);
-        match Gateway::spawn(&self.plan.start, &self.sockets, grace) {
+        match Gateway::spawn(
+            &self.plan.start,
+            self.accepted.as_ref(),
+            &self.sockets,
+            grace,
+        ) {
             Ok(gateway) => {
                 tracing::info!(pid = gateway.pid(), "gateway started");
                 self.current = Some(gateway);
@@ -53,8 +58,8 @@ impl Supervisor {
 
     fn listen(&mut self, gateway: &mut Gateway, current: bool) -> Life {
         loop {
-            let report = match gateway.report() {
-                Received::Message(report, _) => report,
+            let (report, fd) = match gateway.report() {
+                Received::Message(report, fd) => (report, fd),
                 Received::Nothing => {
                     return if current {
                         Life::Current
@@ -66,6 +71,11 @@ impl Supervisor {
             };
             match report {
                 Report::Ready { grace_ms, .. } => self.on_ready(gateway, grace_ms),
+                Report::Accepted { hash } => {
+                    if let (true, Some(texts)) = (current, fd) {
+                        self.accepted = Some(Accepted { hash, texts });
+                    }
+                }
                 Report::Failed { reason } => gateway.fail(reason),
                 Report::Need { id } => self.on_need(gateway, id),
                 Report::Reloaded {
@@ -157,7 +167,7 @@ impl Supervisor {
             gateway.order(&Order::Socket { id }, Some(held));
             return;
         }
-        match HeldSocket::bind(id.clone()) {
+        match sockets::bind_or_share(&self.sockets, &id) {
             Ok(held) => {
                 tracing::info!(socket = %id, "listening");
                 gateway.order(&Order::Socket { id }, Some(&held));
@@ -174,9 +184,10 @@ impl Supervisor {
     }
 
     fn keep_sockets(&mut self, used: &[SocketId]) {
+        let addresses: Vec<&str> = used.iter().map(|id| id.address.as_str()).collect();
         self.sockets.retain(|held| {
             let keep = used.contains(&held.id);
-            if !keep {
+            if !keep && !addresses.contains(&held.id.address.as_str()) {
                 tracing::info!(socket = %held.id, "not listening any more");
                 held.id.remove_file();
             }

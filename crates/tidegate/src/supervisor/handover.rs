@@ -307,15 +307,17 @@ impl Supervisor {
             successor
                 .channel
                 .send(&Grant::Control, Some(seat.control.as_fd()))?;
+            // Before the successor may say anything: the service manager listens to the main process.
+            self.manager.main_process(successor.pid);
             successor.channel.send(&Grant::Released, None)
         };
         if let Err(error) = send() {
             tracing::warn!(pid = successor.pid, %error, "the upgrade failed: going on");
+            self.manager.main_process(std::process::id());
             self.seat = Some(seat);
             return;
         }
         tracing::info!(pid = successor.pid, "replaced: draining");
-        self.manager.main_process(successor.pid);
         self.phase = Phase::Draining;
         self.restart_at = None;
         self.callers.clear();

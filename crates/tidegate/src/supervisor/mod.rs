@@ -31,7 +31,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::backoff::Backoff;
-use self::gateway::{Gateway, Stage};
+use self::gateway::{Accepted, Gateway, Stage};
 use self::handover::{Predecessor, Successor};
 use self::signals::Signals;
 use self::systemd::ServiceManager;
@@ -77,6 +77,8 @@ struct Supervisor {
     sockets: Vec<HeldSocket>,
     /// Sockets that were taken over and that this configuration does not have: their files go when it serves.
     discarded: Vec<SocketId>,
+    /// The configuration of the current gateway, or of the last one.
+    accepted: Option<Accepted>,
     signals: Signals,
     manager: ServiceManager,
     phase: Phase,

@@ -109,6 +109,7 @@ impl Supervisor {
             seat,
             sockets,
             discarded,
+            accepted: None,
             signals,
             manager,
             phase: Phase::Running,

@@ -150,7 +150,7 @@ def test_an_unwell_member_is_left_alone_until_it_is_well(tidegate, server):
     well = {"/healthz": upstream.ok(), "/": upstream.named()}
     unwell = {"/healthz": upstream.status(503), "/": upstream.named()}
     one, two = server(upstream.by_path(well), name="one"), server(upstream.by_path(well), name="two")
-    check = {"http": "/healthz", "interval": "100ms", "timeout": "1s", "healthy_after": 2, "unhealthy_after": 2}
+    check = {"http": "/healthz", "interval": "100ms", "timeout": "100ms", "healthy_after": 2, "unhealthy_after": 2}
     gateway = tidegate(simple(one, two, upstream_more={"balance": "round_robin", "health_check": check}))
     until(lambda: set(gateway.members().values()) == {"healthy"}, what="both well")
     two.behaviour = upstream.by_path(unwell)
@@ -166,7 +166,7 @@ def test_each_member_is_probed_once_not_once_a_worker(tidegate, server):
     import time
 
     one = server()
-    gateway = tidegate(simple(one, upstream_more={"health_check": {"http": "/healthz", "interval": "200ms"}}), workers=4)
+    gateway = tidegate(simple(one, upstream_more={"health_check": {"http": "/healthz", "interval": "200ms", "timeout": "200ms"}}), workers=4)
     until(lambda: one.paths().count("/healthz") >= 3)
     before, began = one.paths().count("/healthz"), time.monotonic()
     until(lambda: one.paths().count("/healthz") >= before + 10, 20)
@@ -177,7 +177,7 @@ def test_each_member_is_probed_once_not_once_a_worker(tidegate, server):
 def test_all_members_unwell_by_their_checks_is_503(tidegate, server):
     """Evidence, not statistics: neither the panic threshold nor "never the last" holds it back."""
     unwell = server(upstream.by_path({"/healthz": upstream.status(500), "/": upstream.ok()}))
-    check = {"http": "/healthz", "interval": "100ms", "unhealthy_after": 1}
+    check = {"http": "/healthz", "interval": "100ms", "timeout": "100ms", "unhealthy_after": 1}
     gateway = tidegate(simple(unwell, upstream_more={"health_check": check, "panic_threshold": "0%"}))
     until(lambda: gateway.members()[unwell.address] != "healthy" and gateway.get().status == 503, what="503")
     assert gateway.get().error_code()
@@ -185,7 +185,7 @@ def test_all_members_unwell_by_their_checks_is_503(tidegate, server):
 
 def test_grpc_and_tcp_checks(tidegate, grpc_server, server, channel):
     one, two = grpc_server("one"), grpc_server("two")
-    check = {"grpc": "", "interval": "100ms", "unhealthy_after": 1}
+    check = {"grpc": "", "interval": "200ms", "timeout": "200ms", "unhealthy_after": 2}
     gateway = tidegate(simple(one, two, upstream_more={"balance": "round_robin", "health_check": check, "panic_threshold": "0%"}))
     until(lambda: set(gateway.members().values()) == {"healthy"})
     two.tell("health", "NOT_SERVING")
@@ -196,7 +196,7 @@ def test_grpc_and_tcp_checks(tidegate, grpc_server, server, channel):
     until(lambda: gateway.members()[two.address] == "healthy", what="serving")
 
     plain = server()
-    tcp = tidegate(simple(plain, upstream_more={"health_check": {"tcp": True, "interval": "100ms", "unhealthy_after": 1}, "panic_threshold": "0%"}))
+    tcp = tidegate(simple(plain, upstream_more={"health_check": {"tcp": True, "interval": "100ms", "timeout": "100ms", "unhealthy_after": 1}, "panic_threshold": "0%"}))
     until(lambda: tcp.members()[plain.address] == "healthy")
     plain.stop()
     until(lambda: tcp.members()[plain.address] != "healthy", what="refused connections seen")

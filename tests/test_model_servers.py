@@ -65,7 +65,7 @@ def test_inference_is_spread_over_three_tritons(tidegate, tritons, channel):
 
 def test_a_rolling_restart_of_three_tritons_under_load_fails_nothing(tidegate, tritons, channel):
     """Each is told to end in good order, ends, is started again and takes part before the next one's turn."""
-    check = {"grpc": "", "interval": "200ms", "timeout": "1s", "unhealthy_after": 1, "healthy_after": 1}
+    check = {"grpc": "", "interval": "500ms", "timeout": "500ms", "unhealthy_after": 1, "healthy_after": 1}
     gateway = tidegate(over_tritons(tritons, health_check=check))
     channels = [channel(gateway.port), channel(gateway.port)]
     with GrpcLoad(channels, threads=3, method=INFER, message=infer_request(), decode=who, limit=300) as load:
@@ -98,7 +98,7 @@ def test_mlserver_over_rest_and_grpc(tidegate, tmp_path, channel):
         gateway = tidegate(
             {
                 "routes": [route("grpc", match={"grpc": {"service": "inference.GRPCInferenceService"}}), route("rest", match={"path": {"prefix": "/v2"}})],
-                "upstreams": [pool("rest", server.port, health_check={"http": "/v2/health/ready", "interval": "500ms"}), pool("grpc", server.grpc_port)],
+                "upstreams": [pool("rest", server.port, health_check={"http": "/v2/health/ready", "interval": "500ms", "timeout": "500ms"}), pool("grpc", server.grpc_port)],
             }
         )
         body = json.dumps({"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1.5, 2.0]}]})

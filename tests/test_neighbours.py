@@ -31,7 +31,9 @@ def run(*words, timeout=60):
 
 def test_nginx_in_front(tidegate, server, nginx):
     behind = server(upstream.echo())
-    gateway = tidegate(simple(behind))
+    gateway = tidegate(simple(behind), start=False)
+    gateway.write({**simple(behind), "listeners": [{"name": "main", "address": f"127.0.0.1:{gateway.port}", "trusted_hops": 1}]})
+    gateway.start()
     front = nginx(f"127.0.0.1:{gateway.port}", location="proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_request_buffering off; proxy_buffering off;")
     report = Load(front.port, connections=8, count=2000, method="POST", body=b"x" * 1000).__enter__().finish()
     assert report.statuses == {200: 2000} and not report.failures

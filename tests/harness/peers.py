@@ -1,5 +1,6 @@
 """nginx and HAProxy, to stand in front, behind, or beside as the measure."""
 
+import os
 import shutil
 
 from .net import free_port
@@ -21,8 +22,10 @@ class Nginx:
     def __init__(self, folder, to, server="", listen="", location="", http=""):
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
+        # As root it would give up its rights and could not write its files here.
+        user = "user root;" if os.getuid() == 0 else ""
         config = f"""
-        daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
+        {user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
         events {{ worker_connections 2048; }}
         http {{
           access_log off;

@@ -247,20 +247,42 @@ fn an_upgrade_that_cannot_serve_leaves_the_running_one_untouched() {
 }
 
 #[test]
-fn an_upgrade_whose_gateway_is_killed_before_it_serves_leaves_the_running_one_untouched() {
+fn an_upgrade_whose_gateway_cannot_start_says_why_and_leaves_the_running_one_untouched() {
     let site = Site::new();
     let first = site.up();
     let gateway = first.gateway();
-    let mut second = site.start(&["--upgrade"]);
-    let pid = second.wait_for("gateway started")["pid"].as_u64().unwrap();
-    signal_to(u32::try_from(pid).unwrap(), Signal::KILL);
-    let code = second.wait().code();
-    if second.events("gateway ready").is_empty() {
-        assert_eq!(code, Some(1));
-        first.wait_for("the upgrade was taken back: going on");
-        assert!(is_gateway(gateway));
-        site.get();
-    }
+    // Nothing that a look at the configuration could show: only the gateway opens the file.
+    let good = fs::read_to_string(site.path()).unwrap();
+    let bad = site.folder.path().join("bad.yaml");
+    fs::write(
+        &bad,
+        format!("access_log: {{ to: /nowhere/access.log }}\n{good}"),
+    )
+    .unwrap();
+    let output = support::tidegate()
+        .arg("up")
+        .arg(&bad)
+        .arg("--upgrade")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_holds(&support::stderr(&output), &["access_log"]);
+    first.wait_for("the upgrade was taken back: going on");
+    assert!(is_gateway(gateway));
+    site.get();
+}
+
+#[test]
+fn a_start_whose_gateway_cannot_start_is_code_1_with_the_reason() {
+    let site = Site::new();
+    let good = fs::read_to_string(site.path()).unwrap();
+    site.write(&format!(
+        "access_log: {{ to: /nowhere/access.log }}\n{good}"
+    ));
+    let output = support::run(&["up", site.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_holds(&support::stderr(&output), &["access_log"]);
+    assert!(site.try_get().is_err());
 }
 
 #[test]

@@ -327,6 +327,25 @@ fn hash_balancers_stick_and_an_ejection_moves_only_the_keys_of_the_ejected() {
 }
 
 #[test]
+fn the_owner_of_a_key_is_who_gets_picked() {
+    for balance in all() {
+        let mut bench = Bench::of(policy(balance.clone()), 10);
+        bench.report(3, evidence(None));
+        for key in (0..200).map(mix) {
+            let owner = bench.pool.owner(key, &Locality::NOWHERE);
+            let pick = bench
+                .pick_with(PickRequest {
+                    hash: Some(key),
+                    ..PickRequest::default()
+                })
+                .unwrap();
+            assert_eq!(owner, balance.wants_hash().then(|| pick.member().key()));
+        }
+        assert_eq!(bench.pool.inflight(), 0);
+    }
+}
+
+#[test]
 fn the_order_of_the_member_list_does_not_decide_who_owns_a_key() {
     for balance in all().into_iter().filter(Balance::wants_hash) {
         let mut one = Bench::of(policy(balance.clone()), 7);

@@ -55,9 +55,13 @@ impl Ewma {
         (f64::from_bits(bits) * fade(elapsed, per_halving)).max(FLOOR)
     }
 
+    pub(crate) fn is_measured(&self) -> bool {
+        self.value.load(Relaxed) != 0
+    }
+
     /// The average decayed to `now`, or `None` before the first measurement.
     pub(crate) fn measured(&self, now: Time, per_halving: f64) -> Option<Duration> {
-        (self.value.load(Relaxed) != 0)
+        self.is_measured()
             .then(|| Duration::from_nanos(self.estimate(now, per_halving, 0.0) as u64))
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct Control<T> {
     pub(super) refused: u64,
     pub(super) next_sweep: Time,
     pub(super) next_reweigh: Time,
+    /// When the first evidence ends, or earlier.
+    pub(super) next_end: Time,
 }
 
 /// A member with what the pool was told and has found out about it.
@@ -193,6 +195,7 @@ impl<T> Control<T> {
             refused: 0,
             next_sweep: now,
             next_reweigh: Time::NEVER,
+            next_end: Time::NEVER,
         };
         control.next_sweep = now + control.interval();
         control
@@ -584,15 +587,17 @@ impl<T> Control<T> {
     /// Mean latency estimate of the measured members, for those that have none.
     pub(super) fn set_typical(&self, now: Time) {
         let per_halving = self.tuning.per_halving();
-        let measured = || {
-            self.records
-                .iter()
-                .filter_map(|r| r.member.hot.ewma.measured(now, per_halving))
-        };
-        let count = measured().count();
-        if count > 0 {
-            let mean = measured().map(|l| l.as_nanos() as f64).sum::<f64>() / count as f64;
-            self.tuning.typical.store(mean.to_bits(), Relaxed);
+        let ewmas = self.records.iter().map(|r| &r.member.hot.ewma);
+        let (sum, count) = ewmas
+            .filter(|ewma| ewma.is_measured())
+            .map(|ewma| ewma.estimate(now, per_halving, 0.0))
+            .fold((0.0, 0.0), |(sum, count), estimate| {
+                (sum + estimate, count + 1.0)
+            });
+        if count > 0.0 {
+            self.tuning
+                .typical
+                .store(f64::to_bits(sum / count), Relaxed);
         }
     }
 
@@ -630,17 +635,11 @@ impl<T> Control<T> {
     }
 
     pub(super) fn next_due(&self, now: Time) -> Time {
-        let mut due = self.next_sweep.min(self.next_reweigh);
-        if !self.leaving.is_empty() {
-            due = due.min(now + LEAVING_POLL);
+        let due = self.next_sweep.min(self.next_reweigh).min(self.next_end);
+        if self.leaving.is_empty() {
+            due
+        } else {
+            due.min(now + LEAVING_POLL)
         }
-        let evidence = self.records.iter().map(|r| &r.ledger).chain(
-            self.scopes
-                .values()
-                .flat_map(|m| m.values().map(|s| &s.ledger)),
-        );
-        evidence
-            .filter_map(Ledger::evidence_ends)
-            .fold(due, Time::min)
     }
 }

@@ -50,6 +50,7 @@ impl<T> Control<T> {
             }
             Verdict::Evidence { cause, until } => {
                 self.cell_of(inner, key, scope, now);
+                self.next_end = self.next_end.min(until.unwrap_or(Time::NEVER));
                 let taken = self.with_ledger(key, scope, |_, ledger| {
                     ledger.evidence(until, Cause::Evidence(cause), now)
                 });
@@ -283,9 +284,11 @@ impl<T> Control<T> {
         if sweep {
             self.next_sweep = now + self.interval();
         }
-        let mut changed = self.expire(sweep, now);
+        let mut changed = false;
+        if sweep || now >= self.next_end {
+            changed = self.let_go(sweep, now);
+        }
         if sweep {
-            changed |= self.sweep_ledgers(now);
             self.sweep_rates(inner, now);
             self.sweep_scopes(inner, now);
         }
@@ -300,26 +303,26 @@ impl<T> Control<T> {
         self.next_due(now)
     }
 
-    fn expire(&mut self, sweep: bool, now: Time) -> bool {
+    /// Lets go whoever's time is over, and on the sweep does what it owes to those that are in.
+    fn let_go(&mut self, sweep: bool, now: Time) -> bool {
         let probation = self.policy.probation.is_some();
         let ramp = self.policy.slow_start.is_some();
-        let mut changed = false;
+        let interval = self.interval();
+        let (mut changed, mut next_end) = (false, Time::NEVER);
         let told = self.each_ledger(now, |cell, ledger, scope| {
-            let (moved, transition) =
+            let (moved, mut transition) =
                 ledger.expire(sweep, probation, ramp && scope.is_empty(), now);
             changed |= moved;
             if transition.is_some() {
                 cell.reset();
+            } else if sweep {
+                transition = ledger.sweep(interval, now);
             }
+            next_end = next_end.min(ledger.evidence_ends().unwrap_or(Time::NEVER));
             transition
         });
+        self.next_end = next_end;
         changed | told
-    }
-
-    /// Multipliers fall, and probations that went quietly end.
-    fn sweep_ledgers(&mut self, now: Time) -> bool {
-        let interval = self.interval();
-        self.each_ledger(now, |_, ledger, _| ledger.sweep(interval, now))
     }
 
     /// Compares the members by their last interval, scope by scope.
@@ -332,6 +335,7 @@ impl<T> Control<T> {
             .records
             .iter()
             .map(|r| sample(r.member.key(), &r.member.hot.cell))
+            .filter(|sample| sample.total > 0)
             .collect();
         self.judge(inner, &Scope::EMPTY, whole, now);
         let scoped: Vec<_> = self

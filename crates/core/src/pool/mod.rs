@@ -25,7 +25,7 @@ use crate::balance::{Ask, Entry, ewma};
 use crate::health::cell::Thresholds;
 use crate::member::{Locality, Member, MemberKey, MemberSpec, MemberStatus, Scope};
 use crate::policy::{Balance, PoolPolicy, WhenExhausted};
-use crate::rng::Rng;
+use crate::rng::{Rng, SmallRng};
 use crate::time::Time;
 use crate::verdict::{PoolEvent, Verdict};
 use control::Control;
@@ -224,6 +224,22 @@ impl<T> Pool<T> {
         }
     }
 
+    /// The member that a hash balancer would send this key to now; `None` for the other balancers, or if there is none.
+    /// Counts nothing.
+    pub fn owner(&self, hash: u64, local: &Locality) -> Option<MemberKey> {
+        let views = self.inner.views.load();
+        if !views.policy.balance.wants_hash() {
+            return None;
+        }
+        let ask = self.inner.ask(Some(hash), Time::ZERO);
+        // Only the choice among several tiers is random: the key decides that here too.
+        let mut rng = SmallRng::new(hash);
+        let body = views.view(local);
+        let first = body.tiers.get(body.tier(&mut rng))?;
+        let entry = first.group.choose(&ask, &mut rng, |_| true)?;
+        first.group.entries.get(entry).map(|e| e.member.key())
+    }
+
     /// Takes evidence from outside. `Ok` is a passed active check and brings the member back from anything; `Failure`
     /// counts like an attempt's; `Evidence` acts at once. Returns false if there is no such member (any more).
     pub fn report(&self, member: MemberKey, scope: &Scope, verdict: Verdict, now: Time) -> bool {
@@ -280,6 +296,17 @@ impl<T> Inner<T> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[inline]
+    fn ask(&self, hash: Option<u64>, now: Time) -> Ask {
+        Ask {
+            hash,
+            now,
+            per_halving: self.tuning.per_halving(),
+            typical: self.tuning.typical(),
+            pool_inflight: self.tuning.inflight.0.load(Relaxed),
+        }
+    }
+
     fn pick(
         &self,
         request: &PickRequest<'_>,
@@ -302,13 +329,7 @@ impl<T> Inner<T> {
         now: Time,
         rng: &mut impl Rng,
     ) -> Result<Pick<T>, NoPick> {
-        let ask = Ask {
-            hash: request.hash,
-            now,
-            per_halving: self.tuning.per_halving(),
-            typical: self.tuning.typical(),
-            pool_inflight: self.tuning.inflight.0.load(Relaxed),
-        };
+        let ask = self.ask(request.hash, now);
         let body = views.view(request.local);
         let first = body.tier(rng);
         // The plain case: the tier whose turn it is, nobody excluded, nobody on trial.

@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -164,10 +164,7 @@ fn write(queue: Receiver<String>, mut out: impl Write) {
         while let Some(line) = next.take() {
             // A full disk must not end the log for good.
             let _ = out.write_all(line.as_bytes());
-            next = match queue.try_recv() {
-                Ok(line) => Some(line),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = queue.try_recv().ok();
         }
         let _ = out.flush();
     }

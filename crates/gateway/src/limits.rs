@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use tidegate_core::{Algorithm, Gate, KeyedLimiter, Permit, Rate, RateLimiter, Time};
+use tidegate_core::{Algorithm, Decision, Gate, KeyedLimiter, Permit, Rate, RateLimiter, Time};
 use tidegate_route::{Concurrency, LimitAlgorithm, RateLimit};
 
 /// Independent parts of the keyed table: two workers rarely want the same one at once.
@@ -35,16 +34,11 @@ impl RouteRate {
         }
     }
 
-    /// Lets one request in, or says after what time to try again.
-    pub(crate) fn check(&self, key: u64, now: Time) -> Result<(), Option<Duration>> {
-        let decision = match self {
+    /// Whether one more request is let in.
+    pub(crate) fn check(&self, key: u64, now: Time) -> Decision {
+        match self {
             Self::Shared(limiter) => limiter.check(1, now),
             Self::Keyed(limiter) => limiter.check(&key.to_le_bytes(), 1, now),
-        };
-        if decision.allowed {
-            Ok(())
-        } else {
-            Err(decision.retry_after)
         }
     }
 }
@@ -160,6 +154,6 @@ mod tests {
         assert!(gate.try_enter(2).is_some());
         drop(a);
         assert!(gate.try_enter(1).is_some());
-        assert!(gate.shard(2).is_empty());
+        assert!(!gate.shard(2).contains_key(&2));
     }
 }

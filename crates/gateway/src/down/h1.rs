@@ -225,7 +225,7 @@ impl H1Exchange {
 
     /// Ends the connection after this answer if a large part of the request's body is still to come.
     pub(crate) fn close_if_unread(&mut self) {
-        if !self.unread_body().is_some_and(|left| left <= 64 * 1024) {
+        if self.unread_body().is_none_or(|left| left > 64 * 1024) {
             self.keep_alive = false;
         }
     }

@@ -234,23 +234,21 @@ fn limits(
     if let (Some(limiter), Some(limit)) = (&state.rate, &state.route.rate_limit)
         && let Some(key) = limit.key.extract(view)
     {
-        match limiter.check(key, worker.now()) {
-            Ok(()) => {
-                state.limits.ok.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(retry_after) => {
-                state.limits.over.fetch_add(1, Ordering::Relaxed);
-                return Err(Problem {
-                    retry_after,
-                    ..Problem::new(
-                        StatusCode::TOO_MANY_REQUESTS,
-                        GrpcStatus::ResourceExhausted,
-                        "rate-limited",
-                        "the rate limit of this route is reached",
-                    )
-                });
-            }
+        let decision = limiter.check(key, worker.now());
+        if !decision.allowed {
+            state.limits.over.fetch_add(1, Ordering::Relaxed);
+            return Err(Problem {
+                retry_after: decision.retry_after,
+                limit: Some(decision),
+                ..Problem::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    GrpcStatus::ResourceExhausted,
+                    "rate-limited",
+                    "the rate limit of this route is reached",
+                )
+            });
         }
+        state.limits.ok.fetch_add(1, Ordering::Relaxed);
     }
     if let (Some(limiter), Some(limit)) = (&state.concurrency, &state.route.concurrency)
         && let Some(key) = limit.key.extract(view)

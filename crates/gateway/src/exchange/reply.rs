@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
+use tidegate_core::Decision;
 use tidegate_wire::grpc::{self, GrpcStatus};
 use tidegate_wire::h1::BodyLength;
 
@@ -27,6 +28,8 @@ pub(crate) struct Problem {
     /// For people: one sentence.
     pub(crate) detail: Cow<'static, str>,
     pub(crate) retry_after: Option<Duration>,
+    /// What a rate limiter said: `x-ratelimit-*` (draft-ietf-httpapi-ratelimit-headers-03).
+    pub(crate) limit: Option<Decision>,
 }
 
 impl Problem {
@@ -42,6 +45,7 @@ impl Problem {
             code,
             detail: Cow::Borrowed(detail),
             retry_after: None,
+            limit: None,
         }
     }
 
@@ -83,6 +87,14 @@ pub(crate) async fn problem(
     if let Some(after) = problem.retry_after {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    if let Some(limit) = &problem.limit {
+        let reset = limit
+            .retry_after
+            .map_or(0, |t| t.as_secs() + u64::from(t.subsec_nanos() > 0));
+        headers.insert("x-ratelimit-limit", HeaderValue::from(limit.limit));
+        headers.insert("x-ratelimit-remaining", HeaderValue::from(limit.remaining));
+        headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
     }
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(

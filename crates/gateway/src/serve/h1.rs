@@ -195,7 +195,7 @@ fn refusal(e: &RequestError) -> Problem {
 
 /// Reads and throws away the rest of a small request body; true when another request may follow.
 async fn skip(conn: &mut H1Exchange, watch: &Watch) -> bool {
-    if !conn.unread_body().is_some_and(|left| left <= SKIP) || !conn.keeps_alive() {
+    if conn.unread_body().is_none_or(|left| left > SKIP) || !conn.keeps_alive() {
         return false;
     }
     watch.set(Some(Instant::now() + LINGER));

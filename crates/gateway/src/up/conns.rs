@@ -58,6 +58,10 @@ pub(crate) struct EndpointConns {
     target: Arc<Target>,
     /// Connections of this worker to the whole upstream.
     local: Rc<Cell<usize>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "leased and returned for every request: a pointer moves, not the connection"
+    )]
     idle: RefCell<Vec<Box<H1Conn>>>,
     h2: RefCell<Vec<Rc<H2Conn>>>,
     opening: Cell<usize>,
@@ -135,37 +139,34 @@ impl EndpointConns {
         let Some(_pending) = self.upstream.live.pending.try_acquire() else {
             return Err(UpError::Overflow);
         };
-        let deadline = tokio::time::Instant::now() + self.upstream.settings.connect_timeout;
+        // For how long is the exchange's own business: its deadline, its idle timeout, a caller that leaves.
         loop {
             let mut waiting: Option<Waiting> = None;
-            let step = tokio::time::timeout_at(
-                deadline,
-                poll_fn(|cx| {
-                    // Registered before the look, so that nothing that comes free in between is missed.
-                    let mut local = self.waiters.borrow_mut();
-                    if !local.iter().any(|w| w.will_wake(cx.waker())) {
-                        local.push(cx.waker().clone());
-                    }
-                    drop(local);
-                    waiting
-                        .get_or_insert_with(|| self.upstream.live.slots.wait())
-                        .register(cx.waker());
-                    match self.step(wanted) {
-                        Step::Wait => Poll::Pending,
-                        step => Poll::Ready(step),
-                    }
-                }),
-            )
+            let step = poll_fn(|cx| {
+                // Registered before the look, so that nothing that comes free in between is missed.
+                let mut local = self.waiters.borrow_mut();
+                if !local.iter().any(|w| w.will_wake(cx.waker())) {
+                    local.push(cx.waker().clone());
+                }
+                drop(local);
+                waiting
+                    .get_or_insert_with(|| self.upstream.live.slots.wait())
+                    .register(cx.waker());
+                match self.step(wanted) {
+                    Step::Wait => Poll::Pending,
+                    step => Poll::Ready(step),
+                }
+            })
             .await;
+            drop(waiting);
             match step {
-                Err(_) => return Err(UpError::ConnectTimeout),
-                Ok(Step::Take(place)) => return Ok(place),
-                Ok(Step::Open(slot, protocol)) => {
+                Step::Take(place) => return Ok(place),
+                Step::Open(slot, protocol) => {
                     if let Some(place) = self.open(slot, protocol).await? {
                         return Ok(place);
                     }
                 }
-                Ok(Step::Wait) => {}
+                Step::Wait => {}
             }
         }
     }

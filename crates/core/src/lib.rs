@@ -63,13 +63,16 @@
 //!
 //! - [`Pool::new`] takes a seed for the pool's own few dice (enforcing percentages, jitter of ejection times).
 //! - `Ok` through [`Pool::report`] is a passed active check and brings a member back from anything; `Ok` of an attempt
-//!   only resets counters, and ends the probation of a member that was on trial *when it was picked*: a late answer to
+//!   only resets counters (a passed check does not: who answers checks well and requests badly must be found out), and ends the probation of a member that was on trial *when it was picked*: a late answer to
 //!   a request from before the ejection proves nothing.
 //! - [`Pick::finish_in`] records an outcome in another scope than the pick's (a dead key is dead for every model),
 //!   [`Pick::observe`] a first byte before the end, [`Pick::overloaded`] a 429 that must not count as a failure.
 //! - A returning member is [`Probing`](MemberState::Probing): one trial request at a time ([`Probation`], on by default).
 //! - Statistical ejections end on the sweep, evidence at its own time.
 //! - Counters of scopes are made at the first failure in a scope; a scope without one follows the member as a whole.
+//! - `max_ejection_percent: 100` also switches the panic threshold off unless one is given: all may go then.
+//! - Should evidence take the last fit member, the statistically ejected ones are used again (unless all may go).
+//! - [`Pool::owner`] tells whose a key is, without a pick.
 //! - Hash tables hold unfit members too: an ejection moves no key of another member, and rebuilds nothing.
 //!
 //! # What it costs

@@ -198,7 +198,7 @@ impl Default for RingHash {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Maglev {
     /// Most load of a member in percent of its fair share (requests in flight by weight), at least 100; a key whose
-    /// member is full goes on to its next one (Mirrokni et al., 2016). `None`: unbounded. 125 to 200 are usual.
+    /// member is full goes on to its next one (Mirrokni et al., 2016). Counted over the whole pool. `None`: unbounded. 125 to 200 are usual.
     pub bounded_load: Option<u32>,
 }
 

@@ -451,6 +451,18 @@ fn a_passed_active_check_uneject_whatever_held_it_out() {
 }
 
 #[test]
+fn passed_checks_do_not_hide_bad_answers() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+    for _ in 0..4 {
+        bench.fail(0, 1);
+        bench.report(0, Verdict::Ok);
+    }
+    assert_eq!(bench.state(0), Healthy);
+    bench.fail(0, 1);
+    assert_eq!(bench.state(0), Ejected);
+}
+
+#[test]
 fn below_half_fit_everybody_is_used_but_those_with_evidence() {
     let mut bench = Bench::of(
         outlier(|o| o.max_ejection_percent = Percent::saturating(90)),

@@ -96,7 +96,9 @@ impl Ewma {
         };
         self.value.store(new.to_bits(), Relaxed);
         // A late finisher must not turn the clock back: the decay would run twice.
-        self.at.fetch_max(now.0, Relaxed);
+        if now.0 > self.at.load(Relaxed) {
+            self.at.store(now.0, Relaxed);
+        }
     }
 }
 

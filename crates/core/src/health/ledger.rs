@@ -130,9 +130,15 @@ impl Ledger {
             .then(|| self.statistical.max(self.evidence).unwrap_or(Time::NEVER))
     }
 
+    /// True if time changes nothing about it: most members, most of the time.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.state == MemberState::Healthy && self.multiplier == 0
+    }
+
     /// True if forgetting the ledger loses nothing.
     pub(crate) fn is_blank(&self) -> bool {
-        self.state == MemberState::Healthy && self.multiplier == 0 && self.ramp.is_none()
+        self.is_quiet() && self.ramp.is_none()
     }
 
     fn go(&mut self, to: MemberState, cause: Cause, now: Time) -> Option<Transition> {

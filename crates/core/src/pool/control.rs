@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::scopes::Published;
 use super::views::{Seat, Views};
 use super::{Inner, Tuning};
 use crate::health::cell::Cell;
@@ -462,33 +461,7 @@ impl<T> Control<T> {
         });
     }
 
-    /// Publishes one scope, or takes it away when nothing is remembered of it.
-    pub(super) fn publish(&self, inner: &Inner<T>, scope: &Scope, now: Time) {
-        let Some(members) = self.scopes.get(scope).filter(|members| !members.is_empty()) else {
-            return inner.scopes.publish(scope, None);
-        };
-        let differs = members
-            .values()
-            .any(|scoped| scoped.ledger.fitness() != Fitness::Fit);
-        let views = differs.then(|| {
-            let old = inner.scopes.views(scope);
-            Arc::new(Views::build(
-                self.seats(scope, now),
-                self.policy.clone(),
-                now,
-                old.as_deref().or(Some(&inner.views.load())),
-            ))
-        });
-        let cells = members
-            .iter()
-            .map(|(key, scoped)| (*key, scoped.cell.clone()))
-            .collect();
-        inner
-            .scopes
-            .publish(scope, Some(Published { cells, views }));
-    }
-
-    fn seats(&self, scope: &Scope, now: Time) -> Vec<Seat<T>> {
+    pub(super) fn seats(&self, scope: &Scope, now: Time) -> Vec<Seat<T>> {
         let seated = self.records.iter().filter(|r| r.has_seat());
         seated
             .map(|record| {
@@ -509,79 +482,6 @@ impl<T> Control<T> {
                 }
             })
             .collect()
-    }
-
-    /// The counters of a member in a scope, made if there are none.
-    pub(super) fn cell(
-        &mut self,
-        inner: &Inner<T>,
-        key: MemberKey,
-        scope: &Scope,
-        now: Time,
-    ) -> Option<Arc<Cell>> {
-        self.records.iter().find(|r| r.member.key() == key)?;
-        if let Some(scoped) = self
-            .scopes
-            .get_mut(scope)
-            .and_then(|members| members.get_mut(&key))
-        {
-            scoped.touched = now;
-            return Some(scoped.cell.clone());
-        }
-        if self.cells >= self.policy.max_scope_cells.max(1) {
-            self.make_room(inner, now);
-        }
-        let cell = Arc::new(Cell::default());
-        cell.set_window(self.policy.outlier.as_ref().and_then(|o| o.errors.as_ref()));
-        let scoped = Scoped {
-            cell: cell.clone(),
-            ledger: Ledger::new(false, false, now),
-            touched: now,
-        };
-        self.scopes
-            .entry(scope.clone())
-            .or_default()
-            .insert(key, scoped);
-        self.cells += 1;
-        self.publish(inner, scope, now);
-        Some(cell)
-    }
-
-    /// Forgets an eighth of the cells at once (so that a stream of new names pays for the search rarely): those that
-    /// hold nobody out first, the longest unused of them; then those that would end soonest.
-    fn make_room(&mut self, inner: &Inner<T>, now: Time) {
-        let mut order: Vec<_> = self
-            .scopes
-            .iter()
-            .flat_map(|(scope, members)| {
-                members
-                    .iter()
-                    .map(move |(key, s)| ((s.ledger.returns_at(), s.touched), scope.clone(), *key))
-            })
-            .collect();
-        order.sort();
-        order.truncate((self.cells / 8).max(1));
-        let mut emptied: Vec<Scope> = Vec::new();
-        for (_, scope, key) in order {
-            if let Some(members) = self.scopes.get_mut(&scope) {
-                members.remove(&key);
-                self.cells -= 1;
-            }
-            emptied.push(scope);
-        }
-        emptied.dedup();
-        self.scopes.retain(|_, members| !members.is_empty());
-        for scope in emptied {
-            self.publish(inner, &scope, now);
-        }
-    }
-
-    fn forget_scopes(&mut self, key: MemberKey) {
-        let mut forgotten = 0;
-        for members in self.scopes.values_mut() {
-            forgotten += usize::from(members.remove(&key).is_some());
-        }
-        self.cells -= forgotten;
     }
 
     /// Mean latency estimate of the measured members, for those that have none.

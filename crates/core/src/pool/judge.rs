@@ -31,8 +31,8 @@ impl<T> Control<T> {
         match verdict {
             Verdict::Neutral => {}
             Verdict::Ok => {
-                let transition = self.with_ledger(key, scope, |cell, ledger| {
-                    cell.end_runs();
+                // Counters stay: a member that answers checks well and requests badly must still be found out.
+                let transition = self.with_ledger(key, scope, |_, ledger| {
                     ledger.check_passed(ramp && scope.is_empty(), now)
                 });
                 self.act(inner, key, scope, transition.flatten(), now);
@@ -310,6 +310,9 @@ impl<T> Control<T> {
         let interval = self.interval();
         let (mut changed, mut next_end) = (false, Time::NEVER);
         let told = self.each_ledger(now, |cell, ledger, scope| {
+            if ledger.is_quiet() {
+                return None;
+            }
             let (moved, mut transition) =
                 ledger.expire(sweep, probation, ramp && scope.is_empty(), now);
             changed |= moved;
@@ -383,23 +386,6 @@ impl<T> Control<T> {
             if self.enforced(rules.failure_percentage.enforcing) {
                 self.eject(inner, key, scope, Cause::FailurePercentage(percent), now);
             }
-        }
-    }
-
-    /// Forgets scopes' cells that remember nothing.
-    fn sweep_scopes(&mut self, inner: &Inner<T>, now: Time) {
-        let mut idle = Vec::new();
-        for (scope, members) in &mut self.scopes {
-            let before = members.len();
-            members.retain(|_, s| !(s.ledger.is_blank() && s.cell.is_idle(now)));
-            if members.len() < before {
-                self.cells -= before - members.len();
-                idle.push(scope.clone());
-            }
-        }
-        self.scopes.retain(|_, members| !members.is_empty());
-        for scope in idle {
-            self.publish(inner, &scope, now);
         }
     }
 

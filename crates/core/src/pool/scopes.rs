@@ -2,17 +2,21 @@
 //! from the pool's.
 //!
 //! Callers choose the names of scopes (models), so new ones come at any rate. A sharded snapshot keeps the cost of
-//! publishing one at a few dozen entries, and the total is bounded by [`Control`](super::control::Control).
+//! publishing one at a few dozen entries, and the total is bounded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::Inner;
+use super::control::{Control, Scoped};
 use super::views::Views;
 use crate::hash::hash64;
 use crate::health::cell::Cell;
+use crate::health::ledger::{Fitness, Ledger};
 use crate::member::{MemberKey, Scope};
+use crate::time::Time;
 
 const SHARDS: usize = 64;
 
@@ -67,5 +71,123 @@ impl<T> ScopeTable<T> {
             None => next.remove(scope),
         };
         shard.store(Arc::new(next));
+    }
+}
+
+impl<T> Control<T> {
+    /// Publishes one scope, or takes it away when nothing is remembered of it.
+    pub(super) fn publish(&self, inner: &Inner<T>, scope: &Scope, now: Time) {
+        let Some(members) = self.scopes.get(scope).filter(|members| !members.is_empty()) else {
+            return inner.scopes.publish(scope, None);
+        };
+        let differs = members
+            .values()
+            .any(|scoped| scoped.ledger.fitness() != Fitness::Fit);
+        let views = differs.then(|| {
+            let old = inner.scopes.views(scope);
+            Arc::new(Views::build(
+                self.seats(scope, now),
+                self.policy.clone(),
+                now,
+                old.as_deref().or(Some(&inner.views.load())),
+            ))
+        });
+        let cells = members
+            .iter()
+            .map(|(key, scoped)| (*key, scoped.cell.clone()))
+            .collect();
+        inner
+            .scopes
+            .publish(scope, Some(Published { cells, views }));
+    }
+
+    /// The counters of a member in a scope, made if there are none.
+    pub(super) fn cell(
+        &mut self,
+        inner: &Inner<T>,
+        key: MemberKey,
+        scope: &Scope,
+        now: Time,
+    ) -> Option<Arc<Cell>> {
+        self.records.iter().find(|r| r.member.key() == key)?;
+        if let Some(scoped) = self
+            .scopes
+            .get_mut(scope)
+            .and_then(|members| members.get_mut(&key))
+        {
+            scoped.touched = now;
+            return Some(scoped.cell.clone());
+        }
+        if self.cells >= self.policy.max_scope_cells.max(1) {
+            self.make_room(inner, now);
+        }
+        let cell = Arc::new(Cell::default());
+        cell.set_window(self.policy.outlier.as_ref().and_then(|o| o.errors.as_ref()));
+        let scoped = Scoped {
+            cell: cell.clone(),
+            ledger: Ledger::new(false, false, now),
+            touched: now,
+        };
+        self.scopes
+            .entry(scope.clone())
+            .or_default()
+            .insert(key, scoped);
+        self.cells += 1;
+        self.publish(inner, scope, now);
+        Some(cell)
+    }
+
+    /// Forgets an eighth of the cells at once (so that a stream of new names pays for the search rarely): those that
+    /// hold nobody out first, the longest unused of them; then those that would end soonest.
+    fn make_room(&mut self, inner: &Inner<T>, now: Time) {
+        let mut order: Vec<_> = self
+            .scopes
+            .iter()
+            .flat_map(|(scope, members)| {
+                members
+                    .iter()
+                    .map(move |(key, s)| ((s.ledger.returns_at(), s.touched), scope.clone(), *key))
+            })
+            .collect();
+        order.sort();
+        order.truncate((self.cells / 8).max(1));
+        let mut emptied: Vec<Scope> = Vec::new();
+        for (_, scope, key) in order {
+            if let Some(members) = self.scopes.get_mut(&scope) {
+                members.remove(&key);
+                self.cells -= 1;
+            }
+            emptied.push(scope);
+        }
+        emptied.dedup();
+        self.scopes.retain(|_, members| !members.is_empty());
+        for scope in emptied {
+            self.publish(inner, &scope, now);
+        }
+    }
+
+    pub(super) fn forget_scopes(&mut self, key: MemberKey) {
+        let mut forgotten = 0;
+        for members in self.scopes.values_mut() {
+            forgotten += usize::from(members.remove(&key).is_some());
+        }
+        self.cells -= forgotten;
+    }
+
+    /// Forgets scopes' cells that remember nothing.
+    pub(super) fn sweep_scopes(&mut self, inner: &Inner<T>, now: Time) {
+        let mut idle = Vec::new();
+        for (scope, members) in &mut self.scopes {
+            let before = members.len();
+            members.retain(|_, s| !(s.ledger.is_blank() && s.cell.is_idle(now)));
+            if members.len() < before {
+                self.cells -= before - members.len();
+                idle.push(scope.clone());
+            }
+        }
+        self.scopes.retain(|_, members| !members.is_empty());
+        for scope in idle {
+            self.publish(inner, &scope, now);
+        }
     }
 }

@@ -164,6 +164,13 @@ impl<T> Views<T> {
         self.seats.is_empty()
     }
 
+    pub(crate) fn inflight(&self) -> u64 {
+        self.seats
+            .iter()
+            .map(|seat| u64::from(seat.member.inflight()))
+            .sum()
+    }
+
     /// The view from `from`: of its zone, else of its region, else from nowhere.
     #[inline]
     pub(crate) fn view(&self, from: &Locality) -> &Body<T> {

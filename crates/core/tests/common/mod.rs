@@ -184,3 +184,27 @@ impl Bench {
             .collect()
     }
 }
+
+/// Every balancer.
+pub(crate) fn all() -> Vec<Balance> {
+    vec![
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::WeightedRoundRobin,
+        Balance::WeightedRandom,
+        Balance::SourceIpHash,
+        Balance::LeastRequest,
+        Balance::PeakEwma(PeakEwma::default()),
+        Balance::RingHash(RingHash::default()),
+        Balance::Maglev(Maglev::default()),
+        Balance::BackendLoad(BackendLoad::default()),
+    ]
+}
+
+pub(crate) fn weighted(weights: &[u32]) -> Vec<MemberSpec<u32>> {
+    specs(weights.len() as u32)
+        .into_iter()
+        .zip(weights)
+        .map(|(spec, weight)| spec.weight(*weight))
+        .collect()
+}

@@ -39,8 +39,10 @@ pub(super) async fn serve(worker: Rc<Worker>, caller: Rc<Caller>, mut conn: Box<
         born: Instant::now(),
     };
     let idle = caller.listener.config.limits.idle_timeout;
+    // A handshake may have read the first request already: the socket is waited for only after a read found nothing.
+    let mut looked = false;
     loop {
-        if conn.read.bytes.is_empty() {
+        if looked && conn.read.bytes.is_empty() {
             let since = Instant::now();
             watch.set(idle.map(|t| since + t));
             let mut lingering = false;
@@ -59,6 +61,7 @@ pub(super) async fn serve(worker: Rc<Worker>, caller: Rc<Caller>, mut conn: Box<
                 break;
             }
         }
+        looked = true;
         // The state of an exchange is large; it exists only while there is one.
         if !Box::pin(burst(&worker, &caller, &mut conn, &watch, &mut memory)).await {
             break;

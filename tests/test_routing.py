@@ -46,7 +46,7 @@ def test_the_first_route_that_matches_decides(tidegate):
         ("GET", "/EXACT", "t", [], None),
         ("GET", "/pre", "t", [], "prefix"),
         ("GET", "/pre/a/b", "t", [], "prefix"),
-        ("GET", "/prefix", "t", [], None),
+        ("GET", "/prefix", "t", [], "prefix"),
         ("GET", "/re/42", "t", [], "regex"),
         ("GET", "/re/42/x", "t", [], None),
         ("DELETE", "/x", "t", [], "method"),

@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -43,8 +42,8 @@ pub(crate) struct Up {
     #[arg(required = true, value_name = "CONFIG")]
     pub(crate) paths: Vec<PathBuf>,
     /// Worker threads. Default: the processors that this process may use
-    #[arg(long, value_name = "N")]
-    pub(crate) workers: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
     /// Replace the running one on the same state folder without refusing a connection
     #[arg(long)]
     pub(crate) upgrade: bool,

@@ -21,8 +21,10 @@ pub(crate) fn run(options: &Up, log: &str) -> ExitCode {
     check::tell(&Diagnostics(loaded.warnings.clone()));
     // The processors that affinity and the control group's quota leave, not those of the machine.
     let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let workers = options.workers.unwrap_or_else(available);
-    let plan = match Plan::new(&loaded, &options.paths, workers.get(), options.upgrade) {
+    let workers = options
+        .workers
+        .map_or_else(|| available().get(), usize::from);
+    let plan = match Plan::new(&loaded, &options.paths, workers, options.upgrade) {
         Ok(plan) => plan,
         Err(error) => {
             eprintln!("error: the current folder cannot be used: {error}");

@@ -152,7 +152,7 @@ fn callers_wait_in_the_queue_while_there_is_no_gateway() {
     let running = site.up();
     // A stopped gateway accepts nothing, and a killed one has yet to be replaced: connecting works all the same.
     let gateway = running.gateway();
-    signal_to(gateway, Signal::STOP);
+    support::freeze(gateway);
     let mut waiting: Vec<TcpStream> = (0..100)
         .map(|_| TcpStream::connect(("127.0.0.1", site.port)).unwrap())
         .collect();

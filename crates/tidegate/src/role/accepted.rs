@@ -16,29 +16,64 @@ use tidegate_config::{Diagnostics, Loaded};
 use super::watch::{self, Stamps};
 use crate::rundir::RunDir;
 
-/// Writes down what `loaded` was read from. `None` if the files (looked at before as `before`) changed meanwhile: the
-/// change is about to be loaded itself.
-///
-/// # Errors
-/// The system's.
-pub(super) fn remember(
-    run: &RunDir,
-    paths: &[PathBuf],
-    before: &Stamps,
-    loaded: &Loaded,
-) -> io::Result<Option<OwnedFd>> {
-    let read = |file: &PathBuf| Ok((file.clone(), std::fs::read_to_string(file)?));
-    let texts = loaded
-        .files
-        .iter()
-        .map(read)
-        .collect::<io::Result<Vec<(PathBuf, String)>>>()?;
-    if watch::stamps(paths) != *before {
-        return Ok(None);
+/// How often files that change under the reader's eyes are read again.
+const TRIES: u32 = 3;
+
+/// What the files of a configuration hold.
+#[derive(Debug)]
+pub(super) struct Texts(Vec<(PathBuf, String)>);
+
+/// The files as they were read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// What they looked like before.
+    pub(super) stamps: Stamps,
+    /// The configuration, with its texts unless the files changed meanwhile.
+    pub(super) content: Result<(Loaded, Option<Texts>), Diagnostics>,
+}
+
+/// Reads a configuration together with its texts.
+pub(super) fn read(paths: &[PathBuf]) -> Reading {
+    let mut tries = 1..TRIES;
+    loop {
+        let stamps = watch::stamps(paths);
+        let content = tidegate_config::load(paths).map(|loaded| {
+            let texts = Texts::of(&loaded).ok();
+            (loaded, texts)
+        });
+        if watch::stamps(paths) == stamps {
+            return Reading { stamps, content };
+        }
+        if tries.next().is_none() {
+            // Whatever comes of it, the watch over the files will bring another look.
+            return Reading {
+                stamps,
+                content: content.map(|(loaded, _)| (loaded, None)),
+            };
+        }
     }
-    let mut file = run.nameless_file()?;
-    file.write_all(&serde_json::to_vec(&texts)?)?;
-    Ok(Some(file.into()))
+}
+
+impl Texts {
+    fn of(loaded: &Loaded) -> io::Result<Self> {
+        let read = |file: &PathBuf| Ok((file.clone(), std::fs::read_to_string(file)?));
+        loaded
+            .files
+            .iter()
+            .map(read)
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// Writes them down in a file without a name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn write_down(&self, run: &RunDir) -> io::Result<OwnedFd> {
+        let mut file = run.nameless_file()?;
+        file.write_all(&serde_json::to_vec(&self.0)?)?;
+        Ok(file.into())
+    }
 }
 
 /// Loads what was written down.
@@ -65,11 +100,9 @@ mod tests {
         let run = RunDir::open(&folder.path().join("run")).unwrap();
         let path = folder.path().join("a.yaml");
         std::fs::write(&path, "node: { region: eu }\n").unwrap();
-        let paths = vec![path.clone()];
-        let before = watch::stamps(&paths);
-        let loaded = tidegate_config::load(&paths).unwrap();
-        let kept = remember(&run, &paths, &before, &loaded).unwrap().unwrap();
+        let (loaded, texts) = read(std::slice::from_ref(&path)).content.unwrap();
         std::fs::write(&path, "bad: [").unwrap();
+        let kept = texts.unwrap().write_down(&run).unwrap();
         for _ in 0..2 {
             let again = recall(kept.try_clone().unwrap()).unwrap().unwrap();
             assert_eq!(again.hash, loaded.hash);
@@ -80,18 +113,6 @@ mod tests {
                 .count(),
             0
         );
-    }
-
-    #[test]
-    fn files_that_changed_while_they_were_read_are_not_taken_for_accepted() {
-        let folder = tempfile::tempdir().unwrap();
-        let run = RunDir::open(&folder.path().join("run")).unwrap();
-        let path = folder.path().join("a.yaml");
-        std::fs::write(&path, "node: { region: eu }\n").unwrap();
-        let paths = vec![path.clone()];
-        let before = watch::stamps(&paths);
-        let loaded = tidegate_config::load(&paths).unwrap();
-        std::fs::write(&path, "node: { region: changed }\n").unwrap();
-        assert!(remember(&run, &paths, &before, &loaded).unwrap().is_none());
+        assert!(read(&[path]).content.is_err());
     }
 }

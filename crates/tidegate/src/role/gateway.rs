@@ -1,6 +1,5 @@
 //! Serving: the gateway with everything that can tell it something.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use tidegate_config::Loaded;
@@ -9,10 +8,10 @@ use tidegate_gateway::{Handle, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::accepted::{self, Texts};
 use super::admin::{AdminPort, ReloadRequest, RoleSource};
 use super::link::{Identity, Link, Told};
-use super::watch::{self, Stamps};
-use super::{Beginning, RoleError, accepted};
+use super::{Beginning, RoleError, watch};
 use crate::control::message::Report;
 use crate::plan;
 use crate::rundir::RunDir;
@@ -23,7 +22,7 @@ const CONTROL_THREADS: usize = 1;
 /// Threads for calls that block (files). They live for ten seconds after their last use.
 const BLOCKING_THREADS: usize = 8;
 
-/// How often files that change under the reader's eyes are read again.
+/// How often a reload is tried when the files change between this room's look and the gateway's.
 const RELOAD_TRIES: u32 = 3;
 
 /// Serves until it is told to drain; returns the number of requests that were cut at the end of the grace.
@@ -85,6 +84,7 @@ impl Serving {
             run,
             stamps,
             loaded,
+            texts,
             recalled,
         } = beginning;
         // First, so that a signal during the start drains what was started instead of cutting it.
@@ -94,12 +94,6 @@ impl Serving {
         let config = loaded.config.clone();
         let hash = loaded.hash.clone();
         let grace_ms = plan::grace_ms(&config);
-        // What was recalled is in the supervisor's hands already, and the files hold something else.
-        let texts = if recalled {
-            None
-        } else {
-            written_down(&run, &start.paths, &stamps, &loaded)
-        };
         let files = watched_files(&start.paths, &loaded);
         let options = Options {
             config: loaded,
@@ -123,10 +117,7 @@ impl Serving {
             accepted: None,
         };
         let (link, told) = Link::start(channel, adoption, identity)?;
-        let remembered = texts.is_some();
-        if let Some(texts) = texts {
-            link.accept(&hash, texts);
-        }
+        let remembered = recalled || hand_over(&link, &run, &hash, texts);
         link.report(&Report::Ready { hash, grace_ms });
         let inputs = Inputs {
             told,
@@ -199,14 +190,14 @@ impl Serving {
     }
 
     async fn reload(&mut self, cause: Cause) -> Result<ConfigView, String> {
-        let mut tries = 1..=RELOAD_TRIES;
+        let mut tries = 1..RELOAD_TRIES;
         loop {
-            let (before, loaded) = self.load().await?;
+            let (loaded, texts) = self.read().await?.unzip();
             if let Some(loaded) = &loaded {
                 let same = loaded.hash == self.link.identity().hash;
                 if cause == Cause::FilesChanged && same && !self.refused {
                     // Touched, or a comment changed.
-                    self.remember(&before, loaded);
+                    self.remember(loaded, texts.flatten());
                     return Ok(self.handle.config());
                 }
                 self.offer_sockets(loaded).await;
@@ -217,8 +208,8 @@ impl Serving {
             match (&answer, &loaded) {
                 (Ok(view), Some(loaded)) if view.hash == loaded.hash => {
                     self.remembered = false;
+                    self.remember(loaded, texts.flatten());
                     self.accepted(loaded);
-                    self.remember(&before, loaded);
                 }
                 // The files changed between the two looks, so what is known of the new configuration is wrong.
                 (Ok(_), _) if tries.next().is_some() => continue,
@@ -232,24 +223,18 @@ impl Serving {
         }
     }
 
-    /// Reads the files: what they looked like before, and what they hold unless it is bad.
-    async fn load(&self) -> Result<(Stamps, Option<Loaded>), String> {
+    /// What the files hold, unless it is bad.
+    async fn read(&self) -> Result<Option<(Loaded, Option<Texts>)>, String> {
         let paths = self.link.identity().start.paths.clone();
-        let load = move || (watch::stamps(&paths), tidegate_config::load(&paths).ok());
-        let loaded = tokio::task::spawn_blocking(load).await;
-        loaded.map_err(|error| format!("the configuration could not be read: {error}"))
+        let reading = tokio::task::spawn_blocking(move || accepted::read(&paths)).await;
+        let reading =
+            reading.map_err(|error| format!("the configuration could not be read: {error}"))?;
+        Ok(reading.content.ok())
     }
 
     /// Gives the supervisor the running configuration's texts, once.
-    fn remember(&mut self, before: &Stamps, loaded: &Loaded) {
-        if self.remembered {
-            return;
-        }
-        let paths = self.link.identity().start.paths.clone();
-        if let Some(texts) = written_down(&self.run, &paths, before, loaded) {
-            self.link.accept(&loaded.hash, texts);
-            self.remembered = true;
-        }
+    fn remember(&mut self, loaded: &Loaded, texts: Option<Texts>) {
+        self.remembered = self.remembered || hand_over(&self.link, &self.run, &loaded.hash, texts);
     }
 
     /// Has the sockets bound that the configuration wants and that are not there. One that cannot be bound is the
@@ -316,14 +301,17 @@ fn watched_files(paths: &[PathBuf], loaded: &Loaded) -> Vec<PathBuf> {
     paths.iter().chain(&loaded.secret_files).cloned().collect()
 }
 
-fn written_down(
-    run: &RunDir,
-    paths: &[PathBuf],
-    before: &Stamps,
-    loaded: &Loaded,
-) -> Option<OwnedFd> {
-    accepted::remember(run, paths, before, loaded).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the accepted configuration is not kept for a restart");
-        None
-    })
+/// Writes the accepted configuration down for the supervisor.
+fn hand_over(link: &Link, run: &RunDir, hash: &str, texts: Option<Texts>) -> bool {
+    match texts.map(|texts| texts.write_down(run)) {
+        Some(Ok(texts)) => {
+            link.accept(hash, texts);
+            true
+        }
+        Some(Err(error)) => {
+            tracing::warn!(%error, "the accepted configuration is not kept for a restart");
+            false
+        }
+        None => false,
+    }
 }

@@ -14,8 +14,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use tidegate_config::Loaded;
+use tidegate_config::{Diagnostics, Loaded};
 
+use self::accepted::{Reading, Texts};
 use self::link::Held;
 use crate::control::message::{Order, Report, StartOrder};
 use crate::control::{Channel, ChannelError, Received, Wait};
@@ -34,7 +35,7 @@ enum RoleError {
     Control(#[from] ChannelError),
     /// The configuration is bad.
     #[error("{0}")]
-    Config(#[from] tidegate_config::Diagnostics),
+    Config(#[from] Diagnostics),
     /// A socket is missing.
     #[error("{0}")]
     Socket(String),
@@ -58,6 +59,8 @@ struct Beginning {
     /// What the files looked like before they were read.
     stamps: watch::Stamps,
     loaded: Loaded,
+    /// The texts of that.
+    texts: Option<Texts>,
     /// Whether the files are bad and `loaded` is what an earlier gateway accepted.
     recalled: bool,
 }
@@ -137,8 +140,12 @@ fn begin(given: Given) -> Result<Beginning, RoleError> {
         accepted,
     } = given;
     let run = RunDir::open(&start.run).map_err(|error| RoleError::Socket(error.to_string()))?;
-    let stamps = watch::stamps(&start.paths);
-    let (loaded, recalled) = load(&start, accepted)?;
+    let Reading { stamps, content } = accepted::read(&start.paths);
+    let (loaded, texts, recalled) = match content {
+        Ok((loaded, texts)) => (loaded, texts, false),
+        // The supervisor has their texts already.
+        Err(problems) => (recall(problems, accepted)?, None, true),
+    };
     let mut held = Held::new(sockets);
     // The file may have changed since the supervisor read it.
     let wanted = plan::sockets(&loaded.config);
@@ -154,16 +161,13 @@ fn begin(given: Given) -> Result<Beginning, RoleError> {
         run,
         stamps,
         loaded,
+        texts,
         recalled,
     })
 }
 
-/// The files' content, or what was accepted before if that is bad by now.
-fn load(start: &StartOrder, accepted: Option<OwnedFd>) -> Result<(Loaded, bool), RoleError> {
-    let problems = match tidegate_config::load(&start.paths) {
-        Ok(loaded) => return Ok((loaded, false)),
-        Err(problems) => problems,
-    };
+/// What was accepted before, for the files are bad by now.
+fn recall(problems: Diagnostics, accepted: Option<OwnedFd>) -> Result<Loaded, RoleError> {
     let Some(accepted) = accepted else {
         return Err(problems.into());
     };
@@ -174,7 +178,7 @@ fn load(start: &StartOrder, accepted: Option<OwnedFd>) -> Result<(Loaded, bool),
                 hash,
                 "the configuration is bad: going on with what was accepted before"
             );
-            return Ok((loaded, true));
+            return Ok(loaded);
         }
         Ok(Err(problems)) => problems.to_string(),
         Err(error) => error.to_string(),

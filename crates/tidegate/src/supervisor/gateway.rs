@@ -175,15 +175,12 @@ impl Gateway {
         self.grace = grace;
     }
 
-    /// Has it drain. One that does not serve yet has nothing to drain and is killed.
+    /// Has it drain. One that is starting reads the order when it serves: it may have accepted a connection before its
+    /// supervisor learned that it is ready.
     pub(super) fn drain(&mut self, keep_admin: bool, now: Instant) {
-        match self.stage {
-            Stage::Starting => self.kill(),
-            Stage::Serving => {
-                let _ = self.channel.send(&Order::Drain { keep_admin }, None);
-                self.drains(now);
-            }
-            Stage::Draining => {}
+        if self.stage != Stage::Draining {
+            let _ = self.channel.send(&Order::Drain { keep_admin }, None);
+            self.drains(now);
         }
     }
 

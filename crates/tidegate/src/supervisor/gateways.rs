@@ -70,6 +70,9 @@ impl Supervisor {
                 Received::Closed => return Life::Over,
             };
             match report {
+                Report::Ready { .. } if gateway.stage() == Stage::Draining => {
+                    // It was told to drain while it started.
+                }
                 Report::Ready { grace_ms, .. } => self.on_ready(gateway, grace_ms),
                 Report::Accepted { hash } => {
                     if let (true, Some(texts)) = (current, fd) {
@@ -138,11 +141,6 @@ impl Supervisor {
         );
         gateway.set_grace(Duration::from_millis(grace_ms));
         self.plan.grace_ms = grace_ms;
-        if self.phase == Phase::Draining {
-            // It became ready in the moment of the signal.
-            gateway.drain(true, now);
-            return;
-        }
         self.served = true;
         for old in &mut self.outgoing {
             old.drain(false, now);
@@ -197,12 +195,13 @@ impl Supervisor {
 
     fn on_death(&mut self, gateway: Gateway) {
         let now = Instant::now();
-        let (pid, stage, served) = (gateway.pid(), gateway.stage(), gateway.served(now));
+        let (pid, served) = (gateway.pid(), gateway.served(now));
         let failure = gateway.failure().map(str::to_owned);
         let end = gateway.end();
         if self.phase == Phase::Draining {
             tracing::info!(pid, status = end.status, "gateway ended");
-            self.unclean |= stage == Stage::Draining && !end.clean;
+            // One that was still starting and did not get that far cut nothing.
+            self.unclean |= failure.is_none() && !end.clean;
             return;
         }
         let replacing = self.predecessor.is_some() || !self.outgoing.is_empty();

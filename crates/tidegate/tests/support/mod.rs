@@ -403,3 +403,17 @@ pub(crate) fn assert_holds(text: &str, parts: &[&str]) {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
 }
+
+/// Stops a process and waits until all its threads have stopped.
+pub(crate) fn freeze(pid: u32) {
+    signal_to(pid, Signal::STOP);
+    until("all threads stop", || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let stopped = |thread: fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        threads.flatten().all(stopped).then_some(())
+    });
+}

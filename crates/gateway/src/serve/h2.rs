@@ -9,9 +9,9 @@ use ::h2::server::{Builder, Connection, SendResponse};
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use tidegate_wire::grpc::GrpcStatus;
-use tidegate_wire::h1::BodyLength;
+use tidegate_wire::h1::{self, BodyLength};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::old_at;
@@ -219,16 +219,31 @@ fn refusal(parts: &http::request::Parts, max_headers: usize) -> Option<Problem> 
             "the request has more header fields than the listener allows",
         ));
     }
-    // RFC 9113 §8.3.1: a host field that names another authority is a way past routing.
-    if let (Some(authority), Some(host)) = (parts.uri.authority(), parts.headers.get(HOST))
-        && !host
-            .as_bytes()
-            .eq_ignore_ascii_case(authority.as_str().as_bytes())
-    {
+    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
         return Some(Problem::bad_request(
-            "bad-host",
-            "host and :authority differ",
+            "bad-target",
+            "only OPTIONS may ask for *",
         ));
     }
-    None
+    // RFC 9113 §8.3.1: what names the authority must be one host, whichever field holds it. Another in `host` is a way
+    // past routing, and none at all would go on as an HTTP/1.1 request without one.
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next().map(http::HeaderValue::as_bytes);
+    if hosts.next().is_some() {
+        return Some(Problem::bad_request(
+            "bad-host",
+            "host is given more than once",
+        ));
+    }
+    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    match (authority, host) {
+        (Some(authority), Some(host)) if !host.eq_ignore_ascii_case(authority) => Some(
+            Problem::bad_request("bad-host", "host and :authority differ"),
+        ),
+        (Some(name), _) | (None, Some(name)) if h1::is_valid_host(name) => None,
+        _ => Some(Problem::bad_request(
+            "bad-host",
+            "the authority is missing or malformed",
+        )),
+    }
 }

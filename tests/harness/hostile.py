@@ -15,6 +15,8 @@ class Case:
     data: bytes
     refuse: frozenset
     body_is_bad: bool = False
+    # Where the message ends is clear: only what it asks for is refused, and the connection may go on.
+    well_framed: bool = False
 
 
 def _head(*lines, method=b"POST", target=b"/bad", version=b"HTTP/1.1", host=b"Host: test.local\r\n"):
@@ -24,8 +26,8 @@ def _head(*lines, method=b"POST", target=b"/bad", version=b"HTTP/1.1", host=b"Ho
 def _cases():
     bad = frozenset({400})
 
-    def case(name, data, refuse=bad, body_is_bad=False):
-        return Case(name, data, frozenset(refuse), body_is_bad)
+    def case(name, data, refuse=bad, body_is_bad=False, well_framed=False):
+        return Case(name, data, frozenset(refuse), body_is_bad, well_framed)
 
     te, cl = b"Transfer-Encoding: chunked", b"Content-Length: 5"
     yield case("length-and-coding", _head(cl, te) + b"0\r\n\r\n" + SMUGGLED)
@@ -83,8 +85,7 @@ def _cases():
         "empty-authority": b"http:///bad", "authority-with-get": b"test.local:80", "user-in-authority": b"http://user@test.local/bad",
         "percent-null": b"/bad%00", "cut-percent": b"/bad%2", "wrong-percent": b"/bad%zz",
     }.items():  # fmt: skip
-        yield case(f"target-{name}", _head(method=b"GET", target=target) + SMUGGLED)
-    yield case("climbs-out-of-root", _head(method=b"GET", target=b"/../../bad") + SMUGGLED)
+        yield case(f"target-{name}", _head(method=b"GET", target=target) + SMUGGLED, well_framed=name.endswith(("percent", "percent-null")))
     yield case("no-host", _head(method=b"GET", host=b"") + SMUGGLED)
     yield case("two-hosts", _head(b"Host: other.local", method=b"GET") + SMUGGLED)
     yield case("two-equal-hosts", _head(b"Host: test.local", method=b"GET") + SMUGGLED)

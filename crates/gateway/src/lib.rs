@@ -7,6 +7,7 @@
 //! with the caller's side in `down` and the endpoint's in `up`.
 
 mod access;
+mod builtin;
 mod control;
 mod down;
 mod events;

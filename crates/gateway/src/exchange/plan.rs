@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue, LOCATION};
@@ -17,7 +17,8 @@ use tidegate_wire::headers::Scheme;
 
 use super::attempt::Planned;
 use super::reply::{self, Problem};
-use super::{Context, Incoming, Running};
+use super::{Context, Incoming, Running, head};
+use crate::builtin::Builtin;
 use crate::down::Down;
 use crate::limits::Busy;
 use crate::snapshot::RouteState;
@@ -49,6 +50,8 @@ pub(crate) enum Instead {
         body: Bytes,
         state: Arc<RouteState>,
     },
+    /// A call of a service that every listener has, and the caller's deadline.
+    Builtin(Builtin, Option<Instant>),
 }
 
 impl From<Problem> for Box<Instead> {
@@ -115,6 +118,12 @@ pub(crate) fn plan(
         caller_zone: "",
     };
     let Some(found) = snapshot.router.find(&view) else {
+        if context.is_grpc
+            && let Some(builtin) = Builtin::find(request)
+        {
+            let deadline = head::grpc_deadline(&request.headers, context.started);
+            return Err(Box::new(Instead::Builtin(builtin, deadline)));
+        }
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
             GrpcStatus::Unimplemented,
@@ -377,6 +386,9 @@ pub(crate) async fn answer(
             if reply::whole(down, status, headers, body).await.is_ok() {
                 running.report.status = status.as_u16();
             }
+        }
+        Instead::Builtin(builtin, deadline) => {
+            builtin.answer(context, deadline, down, running).await
         }
     }
 }

@@ -1,0 +1,98 @@
+//! gRPC services that every listener answers itself unless a route takes them: health and reflection.
+//!
+//! They are looked for only where no route was found, so that proxied traffic pays nothing for them. Over HTTP/2 only, as gRPC is.
+
+mod call;
+mod descriptors;
+mod health;
+mod proto;
+mod reflection;
+
+use std::time::Instant;
+
+use http::Method as HttpMethod;
+
+use crate::down::Down;
+use crate::exchange::{Context, Incoming, Running};
+
+/// A call that is answered here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Builtin {
+    Health(health::Method),
+    Reflection,
+}
+
+impl Builtin {
+    /// The built-in method that a gRPC request calls.
+    pub(crate) fn find(request: &Incoming) -> Option<Self> {
+        if request.method != HttpMethod::POST {
+            return None;
+        }
+        Self::of_path(request.target.path())
+    }
+
+    fn of_path(path: &str) -> Option<Self> {
+        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+        match service {
+            "grpc.health.v1.Health" => health::Method::of(method).map(Self::Health),
+            "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => {
+                (method == "ServerReflectionInfo").then_some(Self::Reflection)
+            }
+            _ => None,
+        }
+    }
+
+    /// Runs the call to its end. `deadline` is the caller's.
+    pub(crate) async fn answer(
+        self,
+        context: Context<'_>,
+        deadline: Option<Instant>,
+        down: &mut Down<'_>,
+        running: &mut Running<'_>,
+    ) {
+        let mut call = call::Call::new(context, deadline, down);
+        let end = match self {
+            Self::Health(method) => health::answer(method, &mut call).await,
+            Self::Reflection => reflection::answer(&mut call).await,
+        };
+        call.finish(end, running).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_methods_that_exist_are_built_in() {
+        for (path, want) in [
+            (
+                "/grpc.health.v1.Health/Check",
+                Some(Builtin::Health(health::Method::Check)),
+            ),
+            (
+                "/grpc.health.v1.Health/List",
+                Some(Builtin::Health(health::Method::List)),
+            ),
+            (
+                "/grpc.health.v1.Health/Watch",
+                Some(Builtin::Health(health::Method::Watch)),
+            ),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                Some(Builtin::Reflection),
+            ),
+            (
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                Some(Builtin::Reflection),
+            ),
+            ("/grpc.health.v1.Health/check", None),
+            ("/grpc.health.v1.Health", None),
+            ("/grpc.health.v1.Health/Check/", None),
+            ("/", None),
+            ("", None),
+        ] {
+            assert_eq!(Builtin::of_path(path), want, "{path}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 use crate::node::{Key, Kind, Node};
 use crate::problem::Problem;
 use crate::source::Span;
+use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Unites the roots of all files, in their order.
 pub(crate) fn merge(roots: Vec<Node>, problems: &mut Vec<Problem>) -> Node {
@@ -52,8 +54,14 @@ fn unite(
     path: &str,
     problems: &mut Vec<Problem>,
 ) {
+    let mut places: HashMap<Rc<str>, usize> = into
+        .iter()
+        .enumerate()
+        .map(|(at, (key, _))| (key.text.clone(), at))
+        .collect();
     for (key, node) in entries.iter() {
-        let Some((first, known)) = into.iter_mut().find(|(k, _)| k.text == key.text) else {
+        let Some((first, known)) = places.get(&key.text).map(|at| &mut into[*at]) else {
+            places.insert(key.text.clone(), into.len());
             into.push((key.clone(), node.clone()));
             continue;
         };

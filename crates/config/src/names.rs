@@ -23,6 +23,9 @@ impl Namespace {
     }
 }
 
+/// How many unknown names get a suggestion.
+const SUGGESTIONS: usize = 100;
+
 #[derive(Debug)]
 struct Mention {
     space: Namespace,
@@ -83,6 +86,7 @@ impl Names {
         if incomplete {
             return problems;
         }
+        let mut candidates: HashMap<Namespace, Vec<&str>> = HashMap::new();
         for Mention {
             space,
             name,
@@ -93,19 +97,24 @@ impl Names {
             if known.contains_key(&(*space, name.as_str())) {
                 continue;
             }
-            let candidates: Vec<&str> = self
-                .defined
-                .iter()
-                .filter(|d| d.space == *space)
-                .map(|d| d.name.as_str())
-                .collect();
+            let candidates = candidates.entry(*space).or_insert_with(|| {
+                self.defined
+                    .iter()
+                    .filter(|d| d.space == *space)
+                    .map(|d| d.name.as_str())
+                    .collect::<Vec<_>>()
+            });
             let word = space.word();
-            let help = match suggest::closest(name, candidates.iter().copied()) {
-                Some(right) => format!("did you mean `{right}`? Defined: {}", some_of(&candidates)),
+            // Comparing with every name is dear: after so many mistakes the list of names will do.
+            let near = (problems.len() < SUGGESTIONS)
+                .then(|| suggest::closest(name, candidates.iter().copied()))
+                .flatten();
+            let help = match near {
+                Some(right) => format!("did you mean `{right}`? Defined: {}", some_of(candidates)),
                 None if candidates.is_empty() => {
                     format!("no {word} is defined: add one under `{word}s`")
                 }
-                None => format!("defined: {}", some_of(&candidates)),
+                None => format!("defined: {}", some_of(candidates)),
             };
             problems
                 .push(Problem::error(*span, format!("no {word} is named `{name}`"), help).at(path));

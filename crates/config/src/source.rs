@@ -28,6 +28,8 @@ pub(crate) struct Source {
 
 /// Longest part of a line that is shown, in characters.
 const EXCERPT: usize = 120;
+/// How far around the wrong text a line is looked at, in bytes; more than [`EXCERPT`] characters take.
+const AROUND: usize = 1_024;
 /// What stands for a secret, whatever its length.
 const MASK: &str = "******";
 
@@ -95,7 +97,16 @@ impl Source {
         let column = self.text[line_start..start].chars().count();
         let length = self.text[start..end].chars().count().max(1);
 
-        let shown = Shown::new(text, line_start, start, end, hide, hide_line);
+        // A line may be as long as the file: only the surroundings are looked at.
+        let first = floor(&self.text, start.saturating_sub(AROUND)).max(line_start);
+        let last = floor(&self.text, (end.min(start + AROUND) + AROUND).min(line_end)).max(first);
+        let text = &self.text[first..last];
+        let hide: Vec<Span> = hide
+            .iter()
+            .filter(|s| s.start < last && s.end > first)
+            .copied()
+            .collect();
+        let shown = Shown::new(text, first, start, end, &hide, hide_line);
         let (excerpt, mark, mark_length) = shown.cut();
         Place {
             file: self.name.clone(),

@@ -39,10 +39,7 @@ const FOREIGN: [(&str, &str, &str); 22] = [
 ];
 
 /// A key that was probably meant, with a remark.
-pub(crate) fn key(
-    word: &str,
-    candidates: Vec<&'static str>,
-) -> Option<(&'static str, &'static str)> {
+pub(crate) fn key(word: &str, candidates: &[&'static str]) -> Option<(&'static str, &'static str)> {
     if let Some(right) = closest(word, candidates.iter().copied()) {
         return Some((right, ""));
     }

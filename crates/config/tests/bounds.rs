@@ -93,3 +93,64 @@ fn ten_thousand_routes_load_in_a_moment() {
         start.elapsed()
     );
 }
+
+#[test]
+fn large_files_of_one_mistake_are_answered_in_a_moment() {
+    let numbers = || 0..40_000;
+    let top: String = numbers().map(|n| format!("k{n}: 1\n")).collect();
+    let one_line = format!(
+        "node: {{ {} }}",
+        numbers()
+            .map(|n| format!("k{n}: 1, token: a"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    let broken: String = numbers().map(|_| "  - [\n").collect();
+    let listeners: String = numbers()
+        .map(|n| {
+            format!(
+                "  - {{ name: l{n}, address: \"127.1.{}.{}:80\" }}\n",
+                n / 256 % 256,
+                n % 256
+            )
+        })
+        .collect();
+    let names: String = numbers()
+        .map(|n| {
+            format!("  - {{ name: u{n}, to: [ {{ upstream: long-name-of-upstream-{n} }} ] }}\n")
+        })
+        .collect();
+    let matches: String = numbers()
+        .map(|n| format!("      - {{ hosts: [h{n}] }}\n"))
+        .collect();
+    for text in [
+        top,
+        one_line,
+        format!("routes:\n{broken}"),
+        format!("listeners:\n{listeners}  - {{ name: again, address: \"127.1.0.0:80\" }}\n"),
+        format!("routes:\n{names}"),
+        format!(
+            "routes:\n  - name: a\n    match:\n{matches}    respond: {{}}\n  - name: b\n    match:\n{matches}    respond: {{}}\n"
+        ),
+    ] {
+        let start = Instant::now();
+        assert!(!diagnostics(&text).to_string().is_empty());
+        // A quadratic step takes minutes here, a linear one a second or two without optimisation.
+        assert!(
+            start.elapsed() < Duration::from_secs(40),
+            "{:?} for {}…",
+            start.elapsed(),
+            &text[..40]
+        );
+        println!("{:?} for {}…", start.elapsed(), &text[..40]);
+    }
+}
+
+#[test]
+fn a_switch_for_the_access_log_is_no_files_name() {
+    assert!(
+        diagnostics("access_log: on")
+            .to_string()
+            .contains("write stdout")
+    );
+}

@@ -7,6 +7,7 @@ use crate::node::{Key, Kind, Node};
 use crate::problem::Problem;
 use crate::source::Span;
 use crate::suggest;
+use std::collections::HashSet;
 
 /// A mapping whose keys are taken one after the other; what is left over is unknown.
 pub(crate) struct Fields<'n> {
@@ -158,6 +159,13 @@ impl<'n> Fields<'n> {
 
     /// Reports unknown and missing keys.
     pub(crate) fn close(mut self, cx: &mut Cx<'_>) -> Self {
+        let given: HashSet<&str> = self.entries.iter().map(|(key, _)| &*key.text).collect();
+        let free: Vec<&'static str> = self
+            .known
+            .iter()
+            .copied()
+            .filter(|known| !given.contains(known))
+            .collect();
         for (key, value) in self
             .entries
             .iter()
@@ -182,13 +190,7 @@ impl<'n> Fields<'n> {
             {
                 mask::hide_by_name(value, true, cx.sources, &mut cx.secrets);
             }
-            let free: Vec<&'static str> = self
-                .known
-                .iter()
-                .copied()
-                .filter(|known| self.span_of(known).is_none())
-                .collect();
-            let help = match suggest::key(&key.text, free) {
+            let help = match suggest::key(&key.text, &free) {
                 Some((right, why)) => {
                     self.misspelt = true;
                     self.missing.retain(|keys| !keys.contains(&right));

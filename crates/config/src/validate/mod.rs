@@ -28,6 +28,7 @@ use crate::node::Node;
 use crate::problem::Problem;
 use crate::source::Span;
 use crate::values::{ListenAddress, StateUrl};
+use std::collections::HashMap;
 
 /// The admin API changes and shows everything: it is open to this machine only, or behind a token.
 pub(crate) fn admin(admin: &mut Admin, fields: &Fields<'_>, cx: &mut Cx<'_>) {
@@ -83,20 +84,14 @@ fn addresses(config: &Config, fields: &Fields<'_>, cx: &mut Cx<'_>) {
             node.get("address"),
         )
     });
-    let all: Vec<_> = admin.into_iter().chain(listeners).collect();
-    for (index, (path, address, node)) in all.iter().enumerate() {
-        let clash = all[..index]
-            .iter()
-            .find(|(_, other, _)| overlap(address, other));
-        let (Some((other_path, _, other)), Some(node)) = (clash, node) else {
+    let mut taken = Taken::default();
+    for (path, address, node) in admin.into_iter().chain(listeners) {
+        let Some((other_path, other)) = taken.claim(address, &path, node) else {
             continue;
         };
-        let problem = Problem::error(
-            node.span,
-            format!("the address is taken by `{other_path}`"),
-            "give each its own port",
-        )
-        .at(path);
+        let Some(node) = node else { continue };
+        let message = format!("the address is taken by `{other_path}`");
+        let problem = Problem::error(node.span, message, "give each its own port").at(path);
         cx.report(match other {
             Some(other) => problem.related("the other is here", other.span),
             None => problem,
@@ -104,15 +99,47 @@ fn addresses(config: &Config, fields: &Fields<'_>, cx: &mut Cx<'_>) {
     }
 }
 
-fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
-    match (one, other) {
-        (ListenAddress::Ip(a), ListenAddress::Ip(b)) => {
-            let same_ip = a.ip() == b.ip()
-                || ((a.ip().is_unspecified() || b.ip().is_unspecified())
-                    && a.is_ipv4() == b.is_ipv4());
-            a.port() == b.port() && a.port() != 0 && same_ip
+/// Addresses in use, found without comparing all pairs.
+#[derive(Default)]
+struct Taken<'n> {
+    exact: HashMap<ListenAddress, (String, Option<&'n Node>)>,
+    /// By family and port: the first address, and the first that stands for all of the machine.
+    by_port: HashMap<(bool, u16), (String, Option<&'n Node>)>,
+    all_of_port: HashMap<(bool, u16), (String, Option<&'n Node>)>,
+}
+
+impl<'n> Taken<'n> {
+    /// Who has the address already; else it is taken now.
+    fn claim(
+        &mut self,
+        address: &ListenAddress,
+        path: &str,
+        node: Option<&'n Node>,
+    ) -> Option<(String, Option<&'n Node>)> {
+        let mut found = self.exact.get(address);
+        if let ListenAddress::Ip(ip) = address {
+            // The system chooses another one for each.
+            if ip.port() == 0 {
+                return None;
+            }
+            let port = (ip.is_ipv4(), ip.port());
+            found = found.or_else(|| self.all_of_port.get(&port));
+            if ip.ip().is_unspecified() {
+                found = found.or_else(|| self.by_port.get(&port));
+            }
         }
-        (ListenAddress::Unix(a), ListenAddress::Unix(b)) => a == b,
-        _ => false,
+        if let Some(found) = found {
+            return Some(found.clone());
+        }
+        let owner = (path.to_owned(), node);
+        if let ListenAddress::Ip(ip) = address {
+            let port = (ip.is_ipv4(), ip.port());
+            if ip.ip().is_unspecified() {
+                self.all_of_port.insert(port, owner.clone());
+            }
+            self.by_port.entry(port).or_insert_with(|| owner.clone());
+        }
+        self.exact.insert(address.clone(), owner);
+        None
     }
 }

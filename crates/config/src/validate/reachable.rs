@@ -7,7 +7,8 @@ use crate::problem::Problem;
 use crate::values::HostPattern;
 use std::collections::BTreeMap;
 
-/// Above this number of routes only those earlier ones are looked at that match every path: comparing all pairs takes quadratic time.
+/// Comparing all pairs takes quadratic time: above this number of routes only those earlier ones are looked at that match every
+/// path, and never more than this number of matches.
 const ALL_PAIRS: usize = 2_000;
 
 pub(super) fn check(routes: &[Route], nodes: &[Node], cx: &mut Cx<'_>) {
@@ -52,10 +53,12 @@ pub(super) fn check(routes: &[Route], nodes: &[Node], cx: &mut Cx<'_>) {
             cx.report(problem);
         }
         let wide = |m: &Match| m.path.is_none() && m.grpc.is_none();
+        let room = ALL_PAIRS.saturating_sub(earlier.len());
         earlier.extend(
             own.into_iter()
                 .filter(|m| routes.len() <= ALL_PAIRS || wide(m))
-                .map(|m| (index, m)),
+                .map(|m| (index, m))
+                .take(room),
         );
     }
 }

@@ -313,6 +313,11 @@ impl FromStr for LogTarget {
                 "an empty path",
                 "write stdout, stderr or a file's path",
             )),
+            // `access_log: on` is a switch in other systems, here it would be a file of that name.
+            "on" | "true" | "yes" => Err(Wrong::new(
+                "a switch where the log's target is expected",
+                "write stdout, stderr or a file's path",
+            )),
             path => Ok(Self::File(path.into())),
         }
     }

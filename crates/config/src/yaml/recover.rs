@@ -107,8 +107,8 @@ impl Reader<'_> {
     fn fail(&mut self, error: SyntaxError) {
         if !self
             .broken
-            .iter()
-            .any(|b| b.start <= error.span.start && error.span.start <= b.end)
+            .last()
+            .is_some_and(|b| b.start <= error.span.start && error.span.start <= b.end)
         {
             self.broken.push(error.span);
         }

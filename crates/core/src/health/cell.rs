@@ -296,17 +296,15 @@ mod tests {
 
     #[test]
     fn a_plain_500_ends_the_run_of_gateway_failures() {
-        let fired = fire_on(
-            &[Gateway, Gateway, Gateway, Status5xx, Gateway],
-            &thresholds(false),
-        );
+        let runs = [Gateway, Gateway, Gateway, Gateway, Status5xx, Gateway];
         assert_eq!(
-            fired,
+            fire_on(&runs[..5], &thresholds(false)),
             Fired {
                 consecutive_5xx: true,
                 ..Fired::default()
             }
         );
+        assert_eq!(fire_on(&runs, &thresholds(false)), Fired::default());
         let fired = fire_on(&[Gateway; 5], &thresholds(false));
         assert!(fired.consecutive_5xx && fired.consecutive_gateway && !fired.consecutive_local);
     }

@@ -426,6 +426,20 @@ mod tests {
     }
 
     #[test]
+    fn a_return_after_statistics_does_not_ramp() {
+        let mut ledger = Ledger::new(false, false, Time::ZERO);
+        eject(&mut ledger, Time::ZERO);
+        ledger
+            .expire(true, false, true, Time::from_secs(30))
+            .1
+            .unwrap();
+        assert_eq!(ledger.ramp(), None);
+        eject(&mut ledger, Time::from_secs(30));
+        ledger.check_passed(true, Time::from_secs(31)).unwrap();
+        assert_eq!(ledger.ramp(), None);
+    }
+
+    #[test]
     fn both_holds_must_end() {
         let mut ledger = Ledger::new(false, false, Time::ZERO);
         eject(&mut ledger, Time::ZERO);

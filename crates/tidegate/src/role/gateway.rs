@@ -156,23 +156,24 @@ impl Serving {
                 Some(()) = inputs.changes.recv() => drop(self.reload(Cause::FilesChanged).await),
                 Some(reply) = inputs.requests.recv() => drop(reply.send(self.reload(Cause::Asked).await)),
                 _ = inputs.hangup.recv() => drop(self.reload(Cause::Asked).await),
-                _ = inputs.terminate.recv() => {
-                    self.link.report(&Report::Draining);
-                    break true;
-                }
-                _ = inputs.interrupt.recv() => {
-                    self.link.report(&Report::Draining);
-                    break true;
-                }
+                _ = inputs.terminate.recv() => break self.drains_by_itself(),
+                _ = inputs.interrupt.recv() => break self.drains_by_itself(),
             }
         };
         // Whoever waits for a reload learns that none comes.
         inputs.requests.close();
+        while inputs.requests.try_recv().is_ok() {}
         tokio::select! {
             cut = self.drain(keep_admin) => cut,
             _ = inputs.terminate.recv() => u64::MAX,
             _ = inputs.interrupt.recv() => u64::MAX,
         }
+    }
+
+    /// A signal of its own: the supervisor starts another gateway beside this one, which answers on the admin port.
+    /// Returns whether there is none, so that this one keeps it.
+    fn drains_by_itself(&self) -> bool {
+        !self.link.report(&Report::Draining)
     }
 
     async fn drain(mut self, keep_admin: bool) -> u64 {

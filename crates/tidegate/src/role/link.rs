@@ -136,13 +136,15 @@ impl Link {
         Ok((Self { shared, answers }, told_receiver))
     }
 
-    /// Tells the supervisor something; nobody hears it while there is none.
-    pub(super) fn report(&self, report: &Report) {
-        if let Some(supervisor) = &*lock(&self.shared.supervisor)
-            && let Err(error) = supervisor.send(report, None)
-        {
+    /// Tells the supervisor something, if there is one. Returns whether it was sent.
+    pub(super) fn report(&self, report: &Report) -> bool {
+        let sent = lock(&self.shared.supervisor)
+            .as_ref()
+            .map(|supervisor| supervisor.send(report, None));
+        if let Some(Err(error)) = &sent {
             tracing::debug!(%error, "a report did not reach the supervisor");
         }
+        matches!(sent, Some(Ok(())))
     }
 
     /// Hands the supervisor the accepted configuration, and keeps it for one that adopts this gateway.

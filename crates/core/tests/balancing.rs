@@ -245,6 +245,36 @@ fn an_overload_answer_keeps_peak_ewma_away_but_moves_no_health() {
 }
 
 #[test]
+fn peak_ewma_uses_a_member_that_came_back_from_its_ejection_at_once() {
+    let mut bench = Bench::of(policy(Balance::default()), 3);
+    // It hangs until it is ejected: five times 400 ms with their penalties.
+    let latency = |m: u32| if m == 1 { 400 * MS } else { MS };
+    run(&mut bench, 4_000, latency, |m| {
+        if m == 1 { BAD } else { Verdict::Ok }
+    });
+    let evidence = evidence(None);
+    bench.pool.report(bench.key(1), &Scope::EMPTY, evidence, bench.now);
+    assert_eq!(bench.state(1), MemberState::Ejected);
+    bench
+        .pool
+        .report(bench.key(1), &Scope::EMPTY, Verdict::Ok, bench.now);
+    assert_eq!(bench.state(1), MemberState::Healthy);
+    let shares = run(&mut bench, 300, |_| MS, |_| Verdict::Ok);
+    assert!(shares[&1] > 60, "{shares:?}");
+}
+
+#[test]
+fn peak_ewma_uses_a_new_member_at_once_though_another_one_is_slow() {
+    let mut bench = Bench::of(policy(Balance::default()), 3);
+    let latency = |m: u32| if m == 1 { 2_000 * MS } else { MS };
+    run(&mut bench, 2_000, latency, |_| Verdict::Ok);
+    bench.pool.update(specs(4), bench.now);
+    bench.wait(MS);
+    let shares = run(&mut bench, 300, latency, |_| Verdict::Ok);
+    assert!(shares[&3] > 60, "{shares:?}");
+}
+
+#[test]
 fn the_first_byte_counts_before_a_stream_ends() {
     let mut bench = Bench::of(policy(Balance::default()), 1);
     let stream = bench.pick().unwrap();

@@ -55,6 +55,11 @@ impl Ewma {
         (f64::from_bits(bits) * fade(elapsed, per_halving)).max(FLOOR)
     }
 
+    /// Forgets all measurements.
+    pub(crate) fn forget(&self) {
+        self.value.store(0, Relaxed);
+    }
+
     pub(crate) fn is_measured(&self) -> bool {
         self.value.load(Relaxed) != 0
     }

@@ -343,6 +343,14 @@ impl<T> Control<T> {
         now: Time,
     ) {
         let record = self.records.iter().find(|r| r.member.key() == key);
+        // What got it ejected says nothing about what came back. With five failures' penalties it would be fit again and
+        // still get nothing for a minute.
+        if let Some(record) = record
+            && scope.is_empty()
+            && transition.from == MemberState::Ejected
+        {
+            record.member.hot.ewma.forget();
+        }
         if let Some(record) = record.filter(|r| r.draining.is_none()) {
             let id = record.member.id().clone();
             self.tell(
@@ -484,20 +492,20 @@ impl<T> Control<T> {
             .collect()
     }
 
-    /// Mean latency estimate of the measured members, for those that have none.
+    /// Median latency estimate of the measured members, for those that have none. Not the mean: one member that hangs
+    /// would make every new one look slow.
     pub(super) fn set_typical(&self, now: Time) {
         let per_halving = self.tuning.per_halving();
         let ewmas = self.records.iter().map(|r| &r.member.hot.ewma);
-        let (sum, count) = ewmas
+        let mut estimates: Vec<f64> = ewmas
             .filter(|ewma| ewma.is_measured())
             .map(|ewma| ewma.estimate(now, per_halving, 0.0))
-            .fold((0.0, 0.0), |(sum, count), estimate| {
-                (sum + estimate, count + 1.0)
-            });
-        if count > 0.0 {
-            self.tuning
-                .typical
-                .store(f64::to_bits(sum / count), Relaxed);
+            .collect();
+        if !estimates.is_empty() {
+            // The lower one of two: a newcomer is tried rather than left aside.
+            let middle = (estimates.len() - 1) / 2;
+            let (_, median, _) = estimates.select_nth_unstable_by(middle, f64::total_cmp);
+            self.tuning.typical.store(median.to_bits(), Relaxed);
         }
     }
 

@@ -91,8 +91,13 @@ async fn cleartext(worker: Rc<Worker>, mut raw: Raw, caller: Rc<Caller>) {
     let limits = &caller.listener.config.limits;
     watch.set(limits.idle_timeout.map(|t| Instant::now() + t));
     let mut read = ReadBuf::default();
-    // No buffer before the first byte: a connection that says nothing costs next to nothing.
+    // No buffer before the first byte: a connection that says nothing costs next to nothing, and does not hold up a drain.
+    let mut lingering = false;
     let spoken = poll_fn(|cx| {
+        if worker.shared.is_draining() && !lingering {
+            lingering = true;
+            watch.set(Some(Instant::now() + DRAIN_LINGER));
+        }
         if watch.poll_over(cx).is_ready() {
             return Poll::Ready(false);
         }

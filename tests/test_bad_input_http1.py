@@ -85,7 +85,7 @@ PEERS_FORWARD = {
     "name-with-slash name-with-eight-bit name-with-brackets line-two-spaces line-space-at-end line-no-version line-long-version target-eight-bit target-fragment host-user "
     "host-port-letters host-port-huge host-list host-open-bracket host-quote absolute-target-other-host expectation-unknown chunk-size-inner-space "
     "chunk-size-bare-lf chunk-data-bare-lf chunk-extension-bare-lf chunk-extension-null chunk-extension-endless chunk-last-bare-lf trailer-no-colon trailer-space-in-name trailer-obs-fold "
-    "trailer-bare-lf too-many-headers",
+    "trailer-bare-lf trailer-too-large too-many-headers",
     "HAProxy": "length-and-coding coding-and-length coding-and-length-zero two-equal-lengths length-list coding-in-http-1.0 coding-folded obs-fold obs-fold-tab "
     "fold-hides-coding bare-lf-head bare-lf-one-line bare-lf-hides-length bare-lf-ends-head null-in-value control-in-value delete-in-value line-two-spaces line-tab-between version-2.0 "
     "version-3.1 target-star-with-get target-empty-authority target-user-in-authority target-percent-null target-cut-percent target-wrong-percent no-host two-equal-hosts "

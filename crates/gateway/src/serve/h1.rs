@@ -31,7 +31,7 @@ struct Memory {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, caller: Rc<Caller>, mut conn: Box<H1Exchange>) {
+pub(super) async fn serve<G>(worker: Rc<Worker>, caller: Rc<Caller>, mut conn: Box<H1Exchange>, guards: G) {
     let watch = Watch::new(&worker.watches);
     let mut memory = Memory {
         reader: HeadReader::new(),
@@ -67,6 +67,7 @@ pub(super) async fn serve(worker: Rc<Worker>, caller: Rc<Caller>, mut conn: Box<
             break;
         }
     }
+    drop(guards);
 }
 
 /// Serves requests until none is at hand; false when the connection is over.

@@ -18,16 +18,18 @@ use super::old_at;
 use crate::down::Down;
 use crate::down::h2::H2Stream;
 use crate::exchange::reply::{self, Problem};
+use crate::exchange::websocket::{self, Asked};
 use crate::exchange::{Caller, Incoming, handle};
+use crate::io::pulse::{Link, Pulse};
+use crate::io::window::START;
 use crate::watch::Watch;
 use crate::worker::Worker;
 
-/// Windows offered to a caller: the connection's bounds what all its streams together can make us hold.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_FRAME: u32 = 64 * 1024;
 /// Bytes of one stream waiting for the socket.
 const SEND_BUFFER: usize = 256 * 1024;
+/// Bookkeeping that small frames may cost on one connection while nothing takes them.
+const SMALL_FRAMES: usize = 2 * 1024 * 1024;
 /// How long streams may take to end after the connection was told to, beyond the drain's own bound.
 const LAST_GASP: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,7 @@ const LAST_GASP: Duration = Duration::from_secs(5);
 struct Streams {
     active: Cell<usize>,
     last: Cell<Instant>,
+    link: Rc<Link>,
 }
 
 struct Active(Rc<Streams>);
@@ -48,14 +51,16 @@ impl Drop for Active {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve<I>(worker: Rc<Worker>, caller: Rc<Caller>, io: I)
+pub(super) async fn serve<I, G>(worker: Rc<Worker>, caller: Rc<Caller>, io: I, guards: G)
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let limits = &caller.listener.config.limits;
     let handshake = Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(START.stream)
+        .initial_connection_window_size(START.connection)
+        .data_frame_budget(SMALL_FRAMES)
+        .enable_connect_protocol()
         .max_frame_size(MAX_FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(limits.streams)
@@ -67,7 +72,11 @@ where
     let streams = Rc::new(Streams {
         active: Cell::new(0),
         last: Cell::new(Instant::now()),
+        link: Rc::default(),
     });
+    let mut pulse = conn
+        .ping_pong()
+        .map(|pings| Pulse::new(pings, streams.link.clone(), None));
     let watch = Watch::new(&worker.watches);
     let born = Instant::now();
     let mut life = Life {
@@ -85,7 +94,14 @@ where
                 life.look(&worker, &watch, &streams, &mut conn);
                 let _ = watch.poll_over(cx);
             }
-            conn.poll_accept(cx)
+            let accepted = conn.poll_accept(cx);
+            // Without keepalive no peer is ever given up.
+            if accepted.is_pending()
+                && let Some(pulse) = &mut pulse
+            {
+                let _ = pulse.poll(&mut conn, cx);
+            }
+            accepted
         })
         .await;
         let Some(Ok((request, respond))) = accepted else {
@@ -107,6 +123,7 @@ where
     }
     // Nothing more is accepted; what was accepted is still written.
     let _ = poll_fn(|cx| conn.poll_closed(cx)).await;
+    drop(guards);
 }
 
 /// How much longer a connection is to live.
@@ -171,10 +188,12 @@ async fn stream(
     caller: Rc<Caller>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-    _active: Active,
+    active: Active,
 ) {
-    let (parts, recv) = request.into_parts();
-    let body = if recv.is_end_stream() {
+    let (mut parts, recv) = request.into_parts();
+    let asked = websocket::asked(&parts);
+    // What follows an extended CONNECT is no body.
+    let body = if recv.is_end_stream() || asked != Asked::Nothing {
         BodyLength::None
     } else {
         match parts
@@ -187,15 +206,19 @@ async fn stream(
             None => BodyLength::Chunked,
         }
     };
-    let mut side = H2Stream::new(recv, respond);
+    let mut side = H2Stream::new(recv, respond, active.0.link.clone());
     let refused = refusal(&parts, caller.listener.limits.headers);
+    if asked == Asked::WebSocket {
+        let nonce = u128::from(worker.random()) << 64 | u128::from(worker.random());
+        websocket::from_connect(&mut parts, nonce);
+    }
     let incoming = Incoming {
         method: parts.method,
         target: parts.uri,
         version: parts.version,
         headers: parts.headers,
         body,
-        upgrade: false,
+        upgrade: asked == Asked::WebSocket,
     };
     let mut down = Down::H2(&mut side);
     if let Some(problem) = refused {
@@ -211,6 +234,14 @@ async fn stream(
 
 /// What the codec lets through and we do not.
 fn refusal(parts: &http::request::Parts, max_headers: usize) -> Option<Problem> {
+    if websocket::asked(parts) == Asked::Other {
+        return Some(Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            GrpcStatus::Unimplemented,
+            "unknown-protocol",
+            "of the protocols for an extended CONNECT only websocket is known",
+        ));
+    }
     if parts.headers.len() > max_headers {
         return Some(Problem::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tidegate_config::values::ListenAddress;
 use tidegate_wire::headers::{Peer, Scheme};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::down::h1::H1Exchange;
 use crate::exchange::Caller;
@@ -31,7 +32,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DRAIN_LINGER: Duration = Duration::from_secs(2);
 
 /// Serves one accepted connection to its end. `guards` are held as long.
-pub(crate) async fn connection<G>(
+///
+/// What is found out first (TLS, protocol) takes a large state for a short time; the connection then goes on in a task of its own, whose
+/// state is small while it is parked.
+pub(crate) async fn connection<G: 'static>(
     worker: Rc<Worker>,
     raw: Raw,
     peer: Option<SocketAddr>,
@@ -39,11 +43,7 @@ pub(crate) async fn connection<G>(
     guards: G,
 ) {
     let tls = listener.tls.load_full();
-    let scheme = if tls.is_some() {
-        Scheme::Https
-    } else {
-        Scheme::Http
-    };
+    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
     let caller = Rc::new(Caller {
         peer: peer.map(|p| Peer::new(p.ip(), scheme)),
         port: match &listener.config.address {
@@ -53,65 +53,77 @@ pub(crate) async fn connection<G>(
         listener,
         scheme,
     });
-    match tls {
-        None => cleartext(worker, raw, caller).await,
-        Some(config) => Box::pin(encrypted(worker, raw, caller, config)).await,
+    let spoken = match tls {
+        None => cleartext(&worker, raw, &caller).await,
+        Some(config) => encrypted(&worker, raw, &caller, config).await,
+    };
+    match spoken {
+        Some(Spoken::H1(conn)) => {
+            tokio::task::spawn_local(h1::serve(worker, caller, conn, guards));
+        }
+        Some(Spoken::H2(io)) => {
+            tokio::task::spawn_local(h2::serve(worker, caller, io, guards));
+        }
+        Some(Spoken::H2Tls(io)) => {
+            tokio::task::spawn_local(h2::serve(worker, caller, io, guards));
+        }
+        None => {}
     }
-    drop(guards);
+}
+
+/// A connection whose protocol is known.
+enum Spoken {
+    H1(Box<H1Exchange>),
+    H2(Guarded<Turn>),
+    H2Tls(Guarded<TlsStream<Turn>>),
 }
 
 async fn encrypted(
-    worker: Rc<Worker>,
+    worker: &Rc<Worker>,
     raw: Raw,
-    caller: Rc<Caller>,
+    caller: &Caller,
     config: Arc<rustls::ServerConfig>,
-) {
+) -> Option<Spoken> {
     let limit = caller.listener.config.limits.header_timeout;
     let accepting = TlsAcceptor::from(config).accept(Turn::new(raw));
     let tls = match tokio::time::timeout(limit, accepting).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(e)) => {
             tracing::debug!(listener = %caller.listener.name, cause = %e, "tls handshake failed");
-            return;
+            return None;
         }
-        Err(_) => return,
+        Err(_) => return None,
     };
     if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
         tls.get_ref().0.gather();
-        h2::serve(worker, caller, Guarded::new(tls, bytes::Bytes::new())).await;
-    } else {
-        let conn = H1Exchange::new(Transport::TlsServer(Box::new(tls)), worker.shared.clone());
-        h1::serve(worker, caller, Box::new(conn)).await;
+        return Some(Spoken::H2Tls(Guarded::new(tls, bytes::Bytes::new())));
     }
+    let io = Transport::TlsServer(Box::new(tls));
+    Some(Spoken::H1(Box::new(H1Exchange::new(io, worker.shared.clone()))))
 }
 
 /// Finds out by the first bytes whether HTTP/2 is spoken by prior knowledge.
-async fn cleartext(worker: Rc<Worker>, mut raw: Raw, caller: Rc<Caller>) {
+async fn cleartext(worker: &Rc<Worker>, mut raw: Raw, caller: &Caller) -> Option<Spoken> {
     let watch = Watch::new(&worker.watches);
     let limits = &caller.listener.config.limits;
     watch.set(limits.idle_timeout.map(|t| Instant::now() + t));
     let mut read = ReadBuf::default();
-    // No buffer before the first byte: a connection that says nothing costs next to nothing, and does not hold up a drain.
-    let mut lingering = false;
+    let mut draining = false;
     let spoken = poll_fn(|cx| {
-        if worker.shared.is_draining() && !lingering {
-            lingering = true;
+        if worker.shared.is_draining() && !draining {
+            draining = true;
             watch.set(Some(Instant::now() + DRAIN_LINGER));
         }
-        if watch.poll_over(cx).is_ready() {
-            return Poll::Ready(false);
-        }
-        raw.poll_read_ready(cx).map(|ready| ready.is_ok())
-    })
-    .await;
-    if !spoken {
-        return;
-    }
-    watch.set(Some(Instant::now() + limits.header_timeout));
-    let spoken = poll_fn(|cx| {
         loop {
             if watch.poll_over(cx).is_ready() {
                 return Poll::Ready(false);
+            }
+            if read.bytes.is_empty() {
+                // No buffer before the first byte: a connection that says nothing costs next to nothing.
+                match std::task::ready!(raw.poll_read_ready(cx)) {
+                    Ok(()) => watch.set(Some(Instant::now() + limits.header_timeout)),
+                    Err(_) => return Poll::Ready(false),
+                }
             }
             match std::task::ready!(read.poll_fill(&mut raw, cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(false),
@@ -125,24 +137,17 @@ async fn cleartext(worker: Rc<Worker>, mut raw: Raw, caller: Rc<Caller>) {
         }
     })
     .await;
-    drop(watch);
     if !spoken {
-        return;
+        return None;
     }
     if read.bytes.starts_with(PREFACE) {
         let turn = Turn::new(raw);
         turn.gather();
-        Box::pin(h2::serve(
-            worker,
-            caller,
-            Guarded::new(turn, read.bytes.freeze()),
-        ))
-        .await;
-    } else {
-        let mut conn = H1Exchange::new(Transport::Plain(raw), worker.shared.clone());
-        conn.read = read;
-        h1::serve(worker, caller, Box::new(conn)).await;
+        return Some(Spoken::H2(Guarded::new(turn, read.bytes.freeze())));
     }
+    let mut conn = Box::new(H1Exchange::new(Transport::Plain(raw), worker.shared.clone()));
+    conn.read = read;
+    Some(Spoken::H1(conn))
 }
 
 /// The moment from which a connection should not take further requests, if its listener bounds its age.

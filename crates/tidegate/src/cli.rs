@@ -1,8 +1,10 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate_config::values::parse_duration;
 
 /// Keeps model services available: one gateway in front of everything that can answer.
 #[derive(Debug, Parser)]
@@ -26,6 +28,17 @@ pub(crate) enum Command {
     Schema,
     /// Look at a running Tidegate
     Status(Status),
+    /// The whole thing on this machine, without files or network: a real model, real failures, no failed request
+    Demo(Demo),
+    /// Run as a part of `demo`: one instance of its model
+    #[command(hide = true)]
+    DemoInstance(DemoInstance),
+    /// Run as a part of `demo`: ends what outlives it
+    #[command(hide = true)]
+    DemoGuard {
+        /// The demo's folder.
+        folder: PathBuf,
+    },
     /// Run as a part of `up`
     #[command(hide = true)]
     Role {
@@ -90,6 +103,54 @@ pub(crate) enum Section {
     Listeners,
     /// What happened
     Events,
+}
+
+/// `tidegate demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How long it lasts. One round of everything takes 20s at least
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Print the report as JSON on stdout, and what happens on stderr
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Port that callers use. Default: 8080, or another one when that is in use
+    #[arg(long, value_name = "N")]
+    pub(crate) port: Option<u16>,
+    /// Port of the dashboard. Default: 9900, or another one when that is in use
+    #[arg(long, value_name = "N")]
+    pub(crate) admin_port: Option<u16>,
+    /// Requests a second
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// No colours
+    #[arg(long)]
+    pub(crate) no_color: bool,
+    /// Nothing but the report
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+/// `tidegate demo-instance`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoInstance {
+    /// `v1` or `v2`
+    #[arg(long)]
+    pub(crate) version: String,
+    /// Its name in answers
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Port on 127.0.0.1; 0: any
+    #[arg(long)]
+    pub(crate) port: u16,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(duration) if duration < Duration::from_secs(1) => Err("less than a second".into()),
+        Ok(duration) => Ok(duration),
+        Err(wrong) => Err(wrong.to_string()),
+    }
 }
 
 /// The roles that a supervisor starts.

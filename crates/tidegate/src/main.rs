@@ -7,6 +7,7 @@
 mod check;
 mod cli;
 mod control;
+mod demo;
 mod exe;
 mod limits;
 mod log;
@@ -52,6 +53,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Status(options) => status::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::DemoInstance(options) => demo::run_instance(&options),
+        Command::DemoGuard { folder } => demo::run_guard(&folder),
         Command::Role {
             role: Role::Gateway,
         } => {

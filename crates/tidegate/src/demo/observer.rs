@@ -142,6 +142,14 @@ impl Observer {
         .is_some()
     }
 
+    /// Waits until all that happened so far is in the counters.
+    pub(crate) async fn settle(&self) {
+        let start = *self.looks.borrow();
+        let mut looks = self.looks.clone();
+        let enough = looks.wait_for(|looks| *looks > start + u64::from(METRICS_EVERY));
+        let _ = tokio::time::timeout(2 * PATIENCE, enough).await;
+    }
+
     async fn wait<T>(&self, at_most: Duration, find: impl Fn(&Seen) -> Option<T>) -> Option<T> {
         let mut looks = self.looks.clone();
         let found = async {

@@ -1,5 +1,6 @@
 //! What happens to the instances and to the gateway, one thing after the other, each until its effect was seen.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,9 @@ const ROUND: u32 = 12;
 /// Weights before and after the reload.
 pub(crate) const WEIGHTS: [[u32; 2]; 2] = [[90, 10], [50, 50]];
 
-/// Everything that the script acts on and looks at.
+/// What a script acts on and looks at.
 #[derive(Debug)]
-pub(crate) struct Script {
+pub(crate) struct Parts {
     pub(crate) fleet: Fleet,
     pub(crate) stack: Stack,
     pub(crate) callers: Arc<Callers>,
@@ -41,12 +42,18 @@ pub(crate) struct Script {
     pub(crate) scene: Arc<Scene>,
     pub(crate) start: Instant,
     pub(crate) deadline: Instant,
+}
+
+/// The script while it is played.
+#[derive(Debug)]
+pub(crate) struct Script {
+    parts: Parts,
     /// Events of the round that are still to come.
-    pub(crate) left: u32,
+    left: u32,
     /// Letters given to instances of v1 so far.
-    pub(crate) letters: u8,
+    letters: u8,
     /// Reloads so far.
-    pub(crate) reloads: usize,
+    reloads: usize,
 }
 
 /// The moment before an event.
@@ -92,7 +99,37 @@ const RESETS: Fault = Fault {
     conduct: Some(Conduct::Reset),
 };
 
+impl Deref for Script {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl DerefMut for Script {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.parts
+    }
+}
+
 impl Script {
+    /// Nothing has happened yet.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let first = parts.fleet.members().filter(|m| m.version == Version::V1);
+        Self {
+            letters: u8::try_from(first.count()).unwrap_or(u8::MAX),
+            parts,
+            left: ROUND,
+            reloads: 0,
+        }
+    }
+
+    /// What is to be stopped.
+    pub(crate) fn into_parts(self) -> (Fleet, Stack) {
+        (self.parts.fleet, self.parts.stack)
+    }
+
     /// Round after round until the time is over; the first round is finished in any case.
     pub(crate) async fn run(&mut self) -> Result<(), DemoError> {
         self.scene.begin(

@@ -76,8 +76,9 @@ upstreams:
             r#"  - name: sentiment-{name}
     discover: {{ file: {file} }}
     outlier_detection: {{ consecutive_5xx: 5, consecutive_local_origin: 5, interval: 100ms, base_ejection_time: 3s, max_ejection_time: 10s, max_ejection_percent: 50% }}
-    health_check: {{ http: /healthz, interval: 200ms, timeout: 500ms, unhealthy_after: 2 }}
-    slow_start: 1s
+    health_check: {{ http: /healthz, interval: 300ms, timeout: 300ms, unhealthy_after: 2 }}
+    balance: least_request
+    slow_start: 300ms
     when_exhausted: least_bad
 "#,
             name = version.name(),

@@ -1,0 +1,379 @@
+//! The terminal: one screen redrawn in place, or a line an event where nobody is watching.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::model::Version;
+use super::observer::Observer;
+use super::report::thousands;
+use super::scene::{Scene, Shown};
+use super::style::{Style, columns, fit, wrap};
+use super::traffic::{Recent, RecentAll, Second, Traffic};
+
+/// How often the screen is drawn.
+const FRAME: Duration = Duration::from_millis(200);
+/// How often a line tells the traffic where there is no screen.
+const STATUS_LINE: Duration = Duration::from_secs(5);
+/// Wider than this nothing gets better.
+const WIDEST: usize = 110;
+/// Columns of the bar that shows an instance's share.
+const BAR: usize = 16;
+
+/// What all views show.
+#[derive(Clone, Debug)]
+pub(crate) struct Shows {
+    pub(crate) scene: Arc<Scene>,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) observer: Observer,
+    pub(crate) start: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) dashboard: String,
+    pub(crate) accuracy: [f64; 2],
+}
+
+/// Where the view goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Redrawn in place on stdout.
+    Screen,
+    /// Lines on stdout.
+    Lines,
+    /// Lines on stderr: stdout is for the JSON alone.
+    LinesOnStderr,
+    /// Nothing.
+    Quiet,
+}
+
+impl Mode {
+    /// What fits these options and this terminal.
+    pub(crate) fn choose(json: bool, quiet: bool) -> Self {
+        match (quiet, json) {
+            (true, _) => Mode::Quiet,
+            (false, true) => Mode::LinesOnStderr,
+            (false, false) if io::stdout().is_terminal() && size().is_some() => Mode::Screen,
+            (false, false) => Mode::Lines,
+        }
+    }
+
+    /// Writes a line outside the screen; a reader that is gone is no reason to stop.
+    pub(crate) fn line(self, text: &str) {
+        match self {
+            Mode::Screen | Mode::Lines => drop(writeln!(io::stdout(), "{text}")),
+            Mode::LinesOnStderr => drop(writeln!(io::stderr(), "{text}")),
+            Mode::Quiet => {}
+        }
+    }
+}
+
+/// Shows until the runtime drops it.
+pub(crate) async fn show(shows: Shows, mode: Mode, style: Style) {
+    match mode {
+        Mode::Screen => screen(&shows, style).await,
+        Mode::Lines | Mode::LinesOnStderr => lines(&shows, mode, style).await,
+        Mode::Quiet => {}
+    }
+}
+
+async fn lines(shows: &Shows, mode: Mode, style: Style) {
+    let mut told = 0;
+    let mut status = Instant::now();
+    loop {
+        for line in shows.scene.log(told) {
+            told += 1;
+            mode.line(&format!("{} {line}", style.dim(&clock(shows.start.elapsed()))));
+        }
+        if status.elapsed() >= STATUS_LINE {
+            status = Instant::now();
+            let recent = shows.traffic.recent();
+            let line = traffic_line(shows, &recent, style);
+            mode.line(&format!("{} {line}", style.dim(&clock(shows.start.elapsed()))));
+        }
+        tokio::time::sleep(FRAME).await;
+    }
+}
+
+/// The alternate screen, left again when dropped.
+#[derive(Debug)]
+struct AlternateScreen;
+
+static ON_SCREEN: AtomicBool = AtomicBool::new(false);
+
+impl AlternateScreen {
+    fn enter() -> Self {
+        ON_SCREEN.store(true, Ordering::SeqCst);
+        let _ = write!(io::stdout(), "\x1b[?1049h\x1b[?25l");
+        Self
+    }
+}
+
+impl Drop for AlternateScreen {
+    fn drop(&mut self) {
+        leave_screen();
+    }
+}
+
+/// Gives the terminal back as it was. For the panic hook too: a message on the alternate screen is lost with it.
+pub(crate) fn leave_screen() {
+    if ON_SCREEN.swap(false, Ordering::SeqCst) {
+        let mut out = io::stdout();
+        let _ = write!(out, "\x1b[?25h\x1b[?1049l");
+        let _ = out.flush();
+    }
+}
+
+async fn screen(shows: &Shows, style: Style) {
+    let _alternate = AlternateScreen::enter();
+    let mut frames = tokio::time::interval(FRAME);
+    frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        frames.tick().await;
+        let (width, height) = size().unwrap_or((80, 24));
+        let mut text = String::from("\x1b[H");
+        let lines = frame(shows, style, width, height);
+        for line in lines.iter().take(height) {
+            text.push_str(&fit(line, width));
+            // What an earlier, longer line left.
+            text.push_str("\x1b[K\r\n");
+        }
+        // Not after the last line: that would scroll.
+        text.truncate(text.trim_end_matches("\r\n").len());
+        text.push_str("\x1b[J");
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
+    }
+}
+
+fn size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0)
+        .then_some((usize::from(size.ws_col), usize::from(size.ws_row)))
+}
+
+fn frame(shows: &Shows, style: Style, width: usize, height: usize) -> Vec<String> {
+    let width = width.min(WIDEST);
+    let recent = shows.traffic.recent();
+    let mut out = vec![title(shows, style, width), String::new()];
+    out.push(traffic_line(shows, &recent, style));
+    let seconds = shows.traffic.seconds();
+    let room = width.saturating_sub(34) / 2;
+    out.push(format!(
+        "{} {}   {} {}",
+        style.dim("req/s"),
+        style.accent(&chart(&seconds, room, |s| f64::from(s.answers))),
+        style.dim("slowest"),
+        style.accent(&chart(&seconds, room, |s| s.slowest.as_secs_f64().sqrt())),
+    ));
+    out.push(String::new());
+    now(shows, style, width, &mut out);
+    out.push(String::new());
+    members(shows, &recent, style, &mut out);
+    out.push(String::new());
+    let outcomes = shows.scene.outcomes();
+    // The newest that fit, each on two lines where there is room.
+    let room = height.saturating_sub(out.len() + 1);
+    let skip = outcomes.len().saturating_sub(room);
+    for outcome in &outcomes[skip..] {
+        let mark = if outcome.is_good() {
+            style.good("✓")
+        } else {
+            style.bad("✗")
+        };
+        let at = clock(Duration::from_secs_f64(outcome.at_s.max(0.0)));
+        out.push(format!(
+            "{} {mark} {} {} {}",
+            style.dim(&at),
+            outcome.what,
+            style.dim("·"),
+            style.dim(&outcome.result)
+        ));
+    }
+    out
+}
+
+fn title(shows: &Shows, style: Style, width: usize) -> String {
+    let total = shows.deadline.saturating_duration_since(shows.start);
+    let now = shows.start.elapsed();
+    let left = format!(
+        "{} {}",
+        style.bold("tidegate demo"),
+        style.dim(&format!("{} of {}", clock(now), clock(total)))
+    );
+    let right = format!(
+        "{} {}",
+        style.dim("dashboard"),
+        style.accent(&shows.dashboard)
+    );
+    let gap = width.saturating_sub(columns(&left) + columns(&right)).max(2);
+    format!("{left}{}{right}", " ".repeat(gap))
+}
+
+fn traffic_line(shows: &Shows, recent: &RecentAll, style: Style) -> String {
+    let totals = shows.traffic.totals();
+    let failed = match totals.failed {
+        0 => style.good("0 failed"),
+        n => style.bad(&format!("{} failed", thousands(n))),
+    };
+    format!(
+        "callers {} req/s  p50 {} p99 {}  {} answered  {failed}  {} retries absorbed",
+        style.bold(&format!("{:.0}", recent.rate)),
+        latency(recent.p50),
+        latency(recent.p99),
+        thousands(totals.answered),
+        thousands(shows.observer.retries()),
+    )
+}
+
+fn now(shows: &Shows, style: Style, width: usize, out: &mut Vec<String>) {
+    /// Lines that are kept free for it, so that what is below does not jump.
+    const ROOM: usize = 4;
+    let now = shows.scene.now();
+    out.push(format!(
+        "{} {}",
+        style.event("▶"),
+        style.event(&now.title)
+    ));
+    let mut lines: Vec<String> = now
+        .lines
+        .iter()
+        .flat_map(|line| wrap(line, width.saturating_sub(2)))
+        .collect();
+    // The newest are the most telling.
+    let surplus = lines.len().saturating_sub(ROOM);
+    lines.drain(..surplus);
+    lines.resize(ROOM, String::new());
+    out.extend(lines.into_iter().map(|line| format!("  {line}")));
+}
+
+fn members(shows: &Shows, recent: &RecentAll, style: Style, out: &mut Vec<String>) {
+    let weights = shows.scene.weights();
+    let all: u32 = weights.iter().sum();
+    let concerned = shows.scene.now().member;
+    let members = shows.scene.members();
+    let rate = |member: &Shown| {
+        recent
+            .instances
+            .get(&member.name)
+            .copied()
+            .unwrap_or_default()
+    };
+    let total: f64 = members.iter().map(|member| rate(member).rate).sum();
+    for version in Version::ALL {
+        let its: Vec<&Shown> = members.iter().filter(|m| m.version == version).collect();
+        let seen: f64 = its.iter().map(|member| rate(member).rate).sum();
+        let weight = f64::from(weights[version.index()]) * 100.0 / f64::from(all.max(1));
+        out.push(format!(
+            "{}  weight {weight:.0}%  {}  {}",
+            style.bold(&format!("sentiment-{}", version.name())),
+            style.dim(&format!("now {:.0}%", seen * 100.0 / total.max(0.1))),
+            style.dim(&format!(
+                "right about {:.0}% of unseen texts",
+                shows.accuracy[version.index()] * 100.0
+            )),
+        ));
+        for member in its {
+            let marked = concerned.as_deref() == Some(&*member.name);
+            out.push(member_line(shows, member, rate(member), seen, marked, style));
+        }
+    }
+}
+
+fn member_line(
+    shows: &Shows,
+    member: &Shown,
+    recent: Recent,
+    version_rate: f64,
+    marked: bool,
+    style: Style,
+) -> String {
+    let view = shows.observer.member(&member.address);
+    let (state, cause, inflight) = match (&view, shows.observer.is_fresh()) {
+        (_, false) => ("?".to_owned(), "the gateway is away".to_owned(), 0),
+        (Some(view), true) => (view.state.clone(), view.cause.clone(), view.inflight),
+        (None, true) => ("not listed".to_owned(), String::new(), 0),
+    };
+    let shown = format!("{state:<10}");
+    let state = match &*state {
+        "healthy" => style.good(&format!("● {shown}")),
+        "warming" => style.warn(&format!("◐ {shown}")),
+        "ejected" => style.bad(&format!("✗ {shown}")),
+        "probing" | "draining" => style.warn(&format!("◌ {shown}")),
+        _ => style.dim(&format!("○ {shown}")),
+    };
+    let share = recent.rate / version_rate.max(0.1);
+    let filled = (share * BAR as f64).round().clamp(0.0, BAR as f64) as usize;
+    let bar = format!(
+        "{}{}",
+        style.accent(&"█".repeat(filled)),
+        style.dim(&"·".repeat(BAR - filled))
+    );
+    let name = format!("{:<5}", member.name);
+    let name = if marked {
+        style.event(&format!("▶ {name}"))
+    } else {
+        format!("  {name}")
+    };
+    format!(
+        "{name} {} {state} {bar} {:>4.0} req/s  {:>7}  {inflight:>2} in flight  {}",
+        style.dim(&format!("{:<15}", member.address)),
+        recent.rate,
+        latency(recent.p50),
+        style.dim(&cause),
+    )
+}
+
+/// One column a second, the newest at the right.
+fn chart(seconds: &[Second], width: usize, value: impl Fn(&Second) -> f64) -> String {
+    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let shown = &seconds[seconds.len().saturating_sub(width)..];
+    let most = shown.iter().map(&value).fold(0.0, f64::max);
+    let mut out = " ".repeat(width - shown.len());
+    out.extend(shown.iter().map(|second| {
+        let level = value(second) / most.max(f64::MIN_POSITIVE) * 7.0;
+        LEVELS[(level.round() as usize).min(7)]
+    }));
+    out
+}
+
+fn latency(latency: Duration) -> String {
+    let ms = latency.as_secs_f64() * 1000.0;
+    if ms < 9.95 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
+}
+
+/// `1:05`.
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chart_is_as_wide_as_asked_and_scaled_to_its_highest() {
+        let seconds: Vec<Second> = (0..10)
+            .map(|n| Second {
+                answers: n,
+                ..Second::default()
+            })
+            .collect();
+        let answers = |s: &Second| f64::from(s.answers);
+        assert_eq!(chart(&seconds, 4, answers), "▆▆▇█");
+        assert_eq!(chart(&seconds[..2], 4, answers), "  ▁█");
+        assert_eq!(chart(&[], 3, answers), "   ");
+    }
+
+    #[test]
+    fn times_are_short_to_read() {
+        assert_eq!(clock(Duration::from_secs(65)), "1:05");
+        assert_eq!(latency(Duration::from_micros(840)), "0.8 ms");
+        assert_eq!(latency(Duration::from_micros(123_456)), "123 ms");
+    }
+}

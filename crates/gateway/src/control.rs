@@ -528,9 +528,11 @@ fn tell(control: &Control, upstream: &Upstream, event: &PoolEvent) {
             "member_returned"
         }
     };
+    // The engine's time counts from the Unix epoch as it was at the start.
+    let at_ms = event.at.0 / 1_000_000;
     shared
         .events
-        .push(kind, &upstream.name, &event.member, &cause);
+        .push_at(at_ms, kind, &upstream.name, &event.member, &cause);
 }
 
 /// Puts what a source told into the pool and the prober.

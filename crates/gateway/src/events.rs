@@ -29,7 +29,20 @@ pub(crate) fn unix_ms() -> u64 {
 }
 
 impl Events {
+    /// Something that happens now.
     pub(crate) fn push(&self, kind: &str, subject: &str, member: &str, cause: &str) {
+        self.push_at(unix_ms(), kind, subject, member, cause);
+    }
+
+    /// Something that happened at this time, in milliseconds since the Unix epoch: the sweep finds out a little later.
+    pub(crate) fn push_at(
+        &self,
+        at_ms: u64,
+        kind: &str,
+        subject: &str,
+        member: &str,
+        cause: &str,
+    ) {
         let mut inner = self
             .inner
             .lock()
@@ -37,7 +50,7 @@ impl Events {
         inner.next += 1;
         let event = EventView {
             seq: inner.next,
-            at_ms: unix_ms(),
+            at_ms,
             kind: kind.to_owned(),
             subject: subject.to_owned(),
             member: member.to_owned(),

@@ -12,9 +12,9 @@ use tidegate_core::{self as core, Gate, Pool, PoolPolicy};
 use tidegate_discovery::tls;
 use tidegate_discovery::{Address, Endpoint, Resolver, SetupError};
 
+use crate::io::pulse::Keepalive;
 use crate::limits::secret;
 use crate::stats::{Attempts, Registry};
-use crate::up::h2::Keepalive;
 use crate::up::slots::Slots;
 
 /// What is spoken to endpoints.

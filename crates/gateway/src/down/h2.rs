@@ -1,5 +1,6 @@
 //! The caller's side over one stream of HTTP/2.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ::h2::server::SendResponse;
@@ -9,6 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tidegate_wire::h1::BodyLength;
 
 use super::{DownError, Part};
+use crate::io::pulse::Link;
 
 /// One stream.
 #[derive(Debug)]
@@ -20,10 +22,17 @@ pub(crate) struct H2Stream {
     waiting: Option<(Bytes, bool)>,
     data_over: bool,
     body_done: bool,
+    /// In a tunnel: our way has ended.
+    closed: bool,
+    link: Rc<Link>,
 }
 
 impl H2Stream {
-    pub(crate) fn new(recv: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    pub(crate) fn new(
+        recv: RecvStream,
+        respond: SendResponse<Bytes>,
+        link: Rc<Link>,
+    ) -> Self {
         let body_done = recv.is_end_stream();
         Self {
             recv,
@@ -32,6 +41,8 @@ impl H2Stream {
             waiting: None,
             data_over: false,
             body_done,
+            closed: false,
+            link,
         }
     }
 
@@ -41,6 +52,7 @@ impl H2Stream {
                 Some(Ok(data)) => {
                     // Asked for only when the other side has room: taking it is consuming it.
                     let _ = self.recv.flow_control().release_capacity(data.len());
+                    self.link.received(data.len());
                     self.body_done = self.recv.is_end_stream();
                     return Poll::Ready(Ok(Part::Data(data)));
                 }
@@ -134,6 +146,18 @@ impl H2Stream {
         self.poll_room(cx)
     }
 
+    /// In a tunnel: nothing more will be sent.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = ready!(self.poll_room(cx));
+        if let Some(send) = &mut self.send
+            && !std::mem::replace(&mut self.closed, true)
+        {
+            // Refused only when the stream is over: the peer knows.
+            let _ = send.send_data(Bytes::new(), true);
+        }
+        Poll::Ready(())
+    }
+
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let reset = match &mut self.send {
             Some(send) => send.poll_reset(cx),
@@ -149,7 +173,8 @@ impl H2Stream {
     /// The answer is complete; what is left of the request is not wanted. Said when the stream is dropped: h2 then resets it with
     /// NO_ERROR after the answer has been written. A reset by hand would throw away what of the answer waits to be written.
     pub(crate) fn stop_request(&mut self) {
-        debug_assert!(self.waiting.is_none());
+        // Of a whole answer nothing waits; of one that was broken off the rest has lost its sense.
+        self.waiting = None;
     }
 
     pub(crate) fn reset(&mut self, reason: Reason) {

@@ -110,11 +110,11 @@ impl Down<'_> {
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Down::H1(d) => d.poll_close(cx),
-            Down::H2(_) => Poll::Ready(()),
+            Down::H2(d) => d.poll_close(cx),
         }
     }
 
-    /// From here on bytes pass as they come, both ways (an upgraded connection). Only HTTP/1.1 can.
+    /// From here on bytes pass as they come, both ways (an upgraded connection). In HTTP/2 they are the stream's data, as always.
     pub(crate) fn tunnel(&mut self) {
         if let Down::H1(d) = self {
             d.tunnel();

@@ -266,13 +266,20 @@ impl Loop<'_, '_> {
         let conns = self.worker.conns(&planned.upstream, pick.member());
         let wanted = match self.grpc {
             true => Protocol::Http2,
-            // Only HTTP/1.1 can switch protocols.
+            // HTTP/1.1 can switch to any protocol; HTTP/2 only where the upstream speaks nothing else.
             false if self.request.upgrade => Protocol::Http1,
             false => Protocol::Auto,
         };
         let started = Instant::now();
-        let stage = match conns.try_place(wanted) {
+        let at_hand = match self.request.upgrade {
+            true => None,
+            false => conns.try_place(wanted),
+        };
+        let stage = match at_hand {
             Some(place) => Stage::Placed(Some(place)),
+            None if self.request.upgrade => {
+                Stage::Connecting(Box::pin(async move { conns.place_settled(wanted).await }))
+            }
             None => Stage::Connecting(Box::pin(async move { conns.place(wanted).await })),
         };
         Contender {

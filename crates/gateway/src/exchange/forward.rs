@@ -17,6 +17,7 @@ use super::relay::{Answer, BodyEnd};
 use super::reply::Problem;
 use super::source::Source;
 use super::timer::Timer;
+use super::websocket::{self, Handshake};
 use super::{Context, Incoming, Running, head, mirror, outcome, tunnel};
 use crate::down::Down;
 use crate::snapshot::RouteState;
@@ -77,6 +78,7 @@ pub(crate) async fn forward(
     } else {
         0
     };
+    let handshake = Handshake::of(&out, down.is_h2());
     let mut source = Source::new(keep, limit, out.body == tidegate_wire::h1::BodyLength::None);
     let mut timer = Timer::default();
     let attempts = Loop {
@@ -97,7 +99,13 @@ pub(crate) async fn forward(
     }
     running.report.bytes_up = source.taken();
     match result {
-        Ok(won) => relay(context, &state, won, source, deadline, timer, down, running).await,
+        Ok(won) => {
+            let handshake = handshake.as_ref();
+            relay(
+                context, &state, won, handshake, source, deadline, timer, down, running,
+            )
+            .await
+        }
         Err((lost, traffic)) => {
             if let Some(traffic) = traffic {
                 running.count_as(&traffic);
@@ -177,6 +185,7 @@ async fn relay(
     context: Context<'_>,
     state: &RouteState,
     won: Won,
+    handshake: Option<&Handshake>,
     mut source: Source,
     deadline: Deadline,
     mut timer: Timer,
@@ -204,7 +213,7 @@ async fn relay(
     let report = &mut running.report;
     report.upstream = Some(upstream.name.clone());
     report.member = Some(pick.member().id().clone());
-    let status = response.status;
+    let mut status = response.status;
     let mut grpc = if is_grpc {
         outcome::grpc_code(&response.headers)
     } else {
@@ -214,12 +223,22 @@ async fn relay(
         super::load::report(&response.headers, &pick, worker.now());
     }
     head::response(&mut response.headers, status, down.is_h2());
+    let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+    match websocket::answer(handshake, up.is_h2(), status, &mut response.headers) {
+        Ok(callers) => status = callers,
+        Err((problem, verdict)) => {
+            up.cancel();
+            count(&upstream.attempts, worker.index, &verdict);
+            pick.finish(verdict, Some(latency), worker.now());
+            return fail(context, &problem, down, running).await;
+        }
+    }
     state.route.response_headers.apply(&mut response.headers);
     source.commit();
     report.status = status.as_u16();
     let idle = state.route.idle_timeout;
 
-    if status == StatusCode::SWITCHING_PROTOCOLS {
+    if switched {
         let begun = down
             .head(status, response.headers, response.body, false)
             .is_ok();
@@ -368,6 +387,7 @@ async fn lose(context: Context<'_>, lost: Lost, down: &mut Down<'_>, running: &m
         Lost::Up(e @ UpError::ConnectTimeout) => late("connect-timeout", e.describe()),
         Lost::Up(e @ UpError::Reset) => bad_gateway("upstream-reset", e.describe()),
         Lost::Up(e @ UpError::Malformed) => bad_gateway("bad-answer", e.describe()),
+        Lost::Up(e @ UpError::NoTunnel) => bad_gateway("websocket-unsupported", e.describe()),
         Lost::PerTryTimeout => late("per-try-timeout", "the endpoint did not answer in time"),
         Lost::Deadline => late("timeout", "the request was not answered in time"),
         Lost::Idle => late("idle-timeout", "nothing moved for too long"),

@@ -15,6 +15,7 @@ pub(crate) mod reply;
 pub(crate) mod source;
 pub(crate) mod timer;
 pub(crate) mod tunnel;
+pub(crate) mod websocket;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -22,9 +22,11 @@ pub(crate) fn of_head(response: &UpResponse, is_grpc: bool) -> AttemptOutcome {
 /// For the retry policy: no answer.
 pub(crate) fn of_error(e: UpError) -> AttemptOutcome {
     match e {
-        UpError::Connect | UpError::ConnectTimeout | UpError::Overflow | UpError::Unsent => {
-            AttemptOutcome::ConnectFailure
-        }
+        UpError::Connect
+        | UpError::ConnectTimeout
+        | UpError::Overflow
+        | UpError::Unsent
+        | UpError::NoTunnel => AttemptOutcome::ConnectFailure,
         UpError::Refused => AttemptOutcome::Refused,
         UpError::Reset | UpError::Malformed => AttemptOutcome::Reset {
             written: Written::Some,
@@ -39,8 +41,9 @@ pub(crate) fn blame(e: UpError) -> Option<FailureKind> {
             Some(FailureKind::LocalOrigin)
         }
         UpError::Malformed => Some(FailureKind::Gateway),
-        // A breaker of ours, a connection that was closed while idle, a polite refusal: nothing against the endpoint.
-        UpError::Overflow | UpError::Unsent | UpError::Refused => None,
+        // A breaker of ours, a connection that was closed while idle, a polite refusal, something that it never said it could:
+        // nothing against the endpoint.
+        UpError::Overflow | UpError::Unsent | UpError::Refused | UpError::NoTunnel => None,
     }
 }
 

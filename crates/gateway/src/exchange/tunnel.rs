@@ -1,4 +1,5 @@
-//! An upgraded connection (WebSocket and the like): bytes as they come, both ways, each way ending on its own.
+//! An upgraded connection (WebSocket and the like): bytes as they come, both ways, each way ending on its own. Either side may be a
+//! stream of HTTP/2 (RFC 8441): its data are the bytes, and its END_STREAM is the end of its way.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -45,6 +46,11 @@ pub(crate) async fn tunnel(
         Poll::Pending
     })
     .await;
+    if !(request.over && answer.over) {
+        // Cut, not ended: neither side may take it for an end of the other's choice.
+        up.cancel();
+        down.cut();
+    }
     moved
 }
 

@@ -2,9 +2,11 @@
 
 pub(crate) mod buffer;
 pub(crate) mod flood;
+pub(crate) mod pulse;
 pub(crate) mod raw;
 pub(crate) mod transport;
 pub(crate) mod turn;
+pub(crate) mod window;
 
 pub(crate) use raw::Raw;
 pub(crate) use transport::Transport;

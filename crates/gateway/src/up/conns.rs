@@ -171,6 +171,18 @@ impl EndpointConns {
         }
     }
 
+    /// The same for a request that wants to switch protocols: whether a peer of HTTP/2 can is in its settings, so they must have come.
+    pub(crate) async fn place_settled(self: &Rc<Self>, wanted: Protocol) -> Result<Place, UpError> {
+        let place = self.place(wanted).await?;
+        if let Place::H2(lease) = &place {
+            let limit = self.upstream.settings.connect_timeout;
+            tokio::time::timeout(limit, poll_fn(|cx| lease.poll_settled(cx)))
+                .await
+                .map_err(|_| UpError::ConnectTimeout)?;
+        }
+        Ok(place)
+    }
+
     fn step(self: &Rc<Self>, wanted: Protocol) -> Step {
         let protocol = match (self.upstream.settings.protocol, wanted) {
             (Protocol::Auto, Protocol::Auto) if self.upstream.settings.tls.is_some() => {

@@ -1,18 +1,19 @@
 //! One request on a stream of HTTP/2, and the connection that carries many.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ::h2::client::{Builder, ResponseFuture, SendRequest};
-use ::h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use ::h2::ext::Protocol;
+use ::h2::{Reason, RecvStream, SendStream};
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Request, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use tidegate_wire::h1::BodyLength;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -21,13 +22,16 @@ use super::slots::Slot;
 use super::{OutRequest, UpError, UpHead, UpResponse};
 use crate::down::Part;
 use crate::down::h2::send_within_window;
+use crate::exchange::websocket;
+use crate::io::pulse::{Keepalive, Link, Pulse};
+use crate::io::window::START;
 
-/// Windows offered to an endpoint: large enough for a gigabit over a long way, small enough to bound what a slow caller makes us hold.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_FRAME: u32 = 64 * 1024;
 /// Bytes that one stream may have waiting for the socket.
 const SEND_BUFFER: usize = 256 * 1024;
+/// Bookkeeping that small frames may cost on one connection while their callers do not read them. The codec's own default would end
+/// the connection, and with it everybody's streams, over one caller that does not read a stream of small events.
+const SMALL_FRAMES: usize = 16 * 1024 * 1024;
 /// Largest header list of an answer.
 const HEADER_LIST: u32 = 256 * 1024;
 
@@ -41,13 +45,7 @@ pub(crate) struct H2Conn {
     pub(crate) born: Instant,
     pub(crate) idle_since: Cell<Instant>,
     pub(crate) streams: Cell<u64>,
-}
-
-/// Keepalive of one connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Keepalive {
-    pub(crate) interval: Duration,
-    pub(crate) timeout: Duration,
+    link: Rc<Link>,
 }
 
 impl H2Conn {
@@ -63,8 +61,9 @@ impl H2Conn {
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let (send, mut connection) = Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_window_size(START.stream)
+            .initial_connection_window_size(START.connection)
+            .data_frame_budget(SMALL_FRAMES)
             .max_frame_size(MAX_FRAME)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEADER_LIST)
@@ -80,22 +79,26 @@ impl H2Conn {
             born: now,
             idle_since: Cell::new(now),
             streams: Cell::new(0),
+            link: Rc::default(),
         });
-        let pings = keepalive.and_then(|k| connection.ping_pong().map(|p| (p, k)));
+        let mut pulse = connection
+            .ping_pong()
+            .map(|pings| Pulse::new(pings, conn.link.clone(), keepalive));
         let weak = Rc::downgrade(&conn);
         let home = Rc::downgrade(home);
         tokio::task::spawn_local(async move {
-            match pings {
-                None => {
-                    let _ = connection.await;
+            poll_fn(|cx| {
+                if Pin::new(&mut connection).poll(cx).is_ready() {
+                    return Poll::Ready(());
                 }
-                Some((pings, k)) => {
-                    tokio::select! {
-                        _ = connection => {}
-                        () = keep_alive(pings, k) => {}
-                    }
+                match &mut pulse {
+                    Some(pulse) => pulse.poll(&mut connection, cx),
+                    None => Poll::Pending,
                 }
-            }
+            })
+            .await;
+            // Their streams end with it, and whoever waits for its settings.
+            drop((connection, pulse));
             if let Some(conn) = weak.upgrade() {
                 conn.closed.set(true);
             }
@@ -113,19 +116,6 @@ impl H2Conn {
     }
 }
 
-/// Pings at the interval; returns when an answer does not come in time.
-async fn keep_alive(mut pings: PingPong, k: Keepalive) {
-    loop {
-        tokio::time::sleep(k.interval).await;
-        if tokio::time::timeout(k.timeout, pings.ping(Ping::opaque()))
-            .await
-            .is_err()
-        {
-            return;
-        }
-    }
-}
-
 /// A reserved place on a connection, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -138,6 +128,11 @@ impl Lease {
         conn.active.set(conn.active.get() + 1);
         conn.streams.set(conn.streams.get() + 1);
         Self { conn, home }
+    }
+
+    /// Ready once the peer has said what it can do.
+    pub(crate) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
+        self.conn.link.poll_settled(cx)
     }
 }
 
@@ -163,6 +158,8 @@ pub(crate) struct H2Up {
     sent: bool,
     data_over: bool,
     body_done: bool,
+    /// An extended CONNECT: success opens a tunnel.
+    connect: bool,
 }
 
 impl H2Up {
@@ -183,8 +180,29 @@ impl H2Up {
         *head.uri_mut() = uri.build().map_err(|_| UpError::Unsent)?;
         *head.method_mut() = request.method.clone();
         *head.version_mut() = Version::HTTP_2;
+        let connect = websocket::opens(request);
+        if request.upgrade {
+            // An offer of another protocol that HTTP/2 has no form for goes unheard (RFC 9110 §7.8).
+            websocket::strip(&mut headers);
+        }
+        if connect {
+            if !lease
+                .conn
+                .send
+                .borrow()
+                .is_extended_connect_protocol_enabled()
+            {
+                return Err(match lease.conn.closed.get() {
+                    true => UpError::Unsent,
+                    false => UpError::NoTunnel,
+                });
+            }
+            *head.method_mut() = Method::CONNECT;
+            let protocol = Protocol::from_static("websocket");
+            head.extensions_mut().insert(protocol);
+        }
         *head.headers_mut() = headers;
-        let end = request.body == BodyLength::None;
+        let end = request.body == BodyLength::None && !connect;
         let sent = lease.conn.send.borrow_mut().send_request(head, end);
         let (response, send) = match sent {
             Ok(pair) => pair,
@@ -203,6 +221,7 @@ impl H2Up {
             sent: end,
             data_over: false,
             body_done: false,
+            connect,
         })
     }
 
@@ -272,7 +291,12 @@ impl H2Up {
         }
         match ready!(Pin::new(&mut self.response).poll(cx)) {
             Ok(response) => {
-                let (parts, recv) = response.into_parts();
+                let (mut parts, recv) = response.into_parts();
+                if self.connect && parts.status.is_success() {
+                    // As HTTP/1.1 says it; a length has no meaning here.
+                    parts.status = StatusCode::SWITCHING_PROTOCOLS;
+                    parts.headers.remove(http::header::CONTENT_LENGTH);
+                }
                 let body = if recv.is_end_stream() {
                     BodyLength::None
                 } else {
@@ -304,6 +328,7 @@ impl H2Up {
             match ready!(recv.poll_data(cx)) {
                 Some(Ok(data)) => {
                     let _ = recv.flow_control().release_capacity(data.len());
+                    self.lease.conn.link.received(data.len());
                     self.body_done = recv.is_end_stream();
                     return Poll::Ready(Ok(Part::Data(data)));
                 }
@@ -335,6 +360,17 @@ impl H2Up {
         if !self.sent {
             self.send.send_reset(Reason::NO_ERROR);
         }
+    }
+
+    /// In a tunnel: nothing more will be sent.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = ready!(self.poll_room(cx));
+        if !self.sent {
+            self.sent = true;
+            // Refused only when the stream is over: the peer knows.
+            let _ = self.send.send_data(Bytes::new(), true);
+        }
+        Poll::Ready(())
     }
 
     pub(crate) fn cancel(mut self) {

@@ -61,6 +61,8 @@ pub(crate) enum UpError {
     Overflow,
     /// No connection in time.
     ConnectTimeout,
+    /// The request opens a WebSocket and the endpoint speaks HTTP/2 without extended CONNECT.
+    NoTunnel,
 }
 
 impl UpError {
@@ -74,6 +76,7 @@ impl UpError {
             UpError::Malformed => "the answer breaks the protocol",
             UpError::Overflow => "a limit of the connection pool is reached",
             UpError::ConnectTimeout => "no connection within the connect timeout",
+            UpError::NoTunnel => "the endpoint takes no WebSocket over HTTP/2",
         }
     }
 }
@@ -148,11 +151,15 @@ impl Up {
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Up::H1(u) => u.poll_close(cx),
-            Up::H2(_) => Poll::Ready(()),
+            Up::H2(u) => u.poll_close(cx),
         }
     }
 
-    /// From here on bytes pass as they come, both ways. Only HTTP/1.1 can.
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self, Up::H2(_))
+    }
+
+    /// From here on bytes pass as they come, both ways. In HTTP/2 they are the stream's data, as always.
     pub(crate) fn tunnel(&mut self) {
         if let Up::H1(u) = self {
             u.tunnel();

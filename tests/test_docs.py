@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from harness import yaml12
-from harness.gateway import TOP, command
+from harness.gateway import TOP, command, simple
 
 
 def test_the_configuration_reference_is_made_from_the_schema():
@@ -57,3 +57,19 @@ def accepted(text, folder):
     path.write_text(json.dumps(config))
     (folder / "endpoints.json").write_text('{"endpoints": []}')
     return command("check", path).returncode == 0
+
+
+def test_the_metrics_page_names_exactly_the_metrics_there_are(tidegate, server):
+    gateway = tidegate(simple(server()))
+    told = set(re.findall(r"^# HELP (\S+)", gateway.admin("/metrics").text(), re.M))
+    page = (TOP / "docs/src/admin.md").read_text()
+    written = set(re.findall(r"`((?:tidegate|process)_[a-z_]+)`", page[page.index("## Metrics") :]))
+    assert written == told
+
+
+def test_the_admin_page_names_every_path(tidegate, server):
+    gateway = tidegate(simple(server()))
+    paths = json.loads(gateway.admin("/api/openapi.json").body)["paths"]
+    page = (TOP / "docs/src/admin.md").read_text()
+    missing = [path for path in paths if path.replace("{name}", "NAME") not in page and not path.startswith("/assets")]
+    assert not missing

@@ -253,7 +253,7 @@ impl Control {
                 Some(Prober::start(
                     &upstream.config,
                     check,
-                    &self.resolver,
+                    &upstream.settings.resolver,
                     on_health,
                 )?)
             }

@@ -1,6 +1,7 @@
 //! An upstream at work: its pool of members, its bounds, and how its endpoints are spoken to.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -108,6 +109,11 @@ pub(crate) enum UpstreamError {
     Tls { name: String, source: SetupError },
     #[error("upstream {name}: {sni:?} is no server name")]
     ServerName { name: String, sni: String },
+    #[error("upstream {name}: its name servers cannot be used: {source}")]
+    NameServers {
+        name: String,
+        source: tidegate_discovery::ResolveError,
+    },
 }
 
 fn next_id() -> u64 {
@@ -203,6 +209,15 @@ fn speaks_alike(a: &config::Upstream, b: &config::Upstream) -> bool {
         && a.tls == b.tls
         && a.connection_pool == b.connection_pool
         && a.http2 == b.http2
+        && name_servers(a) == name_servers(b)
+}
+
+/// Name servers of its own: service records name hosts that only they may know.
+fn name_servers(u: &config::Upstream) -> &[SocketAddr] {
+    match &u.discover {
+        Some(config::Discover::Dns(dns)) => &dns.servers,
+        _ => &[],
+    }
 }
 
 fn settings(u: &config::Upstream, resolver: &Resolver) -> Result<Settings, UpstreamError> {
@@ -240,7 +255,15 @@ fn settings(u: &config::Upstream, resolver: &Resolver) -> Result<Settings, Upstr
             config::Protocol::Http2 => Protocol::Http2,
         },
         tls,
-        resolver: resolver.clone(),
+        resolver: match name_servers(u) {
+            [] => resolver.clone(),
+            servers => {
+                Resolver::with_servers(servers).map_err(|source| UpstreamError::NameServers {
+                    name: u.name.clone(),
+                    source,
+                })?
+            }
+        },
         connect_timeout: pool.connect_timeout,
         idle_timeout: pool.idle_timeout,
         tcp_keepalive: pool.tcp_keepalive,

@@ -25,6 +25,7 @@ def test_the_access_log_has_a_json_line_for_every_request(tidegate, server, tmp_
     first, second = lines
     text = json.dumps(first)
     assert "POST" in text and "/ok" in text and "id-1" in text and "all" in text and behind.address in text
+    assert "secret" not in text
     assert 200 in first.values() and 500 in second.values(), (first, second)
     assert any(isinstance(value, (int, float)) and ("duration" in key or key.endswith(("_us", "_ms"))) for key, value in first.items()), first
 

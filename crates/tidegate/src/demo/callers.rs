@@ -173,7 +173,8 @@ impl Callers {
                 Err(_) => {
                     *connection.lock().await = None;
                     let patience = PATIENCE.as_secs();
-                    self.traffic.failed(format!("no answer within {patience} s"));
+                    self.traffic
+                        .failed(format!("no answer within {patience} s"));
                 }
             }
         }
@@ -284,7 +285,9 @@ impl Callers {
             .map_err(wrong)?;
         let (status, body, _) = match sender.try_send_request(request).await {
             Ok(response) => whole(response).await?,
-            Err(mut error) => return Err(unanswered(error.take_message().is_some(), error.error())),
+            Err(mut error) => {
+                return Err(unanswered(error.take_message().is_some(), error.error()));
+            }
         };
         if status != StatusCode::OK {
             return Err(Broken::Wrong(format!("status {status}{}", excerpt(&body))));
@@ -309,7 +312,9 @@ impl Callers {
             .map_err(wrong)?;
         let (status, body, headers) = match sender.try_send_request(request).await {
             Ok(response) => whole(response).await?,
-            Err(mut error) => return Err(unanswered(error.take_message().is_some(), error.error())),
+            Err(mut error) => {
+                return Err(unanswered(error.take_message().is_some(), error.error()));
+            }
         };
         let code = headers
             .get("grpc-status")
@@ -344,6 +349,9 @@ impl Callers {
             return Err(format!("not the answer of {}: {opinion:?}", version.name()));
         }
         Ok(Answer {
+            text: asked.example.text,
+            label: expected.label,
+            reason: expected.because.first().cloned(),
             sent,
             done: Instant::now(),
             version,

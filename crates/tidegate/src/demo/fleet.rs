@@ -219,11 +219,7 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<(), DemoError> {
         .map_err(DemoError::Folder)
 }
 
-async fn spawn(
-    name: &str,
-    version: Version,
-    port: u16,
-) -> Result<(Child, ChildStdin), DemoError> {
+async fn spawn(name: &str, version: Version, port: u16) -> Result<(Child, ChildStdin), DemoError> {
     let mut command = Command::from(crate::exe::command());
     let mut child = command
         .args(["demo-instance", "--version", version.name()])

@@ -147,7 +147,8 @@ fn failed(error: &DemoError) -> ExitCode {
 }
 
 fn json(report: &Report) -> String {
-    serde_json::to_string_pretty(report).unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
+    serde_json::to_string_pretty(report)
+        .unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
 }
 
 fn colour(options: &Demo, terminal: bool) -> bool {
@@ -284,7 +285,7 @@ fn nothing(accuracy: [f64; 2]) -> Report {
 fn introduce(mode: Mode, accuracy: [f64; 2], options: &Demo, dashboard: &str, endpoint: &str) {
     let [v1, v2] = accuracy.map(|share| share * 100.0);
     mode.line(&format!(
-        "Trained on {} sentences; of {} that they never saw, v1 gets {v1:.0}% right and v2 {v2:.0}% (it knows negation).",
+        "Two models trained on {} sentences. Of {} unseen ones v1 gets {v1:.0}% right,\nv2 {v2:.0}%: it knows negation.",
         model::training_size(),
         model::held_out().count(),
     ));
@@ -318,7 +319,11 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn create() -> Result<Self, DemoError> {
-        let name = format!("tidegate-demo-{}-{}", std::process::id(), observer::unix_ms());
+        let name = format!(
+            "tidegate-demo-{}-{}",
+            std::process::id(),
+            observer::unix_ms()
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::DirBuilder::new()
             .mode(0o700)

@@ -198,7 +198,8 @@ async fn look(mut client: Client, seen: Arc<Mutex<Seen>>, looked: watch::Sender<
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(metrics) = metrics {
             let text = String::from_utf8_lossy(&metrics);
-            seen.retries.read(sum(&text, "tidegate_retries_total", "kind=\"retry\""));
+            seen.retries
+                .read(sum(&text, "tidegate_retries_total", "kind=\"retry\""));
         }
         seen.events.extend(overview.events.iter().cloned());
         let surplus = seen.events.len().saturating_sub(KEPT_EVENTS);

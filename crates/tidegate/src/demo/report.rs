@@ -9,8 +9,11 @@ use serde::Serialize;
 use super::model::Version;
 use super::scene::Outcome;
 use super::script::millis;
-use super::style::Style;
+use super::style::{Style, columns, wrap};
 use super::traffic::{Phase, Traffic};
+
+/// Columns of the report for people: fits every terminal.
+const WIDTH: usize = 79;
 
 /// The report; its JSON is what `tidegate demo --json` prints.
 #[derive(Debug, Serialize)]
@@ -153,7 +156,7 @@ impl Report {
     }
 
     fn write(&self, out: &mut String, style: Style) -> std::fmt::Result {
-        let rule = style.dim(&"─".repeat(78));
+        let rule = style.dim(&"─".repeat(WIDTH));
         writeln!(out, "{rule}")?;
         let failures = match self.failures {
             0 => style.good("0 failures seen by callers"),
@@ -176,17 +179,22 @@ impl Report {
             } else {
                 style.bad("✗")
             };
-            writeln!(out, "{mark} {}", style.bold(&outcome.what))?;
+            let meanwhile = format!(
+                "{} requests, {} failed",
+                thousands(outcome.requests),
+                outcome.failures
+            );
+            let gap = WIDTH.saturating_sub(2 + columns(&outcome.what) + columns(&meanwhile));
             writeln!(
                 out,
-                "  {} · {}",
-                outcome.result,
-                style.dim(&format!(
-                    "{} requests meanwhile, {} failed",
-                    thousands(outcome.requests),
-                    outcome.failures
-                ))
+                "{mark} {}{}{}",
+                style.bold(&outcome.what),
+                " ".repeat(gap.max(2)),
+                style.dim(&meanwhile)
             )?;
+            for line in wrap(&outcome.result, WIDTH - 2) {
+                writeln!(out, "  {line}")?;
+            }
         }
         if !self.events.is_empty() {
             writeln!(out, "{rule}")?;
@@ -213,7 +221,7 @@ impl Report {
         row(
             "absorbed",
             format!(
-                "{} attempts failed and were made again elsewhere",
+                "{} failed attempts, each made again at another instance",
                 thousands(self.retries_absorbed)
             ),
         )?;
@@ -233,7 +241,7 @@ impl Report {
             row(
                 "gateway killed",
                 format!(
-                    "{} without answers, no connection refused, {resent} requests sent again by callers",
+                    "{} without answers, none refused, {resent} requests sent again by callers",
                     millis(ms)
                 ),
             )?;
@@ -253,7 +261,7 @@ impl Report {
             row(
                 &format!("model {version}"),
                 format!(
-                    "right about {:.0}% of {} texts in traffic ({:.0}% of the held-out ones)",
+                    "right about {:.0}% of {} texts (measured before: {:.0}%)",
                     quality.seen_accuracy * 100.0,
                     thousands(quality.answers),
                     quality.held_out_accuracy * 100.0
@@ -322,6 +330,7 @@ fn in_ms(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::model::Label;
     use crate::demo::traffic::Answer;
     use std::time::Instant;
 
@@ -331,6 +340,9 @@ mod tests {
         for n in 0..10 {
             let version = Version::ALL[usize::from(n == 9)];
             traffic.answered(Answer {
+                text: "",
+                label: Label::Positive,
+                reason: None,
                 sent: start,
                 done: start + Duration::from_millis(2),
                 version,

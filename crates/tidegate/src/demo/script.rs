@@ -187,7 +187,7 @@ impl Script {
             .map(|event| event.at_ms.saturating_sub(begun.at_ms));
         let seen = match (&ejected, after) {
             (Some(event), Some(after)) => {
-                format!("ejected after {} ({})", millis(after), event.cause)
+                format!("ejected after {} ({})", millis(after), short(&event.cause))
             }
             _ => "not ejected in time".to_owned(),
         };
@@ -210,8 +210,8 @@ impl Script {
         ));
         let used = self.first_answer(&name, recovered).await;
         let back = used.map_or_else(
-            || "not used again in time".to_owned(),
-            |used| format!("used again {} after it {verb}", millis(used)),
+            || "not back in time".to_owned(),
+            |used| format!("back {} after it {verb}", millis(used)),
         );
         let outcome = Outcome {
             event: fault.event,
@@ -236,11 +236,11 @@ impl Script {
     async fn slow(&mut self, victim: usize) -> Result<(), DemoError> {
         let name = self.victim(victim)?;
         let delay = millis(u64::try_from(SLOW.as_millis()).unwrap_or(0));
-        let before = self
-            .traffic
-            .share(&name, Version::V1, Instant::now() - Duration::from_secs(1));
+        let before =
+            self.traffic
+                .share(&name, Version::V1, Instant::now() - Duration::from_secs(1));
         let what = format!("{name} answers {delay} late");
-        let why = "Slow is not dead: no ejection, but the balancer (peak_ewma) sends it only what it must.";
+        let why = "Slow is not dead: no ejection, but the balancer (least_request) sends it only what it can take.";
         let begun = self.begin(&what, &[why], Some(&name));
         self.fleet.tell(&name, Conduct::Slow(SLOW)).await?;
         // The first slow answers tell the balancer; what comes later shows what it made of them.
@@ -346,7 +346,7 @@ impl Script {
             || "no answer in time".to_owned(),
             |gap| {
                 format!(
-                    "served again after {}; no connection refused, {resent} requests that process {pid} held were sent again by their callers",
+                    "served again after {}; no connection refused; {resent} requests that process {pid} held were sent again by their callers",
                     millis(gap)
                 )
             },
@@ -367,7 +367,11 @@ impl Script {
         let from = WEIGHTS[(self.reloads - 1) % 2];
         let to = WEIGHTS[self.reloads % 2];
         let words = |[v1, v2]: [u32; 2]| format!("{v1}/{v2}");
-        let what = format!("Reload: the split goes from {} to {}", words(from), words(to));
+        let what = format!(
+            "Reload: the split goes from {} to {}",
+            words(from),
+            words(to)
+        );
         let why = "The file changes, the gateway checks it as a whole and swaps it in; connections and health stay.";
         let begun = self.begin(&what, &[why], None);
         // Between the file's change and the gateway's word for it, either weights may hold.
@@ -511,10 +515,7 @@ impl Script {
 
     async fn finish(&mut self, begun: Begun, mut outcome: Outcome) {
         let totals = self.traffic.totals();
-        outcome.at_s = begun
-            .at
-            .saturating_duration_since(self.start)
-            .as_secs_f64();
+        outcome.at_s = begun.at.saturating_duration_since(self.start).as_secs_f64();
         outcome.requests = totals.answered - begun.totals.answered;
         outcome.failures = totals.failed - begun.totals.failed;
         outcome.retries = self.observer.retries() - begun.retries;
@@ -576,10 +577,50 @@ pub(crate) fn millis(ms: u64) -> String {
     }
 }
 
+/// A cause without its details: `active check: cannot connect to 127.0.0.1:80: Connection refused (os error 111)` says
+/// the same in its first words.
+pub(crate) fn short(cause: &str) -> String {
+    let cause = cause.split(" (os error").next().unwrap_or(cause);
+    let parts: Vec<&str> = cause.split(": ").collect();
+    match &parts[..] {
+        [first, .., last] if parts.len() > 2 => format!("{first}: {}", last.to_lowercase()),
+        _ => cause.to_owned(),
+    }
+}
+
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
         Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_in_a_few_words() {
+        for (cause, told) in [
+            ("5 consecutive 5xx", "5 consecutive 5xx"),
+            (
+                "active check: cannot connect to 127.0.0.1:27361: Connection refused (os error 111)",
+                "active check: connection refused",
+            ),
+            (
+                "active check: no answer within 300ms",
+                "active check: no answer within 300ms",
+            ),
+        ] {
+            assert_eq!(short(cause), told);
+        }
+    }
+
+    #[test]
+    fn results_are_sentences_and_times_are_short() {
+        assert_eq!(sentence("ejected after 5 ms"), "Ejected after 5 ms.");
+        assert_eq!(sentence(""), "");
+        assert_eq!([millis(999), millis(1449)], ["999 ms", "1.4 s"]);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
-use super::model::Version;
+use super::model::{Label, Version};
 
 /// How far back recent rates and latencies look.
 const RECENT: Duration = Duration::from_secs(2);
@@ -18,6 +18,12 @@ const KEPT_FAILURES: usize = 10;
 /// One right answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
+    /// The text that was asked about.
+    pub(crate) text: &'static str,
+    /// What the instance said of it.
+    pub(crate) label: Label,
+    /// The feature that weighed most, with its log-odds.
+    pub(crate) reason: Option<(String, f64)>,
     /// When the caller first sent the request.
     pub(crate) sent: Instant,
     /// When the answer was complete.
@@ -281,6 +287,11 @@ impl Traffic {
         all
     }
 
+    /// The latest answer.
+    pub(crate) fn latest(&self) -> Option<Answer> {
+        self.lock().recent.back().cloned()
+    }
+
     /// Rates and latencies of the last moments.
     pub(crate) fn recent(&self) -> RecentAll {
         let now = Instant::now();
@@ -361,6 +372,9 @@ mod tests {
 
     fn answer(start: Instant, ms: u64, instance: &str) -> Answer {
         Answer {
+            text: "",
+            label: Label::Positive,
+            reason: None,
             sent: start,
             done: start + Duration::from_millis(ms),
             version: Version::V1,

@@ -9,13 +9,16 @@ use super::model::Version;
 use super::observer::Observer;
 use super::report::thousands;
 use super::scene::{Scene, Shown};
+use super::script::short;
 use super::style::{Style, columns, fit, wrap};
-use super::traffic::{Recent, RecentAll, Second, Traffic};
+use super::traffic::{Answer, Recent, RecentAll, Second, Traffic};
 
 /// How often the screen is drawn.
 const FRAME: Duration = Duration::from_millis(200);
 /// How often a line tells the traffic where there is no screen.
 const STATUS_LINE: Duration = Duration::from_secs(5);
+/// One of hundreds of answers is shown for so long.
+const READABLE: Duration = Duration::from_millis(1600);
 /// Wider than this nothing gets better.
 const WIDEST: usize = 110;
 /// Columns of the bar that shows an instance's share.
@@ -82,13 +85,19 @@ async fn lines(shows: &Shows, mode: Mode, style: Style) {
     loop {
         for line in shows.scene.log(told) {
             told += 1;
-            mode.line(&format!("{} {line}", style.dim(&clock(shows.start.elapsed()))));
+            mode.line(&format!(
+                "{} {line}",
+                style.dim(&clock(shows.start.elapsed()))
+            ));
         }
         if status.elapsed() >= STATUS_LINE {
             status = Instant::now();
             let recent = shows.traffic.recent();
             let line = traffic_line(shows, &recent, style);
-            mode.line(&format!("{} {line}", style.dim(&clock(shows.start.elapsed()))));
+            mode.line(&format!(
+                "{} {line}",
+                style.dim(&clock(shows.start.elapsed()))
+            ));
         }
         tokio::time::sleep(FRAME).await;
     }
@@ -127,11 +136,16 @@ async fn screen(shows: &Shows, style: Style) {
     let _alternate = AlternateScreen::enter();
     let mut frames = tokio::time::interval(FRAME);
     frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let (mut answer, mut changed) = (None, Instant::now());
     loop {
         frames.tick().await;
         let (width, height) = size().unwrap_or((80, 24));
         let mut text = String::from("\x1b[H");
-        let lines = frame(shows, style, width, height);
+        if changed.elapsed() >= READABLE {
+            changed = Instant::now();
+            answer = shows.traffic.latest();
+        }
+        let lines = frame(shows, &answer, style, width, height);
         for line in lines.iter().take(height) {
             text.push_str(&fit(line, width));
             // What an earlier, longer line left.
@@ -152,7 +166,13 @@ fn size() -> Option<(usize, usize)> {
         .then_some((usize::from(size.ws_col), usize::from(size.ws_row)))
 }
 
-fn frame(shows: &Shows, style: Style, width: usize, height: usize) -> Vec<String> {
+fn frame(
+    shows: &Shows,
+    answer: &Option<Answer>,
+    style: Style,
+    width: usize,
+    height: usize,
+) -> Vec<String> {
     let width = width.min(WIDEST);
     let recent = shows.traffic.recent();
     let mut out = vec![title(shows, style, width), String::new()];
@@ -169,10 +189,12 @@ fn frame(shows: &Shows, style: Style, width: usize, height: usize) -> Vec<String
     out.push(String::new());
     now(shows, style, width, &mut out);
     out.push(String::new());
-    members(shows, &recent, style, &mut out);
+    members(shows, &recent, style, width, &mut out);
+    out.push(String::new());
+    out.extend(answer.as_ref().map(|answer| answer_line(answer, style)));
     out.push(String::new());
     let outcomes = shows.scene.outcomes();
-    // The newest that fit, each on two lines where there is room.
+    // The newest that fit.
     let room = height.saturating_sub(out.len() + 1);
     let skip = outcomes.len().saturating_sub(room);
     for outcome in &outcomes[skip..] {
@@ -182,12 +204,14 @@ fn frame(shows: &Shows, style: Style, width: usize, height: usize) -> Vec<String
             style.bad("✗")
         };
         let at = clock(Duration::from_secs_f64(outcome.at_s.max(0.0)));
-        out.push(format!(
-            "{} {mark} {} {} {}",
-            style.dim(&at),
-            outcome.what,
-            style.dim("·"),
-            style.dim(&outcome.result)
+        out.push(fit(
+            &format!(
+                "{} {mark} {:<33} {}",
+                style.dim(&at),
+                outcome.what,
+                style.dim(&outcome.result)
+            ),
+            width,
         ));
     }
     out
@@ -206,7 +230,9 @@ fn title(shows: &Shows, style: Style, width: usize) -> String {
         style.dim("dashboard"),
         style.accent(&shows.dashboard)
     );
-    let gap = width.saturating_sub(columns(&left) + columns(&right)).max(2);
+    let gap = width
+        .saturating_sub(columns(&left) + columns(&right))
+        .max(2);
     format!("{left}{}{right}", " ".repeat(gap))
 }
 
@@ -230,11 +256,7 @@ fn now(shows: &Shows, style: Style, width: usize, out: &mut Vec<String>) {
     /// Lines that are kept free for it, so that what is below does not jump.
     const ROOM: usize = 4;
     let now = shows.scene.now();
-    out.push(format!(
-        "{} {}",
-        style.event("▶"),
-        style.event(&now.title)
-    ));
+    out.push(format!("{} {}", style.event("▶"), style.event(&now.title)));
     let mut lines: Vec<String> = now
         .lines
         .iter()
@@ -247,7 +269,7 @@ fn now(shows: &Shows, style: Style, width: usize, out: &mut Vec<String>) {
     out.extend(lines.into_iter().map(|line| format!("  {line}")));
 }
 
-fn members(shows: &Shows, recent: &RecentAll, style: Style, out: &mut Vec<String>) {
+fn members(shows: &Shows, recent: &RecentAll, style: Style, width: usize, out: &mut Vec<String>) {
     let weights = shows.scene.weights();
     let all: u32 = weights.iter().sum();
     let concerned = shows.scene.now().member;
@@ -275,7 +297,8 @@ fn members(shows: &Shows, recent: &RecentAll, style: Style, out: &mut Vec<String
         ));
         for member in its {
             let marked = concerned.as_deref() == Some(&*member.name);
-            out.push(member_line(shows, member, rate(member), seen, marked, style));
+            let line = member_line(shows, member, rate(member), seen, marked, style);
+            out.push(fit(&line, width));
         }
     }
 }
@@ -291,7 +314,7 @@ fn member_line(
     let view = shows.observer.member(&member.address);
     let (state, cause, inflight) = match (&view, shows.observer.is_fresh()) {
         (_, false) => ("?".to_owned(), "the gateway is away".to_owned(), 0),
-        (Some(view), true) => (view.state.clone(), view.cause.clone(), view.inflight),
+        (Some(view), true) => (view.state.clone(), short(&view.cause), view.inflight),
         (None, true) => ("not listed".to_owned(), String::new(), 0),
     };
     let shown = format!("{state:<10}");
@@ -321,6 +344,29 @@ fn member_line(
         recent.rate,
         latency(recent.p50),
         style.dim(&cause),
+    )
+}
+
+/// One of the many answers, with the model's reason: this is what it is all about.
+fn answer_line(answer: &Answer, style: Style) -> String {
+    let label = answer.label.name();
+    let verdict = if answer.hit {
+        style.good("rightly")
+    } else {
+        style.warn("wrongly")
+    };
+    let reason = answer
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |(word, weight)| {
+            style.dim(&format!(": “{word}” {weight:+.1}"))
+        });
+    format!(
+        "“{}” {} {} says {}, {verdict}{reason}",
+        answer.text,
+        style.dim("→"),
+        style.accent(&answer.instance),
+        style.bold(label)
     )
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, Method, StatusCode};
+use tidegate_route::retry::is_idempotent;
 use tidegate_wire::h1::{
     self, BodyDecoder, BodyLength, ConnectionIntent, Decoded, HeadReader, Limits,
 };
@@ -106,8 +107,14 @@ impl H1Up {
         }
     }
 
+    /// Why there is no answer. A kept connection that ends without a byte of one was closed by the peer while the request was on
+    /// its way to it, as far as anybody can tell; an idempotent request may then be sent again as if it had not been written (RFC
+    /// 9112 §9.3.1). A peer that does so on purpose is found out on the next connection, which is a fresh one.
     fn lost(&self) -> UpError {
-        if self.conn.write.wrote() {
+        let stale = self.conn.requests > 1
+            && self.conn.read.bytes.is_empty()
+            && is_idempotent(&self.method);
+        if self.conn.write.wrote() && !stale {
             UpError::Reset
         } else {
             UpError::Unsent

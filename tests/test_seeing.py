@@ -160,7 +160,7 @@ def test_events_tell_what_happened_in_order(tidegate, server):
     one, two = server(), server()
     gateway = tidegate(simple(one))
     gateway.reload(simple(one, two))
-    until(lambda: gateway.events("member_added"), what="the new member told")
+    until(lambda: any(e["member"] == two.address for e in gateway.events("member_added")), what="the new member told")
     events = gateway.events()
     assert [e["seq"] for e in events] == sorted(e["seq"] for e in events)
     assert any(e["kind"] == "config_loaded" for e in events)

@@ -294,3 +294,41 @@ def test_predictions_of_a_tensorflow_serving_cluster(tidegate, grpc_server, chan
         seen.append(answer.model_spec.version_label)
     assert seen.count("v1-a") == 20 and seen.count("v1-b") == 20
     assert stub.Predict(request, timeout=10, metadata=(("x-version", "2"),)).model_spec.version_label == "v2"
+
+
+def test_many_streams_use_several_connections_to_one_server(tidegate, grpc_server, channel):
+    """A full connection holds nobody up: a further one is opened."""
+    behind = grpc_server("one")
+    gateway = tidegate(simple(behind, upstream_more={"protocol": "http2", "http2": {"max_concurrent_streams": 10}}), workers=1)
+    ch = channel(gateway.port)
+    futures = [ch.unary_unary(NAME).future(b"", timeout=30, metadata=(("x-delay", "1"),)) for _ in range(50)]
+    until(lambda: gateway.member(behind)["inflight"] == 50, what="all fifty at the server at once")
+    assert gateway.member(behind)["connections"] >= 5
+    assert [f.result() for f in futures] == [b"one"] * 50
+
+
+def test_a_hedged_call_answers_while_the_first_server_is_stuck(tidegate, grpc_server, channel):
+    slow, quick = grpc_server("slow", delay=30), grpc_server("quick")
+    endpoints = [{"address": slow.address}, {"address": quick.address, "priority": 1}]
+    gateway = tidegate(simple(*endpoints, hedge={"delay": "100ms", "max": 2}, retry={"replay": True}))
+    assert call(channel(gateway.port), timeout=20) == b"quick"
+
+
+def test_calls_are_found_in_metrics_by_their_grpc_status(tidegate, grpc_server, channel):
+    gateway = tidegate(simple(grpc_server("one"), retry={"attempts": 1}))
+    ch = channel(gateway.port)
+    for _ in range(3):
+        call(ch)
+    status(ch, metadata=(("x-fail", "NOT_FOUND"),))
+    until(lambda: gateway.metric("tidegate_grpc_requests_total", route="all") == 4, what="four calls counted")
+    codes = {labels["grpc_status"]: value for labels, value in gateway.metrics()["tidegate_grpc_requests_total"] if value}
+    assert sorted(codes.values()) == [1, 3], codes
+
+
+def test_the_reflection_service_lists_what_the_listener_answers(tidegate, grpc_server, channel):
+    """Through the client of grpcio-tools' neighbours one would need another package; the frames are few."""
+    gateway = tidegate({"routes": [route("up", match={"grpc": {"service": "bench.Echo"}})], "upstreams": [pool("up", grpc_server("one"))]})
+    call_ = channel(gateway.port).stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    # list_services (field 7) of any host
+    answers = list(call_(iter([b"\x3a\x01*"]), timeout=10))
+    assert b"grpc.health.v1.Health" in answers[0]

@@ -1,6 +1,7 @@
 """Starting, reloading, replacing, dying, ending: callers see latency, not errors."""
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -337,3 +338,40 @@ def test_reloads_and_connections_leak_neither_descriptors_nor_memory(tidegate, s
     churn(40)
     until(lambda: open_files(role) <= files + 4, what="descriptors come back")
     assert resident_kib(role) - memory < 8 * 1024
+
+
+def test_usr2_upgrades_to_the_executable_at_the_same_path(tidegate, server):
+    """What a service manager does, which can send a signal but not run a process that stays."""
+    gateway = tidegate(simple(server()))
+    old_supervisor, old_role = gateway.process.pid, gateway.roles()["gateway"]
+    with Load(gateway.port, connections=4, limit=60) as load:
+        until(lambda: load.answered() > 50)
+        gateway.process.signal(signal.SIGUSR2)
+        gateway.process.wait(30)
+        until(gateway.ready, what="ready under the new one")
+        seen = load.answered()
+        until(lambda: load.answered() > seen + 50, what="load goes on")
+    assert not load.report.failures and load.report.refused == 0 and load.report.closed == 0
+    assert gateway.roles()["gateway"] != old_role and not alive(old_supervisor)
+    # The new supervisor is nobody's child here: it is told to end by its pid, which the lock file names.
+    supervisor = next(pid for pid in gateway.leftovers() if pid != gateway.roles()["gateway"])
+    os.kill(supervisor, signal.SIGTERM)
+    until(lambda: not gateway.leftovers(), 20, "nothing left")
+
+
+def test_an_upgrade_to_a_bad_config_leaves_the_running_one(tidegate, server):
+    gateway = tidegate(simple(server()))
+    good = gateway.path.read_text()
+    gateway.path.write_text(good.replace("upstream: up", "upstream: nowhere"))
+    failed = command("up", gateway.path, "--upgrade", cwd=gateway.folder)
+    assert failed.returncode == 2 and "nowhere" in failed.stderr + failed.stdout
+    assert gateway.get().status == 200 and gateway.process.running()
+    gateway.path.write_text(good)
+
+
+def test_a_gateway_restarted_while_the_file_is_bad_serves_what_was_accepted(tidegate, server):
+    gateway = tidegate(simple(server()))
+    gateway.reload("routes: [", refused=True)
+    gateway.kill_role()
+    until(gateway.ready, 20, "ready again")
+    assert gateway.get().status == 200

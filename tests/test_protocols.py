@@ -11,6 +11,7 @@ import pytest
 from harness import http1, http2, upstream
 from harness.gateway import route, simple, upstream as pool
 from harness.http2 import request_headers
+from harness.net import free_port
 from harness.process import resident_kib
 from harness.wait import until
 
@@ -486,3 +487,19 @@ def test_a_body_and_headers_arrive_as_they_were_sent(tidegate, server):
     with http2.Client(gateway.port) as two:
         data = os.urandom(50_000)
         assert two.response(two.request(request_headers("POST"), data)).body == data
+
+
+def test_a_listener_may_be_a_unix_socket_or_ipv6(tidegate, server, tmp_path):
+    behind = server()
+    gateway = tidegate(simple(behind), start=False)
+    path = tmp_path / "listen.sock"
+    six = free_port()
+    listeners = [{"name": "unix", "address": f"unix:{path}"}, {"name": "six", "address": f"[::1]:{six}"}]
+    gateway.write({**simple(behind), "listeners": listeners})
+    gateway.start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(http1.head("GET", "/", [("host", "a"), ("connection", "close")]))
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    with http1.Client(six, host="::1") as client:
+        assert client.request("GET", "/", host="[::1]").status == 200

@@ -160,6 +160,8 @@ pub(crate) struct H2Up {
     body_done: bool,
     /// An extended CONNECT: success opens a tunnel.
     connect: bool,
+    /// The tunnel is open.
+    tunnel: bool,
 }
 
 impl H2Up {
@@ -222,6 +224,7 @@ impl H2Up {
             data_over: false,
             body_done: false,
             connect,
+            tunnel: false,
         })
     }
 
@@ -259,7 +262,9 @@ impl H2Up {
     }
 
     pub(crate) fn data(&mut self, data: Bytes, end: bool) -> Result<(), UpError> {
-        if self.sent {
+        // The request has no body; its end is not the tunnel's.
+        let closed = self.connect && !self.tunnel;
+        if self.sent || closed {
             return Ok(());
         }
         match send_within_window(&mut self.send, data, end) {
@@ -360,6 +365,10 @@ impl H2Up {
         if !self.sent {
             self.send.send_reset(Reason::NO_ERROR);
         }
+    }
+
+    pub(crate) fn tunnel(&mut self) {
+        self.tunnel = true;
     }
 
     /// In a tunnel: nothing more will be sent.

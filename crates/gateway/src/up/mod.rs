@@ -161,8 +161,6 @@ impl Up {
 
     /// From here on bytes pass as they come, both ways. In HTTP/2 they are the stream's data, as always.
     pub(crate) fn tunnel(&mut self) {
-        if let Up::H1(u) = self {
-            u.tunnel();
-        }
+        each!(self, u => u.tunnel())
     }
 }

@@ -28,11 +28,7 @@ pub(crate) struct H2Stream {
 }
 
 impl H2Stream {
-    pub(crate) fn new(
-        recv: RecvStream,
-        respond: SendResponse<Bytes>,
-        link: Rc<Link>,
-    ) -> Self {
+    pub(crate) fn new(recv: RecvStream, respond: SendResponse<Bytes>, link: Rc<Link>) -> Self {
         let body_done = recv.is_end_stream();
         Self {
             recv,

@@ -226,11 +226,12 @@ async fn relay(
     let switched = status == StatusCode::SWITCHING_PROTOCOLS;
     match websocket::answer(handshake, up.is_h2(), status, &mut response.headers) {
         Ok(callers) => status = callers,
-        Err((problem, verdict)) => {
+        Err(unfit) => {
             up.cancel();
+            let verdict = unfit.verdict();
             count(&upstream.attempts, worker.index, &verdict);
             pick.finish(verdict, Some(latency), worker.now());
-            return fail(context, &problem, down, running).await;
+            return fail(context, &unfit.problem(), down, running).await;
         }
     }
     state.route.response_headers.apply(&mut response.headers);

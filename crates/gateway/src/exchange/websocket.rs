@@ -7,9 +7,7 @@
 //! The key and its echo prove to a client of HTTP/1.1 that the peer means WebSocket; in HTTP/2 the setting and the pseudo-header do.
 //! Where only one side has them, this is the other end of that proof. Otherwise they pass through.
 
-use http::header::{
-    CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
-};
+use http::header::{CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use ring::digest;
@@ -92,21 +90,64 @@ impl Handshake {
     }
 }
 
+/// Why an endpoint's answer must not reach the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// It switched protocols and nobody had asked.
+    Unasked,
+    /// Its part of the handshake is wrong.
+    Handshake,
+    /// It answered as if no WebSocket had been asked for, with what would tell the caller that its tunnel is open.
+    Ignored,
+}
+
+impl Unfit {
+    /// What the caller gets instead.
+    pub(crate) fn problem(self) -> Problem {
+        let (code, detail) = match self {
+            Self::Unasked => ("bad-answer", "the endpoint switched protocols unasked"),
+            Self::Handshake => (
+                "bad-answer",
+                "the endpoint's part of the WebSocket handshake is wrong",
+            ),
+            Self::Ignored => (
+                "upgrade-ignored",
+                "the endpoint answered without opening a WebSocket",
+            ),
+        };
+        Problem::new(
+            StatusCode::BAD_GATEWAY,
+            GrpcStatus::Unavailable,
+            code,
+            detail,
+        )
+    }
+
+    /// What it says about the endpoint.
+    pub(crate) fn verdict(self) -> Verdict {
+        match self {
+            Self::Unasked | Self::Handshake => Verdict::Failure(FailureKind::Gateway),
+            // It may well have none at this path.
+            Self::Ignored => Verdict::Ok,
+        }
+    }
+}
+
 /// Checks an endpoint's answer against the upgrade that was asked for, if one was, and puts it into the caller's form. Gives the
 /// status for the caller.
 ///
 /// # Errors
-/// The answer must not reach the caller: what it gets instead, and the verdict on the endpoint.
+/// The answer must not reach the caller.
 pub(crate) fn answer(
     handshake: Option<&Handshake>,
     from_h2: bool,
     status: StatusCode,
     headers: &mut HeaderMap,
-) -> Result<StatusCode, (Problem, Verdict)> {
+) -> Result<StatusCode, Unfit> {
     let switched = status == StatusCode::SWITCHING_PROTOCOLS;
     let Some(handshake) = handshake else {
         return if switched {
-            Err(broken("the endpoint switched protocols unasked"))
+            Err(Unfit::Unasked)
         } else {
             Ok(status)
         };
@@ -114,13 +155,7 @@ pub(crate) fn answer(
     if !switched {
         // Over HTTP/2 success is what opens the tunnel.
         return if handshake.caller_is_h2 && status.is_success() {
-            Err((
-                bad_gateway(
-                    "upgrade-ignored",
-                    "the endpoint answered without opening a WebSocket",
-                ),
-                Verdict::Ok,
-            ))
+            Err(Unfit::Ignored)
         } else {
             Ok(status)
         };
@@ -136,14 +171,13 @@ pub(crate) fn answer(
         }
         (true, false) => {
             if !names_websocket(headers) || headers.get(SEC_WEBSOCKET_ACCEPT) != Some(&echo(key)) {
-                return Err(broken("the endpoint's WebSocket handshake is wrong"));
+                return Err(Unfit::Handshake);
             }
             headers.remove(SEC_WEBSOCKET_ACCEPT);
             headers.remove(UPGRADE);
         }
         (true, true) => {
-            let accept: HeaderName = SEC_WEBSOCKET_ACCEPT;
-            headers.remove(accept);
+            headers.remove(SEC_WEBSOCKET_ACCEPT);
         }
     }
     Ok(if handshake.caller_is_h2 {
@@ -151,22 +185,6 @@ pub(crate) fn answer(
     } else {
         StatusCode::SWITCHING_PROTOCOLS
     })
-}
-
-fn broken(detail: &'static str) -> (Problem, Verdict) {
-    (
-        bad_gateway("bad-answer", detail),
-        Verdict::Failure(FailureKind::Gateway),
-    )
-}
-
-fn bad_gateway(code: &'static str, detail: &'static str) -> Problem {
-    Problem::new(
-        StatusCode::BAD_GATEWAY,
-        GrpcStatus::Unavailable,
-        code,
-        detail,
-    )
 }
 
 /// `sec-websocket-accept` for a key.
@@ -221,8 +239,8 @@ mod tests {
         ])
     }
 
-    fn code(result: Result<StatusCode, (Problem, Verdict)>) -> &'static str {
-        result.map_or_else(|(problem, _)| problem.code, |_| "")
+    fn code(result: Result<StatusCode, Unfit>) -> &'static str {
+        result.map_or_else(|unfit| unfit.problem().code, |_| "")
     }
 
     #[test]

@@ -184,8 +184,9 @@ def test_the_gateway_role_killed_refuses_no_connection_and_serves_within_a_secon
     registered(consul, grpc_server, "a", "b", "c")
     gateway = tidegate(over_consul(consul, replay=True))
     all_known(gateway, 3)
-    first = channel(gateway.port, initial_reconnect_backoff_ms=100, min_reconnect_backoff_ms=100)
-    with GrpcLoad([first], threads=4, metadata=()) as load:
+    # "min_reconnect_backoff" is what grpc calls the time that one attempt to connect may take.
+    first = channel(gateway.port, initial_reconnect_backoff_ms=50, min_reconnect_backoff_ms=10_000)
+    with GrpcLoad([first], threads=4) as load:
         until(lambda: load.total() > 300)
         pid = gateway.roles()["gateway"]
         os.kill(pid, signal.SIGKILL)

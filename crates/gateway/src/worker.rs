@@ -207,6 +207,18 @@ fn run(
     Ok(())
 }
 
+/// Connections of one worker that may wait for their next request without being parked.
+const HOT: usize = 128;
+
+/// A place among the connections that are not parked, given back when dropped.
+pub(crate) struct Hot(Rc<Cell<usize>>);
+
+impl Drop for Hot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// State of one worker, on its thread only.
 pub(crate) struct Worker {
     pub(crate) index: usize,
@@ -215,6 +227,7 @@ pub(crate) struct Worker {
     pub(crate) rng: RefCell<SmallRng>,
     /// Copies to shadow upstreams under way.
     pub(crate) mirrors: Cell<usize>,
+    hot: Rc<Cell<usize>>,
     conns: RefCell<HashMap<(u64, MemberKey), Rc<EndpointConns>, foldhash::fast::FixedState>>,
     /// Connections of this worker by upstream.
     local: RefCell<HashMap<u64, Rc<Cell<usize>>, foldhash::fast::FixedState>>,
@@ -240,10 +253,20 @@ impl Worker {
             watches: Rc::default(),
             rng: RefCell::new(SmallRng::new(seed)),
             mirrors: Cell::new(0),
+            hot: Rc::default(),
             conns: RefCell::default(),
             local: RefCell::default(),
             swept: Cell::new(Instant::now()),
         }
+    }
+
+    /// A place for a connection that waits for its next request without being parked, if there is one.
+    pub(crate) fn hot(&self) -> Option<Hot> {
+        if self.hot.get() >= HOT {
+            return None;
+        }
+        self.hot.set(self.hot.get() + 1);
+        Some(Hot(self.hot.clone()))
     }
 
     /// The engine's time.

@@ -1,5 +1,6 @@
 //! What is to be written to an HTTP/1.1 connection: heads and small pieces gathered, large pieces kept as they are.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -29,6 +30,9 @@ pub(crate) struct WriteBuf {
 impl WriteBuf {
     /// The growing end, for encoders that append.
     pub(crate) fn tail(&mut self) -> &mut BytesMut {
+        if self.tail.capacity() == 0 {
+            self.tail = take_spare();
+        }
         &mut self.tail
     }
 
@@ -72,8 +76,12 @@ impl WriteBuf {
     /// Gives the memory back.
     pub(crate) fn release(&mut self) {
         debug_assert!(self.is_empty());
-        self.queue = VecDeque::new();
-        self.tail = BytesMut::new();
+        if self.queue.capacity() > 0 {
+            self.queue = VecDeque::new();
+        }
+        if self.tail.capacity() > 0 {
+            put_spare(std::mem::take(&mut self.tail));
+        }
     }
 
     /// Writes until nothing is left.
@@ -127,6 +135,32 @@ impl WriteBuf {
 const READ_MIN: usize = 8 * 1024;
 const READ_MAX: usize = 128 * 1024;
 
+/// Buffers that a worker keeps for the next exchange, of [`READ_MIN`] each.
+const SPARE: usize = 64;
+
+thread_local! {
+    /// Buffers given back by parked connections: an exchange takes one, and asking the allocator twice a request costs more.
+    static SPARES: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_spare() -> BytesMut {
+    SPARES
+        .with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| BytesMut::with_capacity(READ_MIN))
+}
+
+fn put_spare(mut buffer: BytesMut) {
+    buffer.clear();
+    // Only a buffer that nobody else holds a piece of, and of the usual size.
+    if buffer.try_reclaim(READ_MIN) && buffer.capacity() <= 2 * READ_MIN {
+        SPARES.with_borrow_mut(|spares| {
+            if spares.len() < SPARE {
+                spares.push(buffer);
+            }
+        });
+    }
+}
+
 /// Bytes read and not yet understood. Reads grow while they fill the buffer, so that a gigabyte costs few calls and an idle or small
 /// exchange little memory.
 #[derive(Debug)]
@@ -151,6 +185,9 @@ impl ReadBuf {
         io: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = take_spare();
+        }
         if self.bytes.capacity() - self.bytes.len() < self.size / 2 {
             self.bytes.reserve(self.size);
         }
@@ -168,7 +205,8 @@ impl ReadBuf {
     /// Gives the memory back; only when nothing is buffered.
     pub(crate) fn release(&mut self) {
         debug_assert!(self.bytes.is_empty());
-        *self = Self::default();
+        put_spare(std::mem::take(&mut self.bytes));
+        self.size = READ_MIN;
     }
 }
 

@@ -23,6 +23,9 @@ const SKIP: u64 = 64 * 1024;
 /// How long a caller may still send after an answer that closes, before the socket goes.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// A connection is parked when no request has come for this long (or at once, when many are waiting already).
+const HOT: Duration = Duration::from_millis(500);
+
 /// What a connection remembers between requests.
 struct Memory {
     reader: HeadReader,
@@ -31,7 +34,12 @@ struct Memory {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve<G>(worker: Rc<Worker>, caller: Rc<Caller>, mut conn: Box<H1Exchange>, guards: G) {
+pub(super) async fn serve<G>(
+    worker: Rc<Worker>,
+    caller: Rc<Caller>,
+    mut conn: Box<H1Exchange>,
+    guards: G,
+) {
     let watch = Watch::new(&worker.watches);
     let mut memory = Memory {
         reader: HeadReader::new(),
@@ -84,7 +92,10 @@ async fn burst(
             Head::Idle => {
                 conn.read.release();
                 conn.write.release();
-                return true;
+                if !stay_hot(worker, conn, watch).await {
+                    return true;
+                }
+                continue;
             }
             Head::Gone => return false,
             Head::Refused(problem) => {
@@ -129,6 +140,24 @@ async fn burst(
             return false;
         }
     }
+}
+
+/// Waits a moment for the next request with the exchange's state in place; false when the connection should be parked.
+///
+/// Between two requests of a busy caller there are microseconds: parking would free and build that state each time. How many connections
+/// may wait so is bounded, and with it the memory.
+async fn stay_hot(worker: &Rc<Worker>, conn: &mut H1Exchange, watch: &Watch) -> bool {
+    let Some(_hot) = worker.hot() else {
+        return false;
+    };
+    watch.set(Some(Instant::now() + HOT));
+    poll_fn(|cx| {
+        if worker.shared.is_draining() || watch.poll_over(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        conn.io.poll_read_ready(cx).map(|_| true)
+    })
+    .await
 }
 
 /// What came of waiting for a head.

@@ -376,12 +376,23 @@ async fn whole(
     Ok((head.status, body.to_bytes(), head.headers))
 }
 
+/// Whether the peer said that it did not process this stream: a GOAWAY that crossed the request on its way. Every gRPC
+/// client sends such a call again on a new connection.
+fn is_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|error| {
+            error.is_remote() && error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)
+        })
+}
+
 fn unanswered(unsent: bool, error: &hyper::Error) -> Broken {
     let why = match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     };
-    if unsent {
+    if unsent || is_refused(error) {
         Broken::Unsent(why)
     } else {
         Broken::Cut(why)

@@ -446,10 +446,13 @@ impl Script {
         let outcome = Outcome {
             event: "upgrade",
             what: what.to_owned(),
-            result: format!(
-                "replaced in {}; no connection refused, none cut",
-                millis(took)
-            ),
+            result: match self.traffic.totals().failed - begun.totals.failed {
+                0 => format!(
+                    "replaced in {}; no connection refused, none cut",
+                    millis(took)
+                ),
+                failed => format!("replaced in {}; {failed} requests failed", millis(took)),
+            },
             took_ms: Some(took),
             ..Outcome::default()
         };

@@ -35,14 +35,7 @@ impl Events {
     }
 
     /// Something that happened at this time, in milliseconds since the Unix epoch: the sweep finds out a little later.
-    pub(crate) fn push_at(
-        &self,
-        at_ms: u64,
-        kind: &str,
-        subject: &str,
-        member: &str,
-        cause: &str,
-    ) {
+    pub(crate) fn push_at(&self, at_ms: u64, kind: &str, subject: &str, member: &str, cause: &str) {
         let mut inner = self
             .inner
             .lock()

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tidegate_core::{Locality, Time};
+use tidegate_core::Time;
 use tidegate_discovery::Resolver;
 use tidegate_wire::headers::Via;
 
@@ -105,8 +105,6 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| d.as_nanos() as u64);
     let loaded = Arc::new(options.config);
-    let node = &loaded.config.node;
-    let local = Locality::new(&node.region, &node.zone);
     // Two instances must not take each other for themselves when they look for loops.
     let via = Via::new(&format!("tidegate-{:08x}", limits::secret() as u32))
         .map_err(|e| StartError::Config(e.to_string()))?;
@@ -123,7 +121,6 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
         events: events::Events::default(),
         access,
         via,
-        local,
         origin: (Instant::now(), epoch),
         draining: AtomicBool::new(false),
     });

@@ -28,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) listeners: HashMap<String, Arc<ListenerState>>,
     pub(crate) paths: PathPolicy,
+    /// Where this Tidegate runs.
+    pub(crate) local: core::Locality,
 }
 
 /// A route and what is kept for it.
@@ -156,6 +158,7 @@ impl Snapshot {
         Ok(Snapshot {
             generation: old.map_or(0, |o| o.generation) + 1,
             paths: PathPolicy::default(),
+            local: core::Locality::new(&config.node.region, &config.node.zone),
             loaded: loaded.clone(),
             router,
             routes,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tidegate_core::{self as core, Locality, Member, MemberKey, Rng, SmallRng};
+use tidegate_core::{self as core, Member, MemberKey, Rng, SmallRng};
 use tidegate_wire::headers::Via;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -39,8 +39,6 @@ pub(crate) struct Shared {
     /// Requests that no route took.
     pub(crate) unrouted: Arc<Traffic>,
     pub(crate) via: Via,
-    /// Where this Tidegate runs.
-    pub(crate) local: Locality,
     /// Start of the process, and what the engine's time was then: nanoseconds since the Unix epoch, so that fixed windows are in
     /// step with the clock on the wall.
     pub(crate) origin: (Instant, u64),

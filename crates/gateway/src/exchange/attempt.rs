@@ -19,7 +19,7 @@ use super::relay::{self, Fault};
 use super::source::{Cursor, Source, SourceError};
 use super::timer::Timer;
 use crate::down::{Down, DownError};
-use crate::snapshot::RouteState;
+use crate::snapshot::{RouteState, Snapshot};
 use crate::stats::{AttemptKind, Attempts, Traffic};
 use crate::up::conns::Place;
 use crate::up::{OutRequest, Up, UpError, UpResponse};
@@ -104,6 +104,7 @@ enum Raced {
 /// The state of one request's attempts.
 pub(crate) struct Loop<'a, 'd> {
     pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) snapshot: &'a Snapshot,
     pub(crate) down: &'a mut Down<'d>,
     pub(crate) state: &'a RouteState,
     pub(crate) request: &'a mut OutRequest,
@@ -252,7 +253,7 @@ impl Loop<'_, '_> {
             hash: planned.hash,
             exclude: tried,
             scope: &Scope::EMPTY,
-            local: &self.worker.shared.local,
+            local: &self.snapshot.local,
         };
         planned.upstream.live.pool.pick(
             &request,

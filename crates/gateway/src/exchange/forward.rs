@@ -83,6 +83,7 @@ pub(crate) async fn forward(
     let mut timer = Timer::default();
     let attempts = Loop {
         worker,
+        snapshot: context.snapshot,
         down,
         state: &state,
         request: &mut out,

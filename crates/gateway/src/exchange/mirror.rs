@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
-use tidegate_core::{PickRequest, Scope, Verdict};
+use tidegate_core::{Locality, PickRequest, Scope, Verdict};
 use tidegate_route::UpstreamIndex;
 
 use super::source::Source;
@@ -35,6 +35,7 @@ pub(crate) struct Copy {
     upstream: Arc<Upstream>,
     request: OutRequest,
     grpc: bool,
+    local: Locality,
 }
 
 impl Copy {
@@ -63,6 +64,7 @@ impl Copy {
                 upgrade: false,
             },
             grpc: context.is_grpc,
+            local: context.snapshot.local.clone(),
         }
     }
 
@@ -95,6 +97,7 @@ impl Copy {
             upstream,
             request,
             grpc,
+            local,
         } = self;
         let Some(_permit) = upstream.live.requests.try_acquire() else {
             return;
@@ -103,7 +106,7 @@ impl Copy {
             hash: None,
             exclude: &[],
             scope: &Scope::EMPTY,
-            local: &worker.shared.local,
+            local: &local,
         };
         let picked = upstream
             .live

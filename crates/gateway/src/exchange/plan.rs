@@ -114,8 +114,8 @@ pub(crate) fn plan(
         method: &request.method,
         headers: &request.headers,
         source,
-        caller_region: "",
-        caller_zone: "",
+        caller_region: snapshot.local.region(),
+        caller_zone: snapshot.local.zone(),
     };
     let Some(found) = snapshot.router.find(&view) else {
         if context.is_grpc

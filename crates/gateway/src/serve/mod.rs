@@ -43,7 +43,11 @@ pub(crate) async fn connection<G: 'static>(
     guards: G,
 ) {
     let tls = listener.tls.load_full();
-    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+    let scheme = if tls.is_some() {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
     let caller = Rc::new(Caller {
         peer: peer.map(|p| Peer::new(p.ip(), scheme)),
         port: match &listener.config.address {
@@ -99,7 +103,10 @@ async fn encrypted(
         return Some(Spoken::H2Tls(Guarded::new(tls, bytes::Bytes::new())));
     }
     let io = Transport::TlsServer(Box::new(tls));
-    Some(Spoken::H1(Box::new(H1Exchange::new(io, worker.shared.clone()))))
+    Some(Spoken::H1(Box::new(H1Exchange::new(
+        io,
+        worker.shared.clone(),
+    ))))
 }
 
 /// Finds out by the first bytes whether HTTP/2 is spoken by prior knowledge.
@@ -145,7 +152,10 @@ async fn cleartext(worker: &Rc<Worker>, mut raw: Raw, caller: &Caller) -> Option
         turn.gather();
         return Some(Spoken::H2(Guarded::new(turn, read.bytes.freeze())));
     }
-    let mut conn = Box::new(H1Exchange::new(Transport::Plain(raw), worker.shared.clone()));
+    let mut conn = Box::new(H1Exchange::new(
+        Transport::Plain(raw),
+        worker.shared.clone(),
+    ));
     conn.read = read;
     Some(Spoken::H1(conn))
 }

@@ -20,6 +20,7 @@ mod style;
 mod traffic;
 mod view;
 mod wire;
+mod words;
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;

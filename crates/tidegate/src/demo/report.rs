@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::model::Version;
 use super::scene::Outcome;
-use super::script::millis;
 use super::style::{Style, columns, wrap};
 use super::traffic::{Phase, Traffic};
+use super::words::millis;
 
 /// Columns of the report for people: fits every terminal.
 const WIDTH: usize = 79;
@@ -241,7 +241,7 @@ impl Report {
             row(
                 "gateway killed",
                 format!(
-                    "{} without answers, none refused, {resent} requests sent again by callers",
+                    "{} without answers, none refused, sent again by callers: {resent}",
                     millis(ms)
                 ),
             )?;

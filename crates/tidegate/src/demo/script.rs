@@ -13,6 +13,7 @@ use super::observer::{Observer, unix_ms};
 use super::scene::{Outcome, Scene};
 use super::stack::Stack;
 use super::traffic::{Totals, Traffic};
+use super::words::{millis, sentence, short};
 
 /// An effect that was not seen by then is not going to be.
 const EFFECT: Duration = Duration::from_secs(8);
@@ -346,7 +347,7 @@ impl Script {
             || "no answer in time".to_owned(),
             |gap| {
                 format!(
-                    "served again after {}; no connection refused; {resent} requests that process {pid} held were sent again by their callers",
+                    "served again after {}; no connection refused; in flight in process {pid} and sent again by their callers: {resent}",
                     millis(gap)
                 )
             },
@@ -569,61 +570,4 @@ fn elapsed_ms(since: Instant) -> u64 {
 
 fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// `87 ms`, `1.4 s`.
-pub(crate) fn millis(ms: u64) -> String {
-    if ms < 1000 {
-        format!("{ms} ms")
-    } else {
-        format!("{:.1} s", ms as f64 / 1000.0)
-    }
-}
-
-/// A cause without its details: `active check: cannot connect to 127.0.0.1:80: Connection refused (os error 111)` says
-/// the same in its first words.
-pub(crate) fn short(cause: &str) -> String {
-    let cause = cause.split(" (os error").next().unwrap_or(cause);
-    let parts: Vec<&str> = cause.split(": ").collect();
-    match &parts[..] {
-        [first, .., last] if parts.len() > 2 => format!("{first}: {}", last.to_lowercase()),
-        _ => cause.to_owned(),
-    }
-}
-
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
-        None => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn causes_are_told_in_a_few_words() {
-        for (cause, told) in [
-            ("5 consecutive 5xx", "5 consecutive 5xx"),
-            (
-                "active check: cannot connect to 127.0.0.1:27361: Connection refused (os error 111)",
-                "active check: connection refused",
-            ),
-            (
-                "active check: no answer within 300ms",
-                "active check: no answer within 300ms",
-            ),
-        ] {
-            assert_eq!(short(cause), told);
-        }
-    }
-
-    #[test]
-    fn results_are_sentences_and_times_are_short() {
-        assert_eq!(sentence("ejected after 5 ms"), "Ejected after 5 ms.");
-        assert_eq!(sentence(""), "");
-        assert_eq!([millis(999), millis(1449)], ["999 ms", "1.4 s"]);
-    }
 }

@@ -9,9 +9,9 @@ use super::model::Version;
 use super::observer::Observer;
 use super::report::thousands;
 use super::scene::{Scene, Shown};
-use super::script::short;
 use super::style::{Style, columns, fit, wrap};
 use super::traffic::{Answer, Recent, RecentAll, Second, Traffic};
+use super::words::short;
 
 /// How often the screen is drawn.
 const FRAME: Duration = Duration::from_millis(200);
@@ -21,8 +21,10 @@ const STATUS_LINE: Duration = Duration::from_secs(5);
 const READABLE: Duration = Duration::from_millis(1600);
 /// Wider than this nothing gets better.
 const WIDEST: usize = 110;
-/// Columns of the bar that shows an instance's share.
-const BAR: usize = 16;
+/// Columns of the bar that shows an instance's share: where there is room, and where there is little.
+const BAR: [usize; 2] = [16, 10];
+/// Columns that the longer bar needs.
+const ROOMY: usize = 96;
 
 /// What all views show.
 #[derive(Clone, Debug)]
@@ -206,7 +208,7 @@ fn frame(
         let at = clock(Duration::from_secs_f64(outcome.at_s.max(0.0)));
         out.push(fit(
             &format!(
-                "{} {mark} {:<33} {}",
+                "{} {mark} {:<31} {}",
                 style.dim(&at),
                 outcome.what,
                 style.dim(&outcome.result)
@@ -243,7 +245,7 @@ fn traffic_line(shows: &Shows, recent: &RecentAll, style: Style) -> String {
         n => style.bad(&format!("{} failed", thousands(n))),
     };
     format!(
-        "callers {} req/s  p50 {} p99 {}  {} answered  {failed}  {} retries absorbed",
+        "{} req/s  p50 {} p99 {}  {} answered  {failed}  {} retries absorbed",
         style.bold(&format!("{:.0}", recent.rate)),
         latency(recent.p50),
         latency(recent.p99),
@@ -297,7 +299,7 @@ fn members(shows: &Shows, recent: &RecentAll, style: Style, width: usize, out: &
         ));
         for member in its {
             let marked = concerned.as_deref() == Some(&*member.name);
-            let line = member_line(shows, member, rate(member), seen, marked, style);
+            let line = member_line(shows, member, rate(member), seen, marked, style, width);
             out.push(fit(&line, width));
         }
     }
@@ -310,6 +312,7 @@ fn member_line(
     version_rate: f64,
     marked: bool,
     style: Style,
+    width: usize,
 ) -> String {
     let view = shows.observer.member(&member.address);
     let (state, cause, inflight) = match (&view, shows.observer.is_fresh()) {
@@ -326,11 +329,12 @@ fn member_line(
         _ => style.dim(&format!("○ {shown}")),
     };
     let share = recent.rate / version_rate.max(0.1);
-    let filled = (share * BAR as f64).round().clamp(0.0, BAR as f64) as usize;
+    let bar = BAR[usize::from(width < ROOMY)];
+    let filled = (share * bar as f64).round().clamp(0.0, bar as f64) as usize;
     let bar = format!(
         "{}{}",
         style.accent(&"█".repeat(filled)),
-        style.dim(&"·".repeat(BAR - filled))
+        style.dim(&"·".repeat(bar - filled))
     );
     let name = format!("{:<5}", member.name);
     let name = if marked {
@@ -339,7 +343,7 @@ fn member_line(
         format!("  {name}")
     };
     format!(
-        "{name} {} {state} {bar} {:>4.0} req/s  {:>7}  {inflight:>2} in flight  {}",
+        "{name} {} {state} {bar} {:>4.0}/s {:>7}  {inflight:>2} in flight  {}",
         style.dim(&format!("{:<15}", member.address)),
         recent.rate,
         latency(recent.p50),

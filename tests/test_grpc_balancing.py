@@ -29,7 +29,8 @@ def over_consul(consul, replay=False, **upstream):
                 "name": "echo",
                 "match": {"grpc": {"service": "bench.Echo"}},
                 "to": [{"upstream": "echo"}],
-                "retry": {"attempts": 4, "replay": replay, "on": RETRY_ON, "backoff": {"initial": "1ms", "max": "20ms"}},
+                # One of three servers dies with a third or more of all that is in flight: the default budget, a fifth, is less.
+                "retry": {"attempts": 4, "replay": replay, "on": RETRY_ON, "budget": "off", "backoff": {"initial": "1ms", "max": "20ms"}},
             }
         ],
         "upstreams": [
@@ -200,10 +201,11 @@ def test_the_gateway_role_killed_refuses_no_connection_and_serves_within_a_secon
         until(lambda: load.total() > seen + 500, 30, "load goes on")
     print(f"served {served:.3f} s after the kill")
     assert served < SECOND + MARGIN
-    # The streams on the killed process are lost and told as such; nothing is refused and nothing fails later.
-    assert len(load.failures) <= 4 * 2, load.failures
-    assert not [details for _, details, _ in load.failures if "refused" in (details or "").lower()]
-    assert all(when < killed + 3 for *_, when in load.failures)
+    # The streams on the killed process are lost and told as such (and those that the client put on the dead connection
+    # before it noticed); nothing is refused and nothing fails later.
+    assert {code for code, *_ in load.failures} <= {"UNAVAILABLE"}
+    assert not [details for _, details, _ in load.failures if "refused" in (details or "").lower() or "connect to" in (details or "")], load.failures
+    assert all(when < killed + 0.5 for *_, when in load.failures)
     assert gateway.roles()["gateway"] != pid
 
 

@@ -46,7 +46,6 @@ class State:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
-        await context.send_initial_metadata((("x-server", self.name.decode()),))
 
 
 class Echo(grpc.GenericRpcHandler):
@@ -70,6 +69,8 @@ class Echo(grpc.GenericRpcHandler):
 
     async def unary(self, message, context):
         await self.state.turn(context)
+        # Only here: an answer whose head has gone out is committed, and calls that must survive a killed server are not.
+        await context.send_initial_metadata((("x-server", self.state.name.decode()),))
         context.set_trailing_metadata((("x-trailer", "end"),))
         return message
 

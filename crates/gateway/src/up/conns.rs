@@ -296,8 +296,13 @@ impl EndpointConns {
                 H2Conn::open(*io, self, slot, open, self.upstream.settings.keepalive).await?
             }
         };
-        drop(opening);
         let lease = Lease::new(conn.clone(), self.clone());
+        // How many streams the peer takes at once is in its settings. A burst that does not wait for them is refused beyond
+        // that number, by some servers (gRPC's C core) in words that do not say that nothing was done. A peer that keeps
+        // them back is given what it would have had without them.
+        let limit = self.upstream.settings.connect_timeout;
+        let _ = tokio::time::timeout(limit, poll_fn(|cx| lease.poll_settled(cx))).await;
+        drop(opening);
         self.h2.borrow_mut().push(conn);
         self.wake();
         Ok(Some(Place::H2(lease)))

@@ -1,6 +1,6 @@
 """A gRPC server in a process of its own: `bench.Echo` (bytes, no schema), TensorFlow's PredictionService, health.
 
-Run as a module: `python -m harness.grpc_server PORT NAME [--delay SECONDS]`. It prints `ready`, then obeys lines on its standard input, answering
+Run as a module: `python -m harness.grpc_server PORT NAME [--delay=SECONDS] [--streams=N]`. It prints `ready`, then obeys lines on its standard input, answering
 each with `done`:
     fail N CODE      the next N calls end with that status code (a name such as INTERNAL)
     delay SECONDS    every call takes that long
@@ -130,10 +130,13 @@ def prediction(state):
     return services.add_PredictionServiceServicer_to_server, Servicer()
 
 
-async def serve(port, name, delay=0.0, certificate=None, key=None):
+async def serve(port, name, delay=0.0, certificate=None, key=None, streams=None):
     state = State(name)
     state.delay = delay
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.http2.min_ping_interval_without_data_ms", 1000)])
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.http2.min_ping_interval_without_data_ms", 1000)]
+    if streams:
+        options.append(("grpc.max_concurrent_streams", int(streams)))
+    server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers((Echo(state),))
     add, servicer = prediction(state)
     add(servicer, server)
@@ -175,5 +178,5 @@ if __name__ == "__main__":
     plain = [word for word in words if not word.startswith("--")]
     started = time.monotonic()
     asyncio.run(
-        serve(int(plain[0]), plain[1], float(options.get("delay", 0)), options.get("certificate"), options.get("key"))
+        serve(int(plain[0]), plain[1], float(options.get("delay", 0)), options.get("certificate"), options.get("key"), options.get("streams"))
     )

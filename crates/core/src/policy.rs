@@ -112,7 +112,8 @@ pub enum Balance {
     SourceIpHash,
     /// Fewest requests in flight per weight.
     LeastRequest,
-    /// Lowest expected wait per weight: peak-sensitive average of the latency × (requests in flight + 1).
+    /// Lowest expected wait per weight: peak-sensitive average of the latency × (requests in flight + 1). Among few members
+    /// (see [`PoolPolicy::full_scan`]) by chance, steeply in favour of the lowest, so that nearly equal ones share evenly.
     PeakEwma(PeakEwma),
     /// Consistent hashing on a ring.
     RingHash(RingHash),

@@ -253,7 +253,9 @@ fn peak_ewma_uses_a_member_that_came_back_from_its_ejection_at_once() {
         if m == 1 { BAD } else { Verdict::Ok }
     });
     let evidence = evidence(None);
-    bench.pool.report(bench.key(1), &Scope::EMPTY, evidence, bench.now);
+    bench
+        .pool
+        .report(bench.key(1), &Scope::EMPTY, evidence, bench.now);
     assert_eq!(bench.state(1), MemberState::Ejected);
     bench
         .pool

@@ -4,6 +4,7 @@
 //! prepared for them. Choosing reads the group and the members' counters; nothing is locked, nothing is allocated. The
 //! only thing that a choice writes is the shared cursor of the ones that go in turn.
 
+mod cost;
 pub(crate) mod cycle;
 pub(crate) mod ewma;
 pub(crate) mod hashed;
@@ -15,14 +16,17 @@ use crate::member::Member;
 use crate::policy::{Balance, PoolPolicy};
 use crate::rng::Rng;
 use crate::time::Time;
+use cost::{ByCost, Cost};
 use cycle::{Cursor, Shares};
 use hashed::{Hashed, Table};
 
 /// A member that may be chosen.
 pub(crate) struct Entry<T> {
     pub(crate) member: Arc<Member<T>>,
-    /// 1 / weight in force.
+    /// Mean weight in force of the group / its own.
     pub(crate) inverse_weight: f32,
+    /// In its slow start, and not as far in it as others.
+    pub(crate) ramping: bool,
     /// Probing: chosen for trials only.
     pub(crate) trial: bool,
 }
@@ -55,7 +59,6 @@ pub(crate) struct Ask {
 pub(crate) struct Group<T> {
     pub(crate) entries: Box<[Entry<T>]>,
     pub(crate) has_trials: bool,
-    full_scan: usize,
     chooser: Chooser,
 }
 
@@ -64,8 +67,7 @@ enum Chooser {
     InTurnByShare(Cursor, Shares),
     Random,
     RandomByShare(Shares),
-    LeastRequest,
-    PeakEwma,
+    ByCost(ByCost),
     Hashed(Hashed),
 }
 
@@ -81,11 +83,16 @@ impl<T> Group<T> {
         old: Option<&Group<T>>,
     ) -> Group<T> {
         let usable: Vec<_> = candidates.iter().filter(|c| c.usable).collect();
+        let in_force = |c: &&Candidate<'_, T>| f64::from(c.weight) * c.factor;
+        let mean = usable.iter().map(in_force).sum::<f64>() / usable.len().max(1) as f64;
+        // Where all began together nobody is new.
+        let longest = usable.iter().map(|c| c.factor).fold(0.0, f64::max);
         let entries: Box<[Entry<T>]> = usable
             .iter()
             .map(|c| Entry {
                 member: c.member.clone(),
-                inverse_weight: (1.0 / (f64::from(c.weight) * c.factor)) as f32,
+                inverse_weight: (mean / in_force(c)) as f32,
+                ramping: c.factor < longest,
                 trial: c.trial,
             })
             .collect();
@@ -111,6 +118,7 @@ impl<T> Group<T> {
             shares if shares.even() => Chooser::Random,
             shares => Chooser::RandomByShare(shares),
         };
+        let by_cost = |cost| Chooser::ByCost(ByCost::new(cost, policy.full_scan, &entries));
         let hashed =
             |table: Arc<Table>, bounded| Chooser::Hashed(Hashed::new(table, candidates, bounded));
         let old_table = old.and_then(|old| match &old.chooser {
@@ -122,8 +130,8 @@ impl<T> Group<T> {
             Balance::WeightedRoundRobin => in_turn(true),
             Balance::Random => at_random(false),
             Balance::WeightedRandom => at_random(true),
-            Balance::LeastRequest => Chooser::LeastRequest,
-            Balance::PeakEwma(_) => Chooser::PeakEwma,
+            Balance::LeastRequest => by_cost(Cost::Requests),
+            Balance::PeakEwma(_) => by_cost(Cost::Wait),
             Balance::SourceIpHash => hashed(Table::maglev(candidates, old_table), None),
             Balance::Maglev(maglev) => {
                 hashed(Table::maglev(candidates, old_table), maglev.bounded_load)
@@ -151,7 +159,6 @@ impl<T> Group<T> {
         Group {
             has_trials: entries.iter().any(|e| e.trial),
             entries,
-            full_scan: policy.full_scan,
             chooser,
         }
     }
@@ -184,22 +191,7 @@ impl<T> Group<T> {
             Chooser::InTurnByShare(cursor, shares) => several(&mut || shares.in_turn(cursor)),
             Chooser::Random => several(&mut || rng.below(count) as usize),
             Chooser::RandomByShare(shares) => several(&mut || shares.at_random(rng)),
-            Chooser::LeastRequest => {
-                let cost = |e: &Entry<T>| {
-                    f64::from(e.member.hot.inflight() + 1) * f64::from(e.inverse_weight)
-                };
-                return self.cheapest(count, rng, cost, eligible);
-            }
-            Chooser::PeakEwma => {
-                let cost = |e: &Entry<T>| {
-                    let hot = &e.member.hot;
-                    let waiting = f64::from(hot.inflight() + 1);
-                    hot.ewma.estimate(ask.now, ask.per_halving, ask.typical)
-                        * waiting
-                        * f64::from(e.inverse_weight)
-                };
-                return self.cheapest(count, rng, cost, eligible);
-            }
+            Chooser::ByCost(costs) => return costs.choose(&self.entries, ask, rng, eligible),
             Chooser::Hashed(hashed) => {
                 // Without a hash: at random, through the table, so that the weights hold.
                 let hash = ask.hash.unwrap_or_else(|| rng.next_u64());
@@ -231,47 +223,5 @@ impl<T> Group<T> {
             .enumerate()
             .map(move |(i, e)| (i + offset, e))
             .chain(head.iter().enumerate())
-    }
-
-    /// The cheapest of all (few members) or of two at random (power of two choices, Mitzenmacher 2001).
-    #[inline]
-    fn cheapest(
-        &self,
-        count: u32,
-        rng: &mut impl Rng,
-        cost: impl Fn(&Entry<T>) -> f64,
-        eligible: impl Fn(&Entry<T>) -> bool,
-    ) -> Option<usize> {
-        if count as usize > self.full_scan && count > 1 {
-            for _ in 0..TRIES {
-                let bits = rng.next_u64();
-                let first = ((bits >> 32) * u64::from(count)) >> 32;
-                let mut second = ((bits & 0xFFFF_FFFF) * u64::from(count - 1)) >> 32;
-                second += u64::from(second >= first);
-                let (first, second) = (first as usize, second as usize);
-                let (a, b) = (self.entries.get(first)?, self.entries.get(second)?);
-                match (eligible(a), eligible(b)) {
-                    (true, true) => return Some(if cost(b) < cost(a) { second } else { first }),
-                    (true, false) => return Some(first),
-                    (false, true) => return Some(second),
-                    (false, false) => {}
-                }
-            }
-        }
-        // Among equals one at random, each with the same chance: the first seen would inherit from its neighbour.
-        let mut best: Option<(usize, f64)> = None;
-        let mut equals = 0;
-        for (i, entry) in self.entries.iter().enumerate().filter(|(_, e)| eligible(e)) {
-            let cost = cost(entry);
-            match best {
-                Some((_, least)) if cost > least => continue,
-                Some((_, least)) if cost == least => equals += 1,
-                _ => equals = 1,
-            }
-            if equals == 1 || rng.below(equals) == 0 {
-                best = Some((i, cost));
-            }
-        }
-        best.map(|(i, _)| i)
     }
 }

@@ -92,8 +92,10 @@ pub enum Cause {
     Consecutive5xx(u32),
     /// So many gateway failures in a row.
     ConsecutiveGateway(u32),
-    /// So many failures without an answer in a row.
+    /// So many failures without an answer in a row, whichever rule counted them (they are 5xx and gateway failures too).
     ConsecutiveLocalOrigin(u32),
+    /// So many bad answers and failures without an answer in a row.
+    ConsecutiveFailures(u32),
     /// So many failures of any kind within a time.
     ErrorsWithin(u32, Duration),
     /// Success rate below the pool's threshold; both in percent.
@@ -128,6 +130,7 @@ impl fmt::Display for Cause {
             Cause::Consecutive5xx(n) => write!(f, "{n} consecutive 5xx"),
             Cause::ConsecutiveGateway(n) => write!(f, "{n} consecutive gateway failures"),
             Cause::ConsecutiveLocalOrigin(n) => write!(f, "{n} consecutive connection failures"),
+            Cause::ConsecutiveFailures(n) => write!(f, "{n} consecutive failures"),
             Cause::ErrorsWithin(n, within) => write!(f, "{n} errors within {within:?}"),
             Cause::SuccessRate { rate, threshold } => {
                 write!(f, "success rate {rate:.1}% below {threshold:.1}%")

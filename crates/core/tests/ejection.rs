@@ -69,6 +69,22 @@ fn connection_failures_eject_on_their_own() {
 }
 
 #[test]
+fn a_run_is_named_after_what_went_wrong_whichever_rule_counted_it() {
+    let (gone, bad) = (FailureKind::LocalOrigin, FailureKind::Status5xx);
+    for (kinds, told) in [
+        ([gone; 5], "5 consecutive connection failures"),
+        ([bad; 5], "5 consecutive 5xx"),
+        ([gone, bad, gone, gone, bad], "5 consecutive failures"),
+    ] {
+        let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
+        for kind in kinds {
+            bench.outcomes(0, &Verdict::Failure(kind), 1);
+        }
+        assert_eq!(bench.events().pop().unwrap().3, told);
+    }
+}
+
+#[test]
 fn enforcing_percentages_are_chances() {
     let mut bench = Bench::of(
         outlier(|o| {

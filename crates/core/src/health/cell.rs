@@ -16,7 +16,7 @@ use crate::verdict::FailureKind;
 /// Counters of one member in one scope.
 #[derive(Default)]
 pub(crate) struct Cell {
-    /// Runs of failures: 5xx, gateway, local origin, 21 bits each.
+    /// [`Runs`], packed.
     runs: AtomicU64,
     /// Outcomes and failures of this interval.
     total: AtomicU32,
@@ -41,6 +41,22 @@ pub(crate) struct Fired {
     pub(crate) consecutive_gateway: bool,
     pub(crate) consecutive_local: bool,
     pub(crate) window: bool,
+    /// What the run of 5xx that fired consisted of.
+    pub(crate) bad: Origin,
+    /// What the run of gateway failures that fired consisted of.
+    pub(crate) gateway: Origin,
+}
+
+/// Where the failures of a run came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The member answered.
+    #[default]
+    Answers,
+    /// It did not: connect failures, resets, timeouts.
+    Connections,
+    /// Some of both.
+    Mixed,
 }
 
 impl Fired {
@@ -49,17 +65,91 @@ impl Fired {
     }
 }
 
-const BITS: u32 = 21;
-const MASK: u64 = (1 << BITS) - 1;
-
-fn unpack(word: u64) -> [u32; 3] {
-    [0, 1, 2].map(|i| (word >> (BITS * i) & MASK) as u32)
+/// Runs of failures and what they consist of: 20 bits for each run, three bits for their origins.
+#[derive(Clone, Copy)]
+struct Runs {
+    /// 5xx, gateway, local origin.
+    lengths: [u32; 3],
+    /// The run of 5xx holds an answer; it holds a failure without one; the run of gateway failures holds an answer.
+    held: [bool; 3],
 }
 
-fn pack(runs: [u32; 3]) -> u64 {
-    runs.iter()
-        .rev()
-        .fold(0, |word, run| word << BITS | u64::from(*run).min(MASK))
+const BITS: u32 = 20;
+const MASK: u64 = (1 << BITS) - 1;
+
+impl Runs {
+    fn unpack(word: u64) -> Runs {
+        Runs {
+            lengths: [0, 1, 2].map(|i| (word >> (BITS * i) & MASK) as u32),
+            held: [0, 1, 2].map(|i| word >> (BITS * 3 + i) & 1 == 1),
+        }
+    }
+
+    fn pack(self) -> u64 {
+        let held = self
+            .held
+            .iter()
+            .rev()
+            .fold(0, |word, held| word << 1 | u64::from(*held));
+        self.lengths
+            .iter()
+            .rev()
+            .fold(held, |word, run| word << BITS | u64::from(*run).min(MASK))
+    }
+
+    fn add(&mut self, kind: FailureKind, split: bool) {
+        let [bad, gateway, local] = &mut self.lengths;
+        let [answer, no_answer, gateway_answer] = &mut self.held;
+        match kind {
+            FailureKind::Status5xx => {
+                (*bad, *gateway, *local) = (*bad + 1, 0, 0);
+                (*answer, *gateway_answer) = (true, false);
+            }
+            FailureKind::Gateway => {
+                (*bad, *gateway, *local) = (*bad + 1, *gateway + 1, 0);
+                (*answer, *gateway_answer) = (true, true);
+            }
+            FailureKind::LocalOrigin if split => *local += 1,
+            FailureKind::LocalOrigin => {
+                (*bad, *gateway, *local) = (*bad + 1, *gateway + 1, *local + 1);
+                *no_answer = true;
+            }
+        }
+    }
+
+    /// Ends the runs that reached their limits, or have none; tells which did.
+    fn take_reached(&mut self, limits: [u32; 3]) -> Fired {
+        let mut reached = [false; 3];
+        for ((run, limit), reached) in self.lengths.iter_mut().zip(limits).zip(&mut reached) {
+            *reached = limit > 0 && *run >= limit;
+            if *reached || limit == 0 {
+                *run = 0;
+            }
+        }
+        let mut fired = Fired {
+            consecutive_5xx: reached[0],
+            consecutive_gateway: reached[1],
+            consecutive_local: reached[2],
+            ..Fired::default()
+        };
+        if fired.consecutive_5xx {
+            fired.bad = match self.held {
+                [true, false, _] => Origin::Answers,
+                [false, ..] => Origin::Connections,
+                [true, true, _] => Origin::Mixed,
+            };
+        }
+        if fired.consecutive_gateway && !self.held[2] {
+            fired.gateway = Origin::Connections;
+        }
+        if self.lengths[0] == 0 {
+            (self.held[0], self.held[1]) = (false, false);
+        }
+        if self.lengths[1] == 0 {
+            self.held[2] = false;
+        }
+        fired
+    }
 }
 
 impl Thresholds {
@@ -108,44 +198,26 @@ impl Cell {
             self.total.fetch_add(1, Relaxed);
             self.failed.fetch_add(1, Relaxed);
         }
-        let mut reached = [false; 3];
+        let mut fired;
         let mut word = self.runs.load(Relaxed);
         loop {
-            let [mut bad, mut gateway, mut local] = unpack(word);
-            match kind {
-                FailureKind::Status5xx => (bad, gateway, local) = (bad + 1, 0, 0),
-                FailureKind::Gateway => (bad, gateway, local) = (bad + 1, gateway + 1, 0),
-                FailureKind::LocalOrigin if split => local += 1,
-                FailureKind::LocalOrigin => {
-                    (bad, gateway, local) = (bad + 1, gateway + 1, local + 1)
-                }
-            }
-            let mut runs = [bad, gateway, local];
-            for ((run, limit), reached) in runs.iter_mut().zip(limits).zip(&mut reached) {
-                *reached = limit > 0 && *run >= limit;
-                if *reached || limit == 0 {
-                    *run = 0;
-                }
-            }
+            let mut runs = Runs::unpack(word);
+            runs.add(kind, split);
+            fired = runs.take_reached(limits);
             match self
                 .runs
-                .compare_exchange_weak(word, pack(runs), Relaxed, Relaxed)
+                .compare_exchange_weak(word, runs.pack(), Relaxed, Relaxed)
             {
                 Ok(_) => break,
                 Err(current) => word = current,
             }
         }
-        let window = self
+        fired.window = self
             .window
             .load()
             .as_ref()
             .is_some_and(|window| window.failure(now));
-        Fired {
-            consecutive_5xx: reached[0],
-            consecutive_gateway: reached[1],
-            consecutive_local: reached[2],
-            window,
-        }
+        fired
     }
 
     /// Outcomes and failures since the last call.
@@ -326,6 +398,57 @@ mod tests {
                 ..Fired::default()
             }
         );
+    }
+
+    #[test]
+    fn a_run_is_told_by_what_it_consisted_of() {
+        let limits = thresholds(false);
+        let told = |kinds: &[FailureKind]| {
+            let fired = fire_on(kinds, &limits);
+            assert!(fired.consecutive_5xx);
+            (fired.bad, fired.gateway)
+        };
+        use Origin::{Answers, Connections, Mixed};
+        assert_eq!(told(&[Status5xx; 5]), (Answers, Answers));
+        assert_eq!(told(&[LocalOrigin; 5]), (Connections, Connections));
+        let mixed = [LocalOrigin, LocalOrigin, Gateway, LocalOrigin, LocalOrigin];
+        assert_eq!(told(&mixed), (Mixed, Answers));
+        // What an earlier run consisted of is forgotten, whether it fired or ended.
+        let cell = Cell::default();
+        let five = |kind| [(); 5].map(|()| cell.failure(kind, &limits, Time::ZERO))[4].bad;
+        assert_eq!([five(Status5xx), five(LocalOrigin)], [Answers, Connections]);
+        cell.failure(LocalOrigin, &limits, Time::ZERO);
+        cell.ok();
+        assert_eq!(five(Gateway), Answers);
+        // The gateway's run is younger than the other.
+        let fired = fire_on(
+            &[[Status5xx; 3].as_slice(), &[LocalOrigin; 5]].concat(),
+            &limits,
+        );
+        assert_eq!((fired.consecutive_5xx, fired.gateway), (false, Connections));
+    }
+
+    #[test]
+    fn long_runs_do_not_spill_into_their_neighbours() {
+        let limits = Thresholds::default();
+        limits.set(Some(&OutlierDetection {
+            consecutive_5xx: u32::MAX,
+            consecutive_gateway_failure: 5,
+            ..OutlierDetection::default()
+        }));
+        let cell = Cell::default();
+        let full = Runs {
+            lengths: [MASK as u32, 0, 0],
+            held: [true, false, false],
+        };
+        cell.runs.store(full.pack(), Relaxed);
+        let fired: Vec<_> = (0..5)
+            .map(|_| {
+                cell.failure(Gateway, &limits, Time::ZERO)
+                    .consecutive_gateway
+            })
+            .collect();
+        assert_eq!(fired, [false, false, false, false, true]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::control::Control;
-use crate::health::cell::{Cell, Fired};
+use crate::health::cell::{Cell, Fired, Origin};
 use crate::health::ledger::{Fitness, Ledger, Transition};
 use crate::health::rates::{Sample, failure_percentage_outliers, success_rate_outliers};
 use crate::member::{MemberKey, Scope};
@@ -146,12 +146,21 @@ impl<T> Control<T> {
             (
                 fired.consecutive_5xx,
                 rules.enforcing_consecutive_5xx,
-                Cause::Consecutive5xx(rules.consecutive_5xx),
+                match fired.bad {
+                    Origin::Answers => Cause::Consecutive5xx(rules.consecutive_5xx),
+                    Origin::Connections => Cause::ConsecutiveLocalOrigin(rules.consecutive_5xx),
+                    Origin::Mixed => Cause::ConsecutiveFailures(rules.consecutive_5xx),
+                },
             ),
             (
                 fired.consecutive_gateway,
                 rules.enforcing_consecutive_gateway_failure,
-                Cause::ConsecutiveGateway(rules.consecutive_gateway_failure),
+                match fired.gateway {
+                    Origin::Connections => {
+                        Cause::ConsecutiveLocalOrigin(rules.consecutive_gateway_failure)
+                    }
+                    _ => Cause::ConsecutiveGateway(rules.consecutive_gateway_failure),
+                },
             ),
             (
                 fired.consecutive_local,

@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -310,18 +310,20 @@ impl Loop<'_, '_> {
         let mut made = 1;
         poll_fn(|cx| {
             if self.timer.is_over(self.deadline.at, cx) {
-                let kind = (!self.deadline.callers).then_some(FailureKind::LocalOrigin);
-                for contender in running.drain(..) {
+                for mut contender in running.drain(..) {
+                    let kind = silence(&mut contender).filter(|_| !self.deadline.callers);
                     self.lose(planned, contender, kind);
                 }
                 return Poll::Ready(Raced::Deadline);
             }
             if self.watch.poll_over(cx).is_ready() {
-                for contender in running.drain(..) {
-                    self.lose(planned, contender, Some(FailureKind::LocalOrigin));
+                for mut contender in running.drain(..) {
+                    let kind = silence(&mut contender);
+                    self.lose(planned, contender, kind);
                 }
                 return Poll::Ready(Raced::Idle);
             }
+            let taken = self.source.taken();
             loop {
                 let mut i = 0;
                 while i < running.len() {
@@ -360,9 +362,10 @@ impl Loop<'_, '_> {
                     .iter()
                     .position(|c| c.per_try == Some(per_try))
                     .unwrap_or(0);
-                let contender = running.remove(late);
+                let mut contender = running.remove(late);
                 let written = written(&contender);
-                self.lose(planned, contender, Some(FailureKind::LocalOrigin));
+                let kind = silence(&mut contender);
+                self.lose(planned, contender, kind);
                 if running.is_empty() {
                     return Poll::Ready(Raced::PerTryTimeout(written));
                 }
@@ -371,7 +374,8 @@ impl Loop<'_, '_> {
                 && Instant::now() >= at
             {
                 hedge_at = None;
-                if made < h.attempts && self.source.replayable() {
+                // Two that read from a caller who still sends would each get a part of it once more comes than is kept.
+                if made < h.attempts && self.source.complete() && self.source.replayable() {
                     if let Some(contender) = self.hedged(planned, tried) {
                         made += 1;
                         running.push(contender);
@@ -379,6 +383,11 @@ impl Loop<'_, '_> {
                     }
                     hedge_at = (made < h.attempts).then(|| Instant::now() + h.delay);
                 }
+            }
+            if self.source.taken() != taken {
+                // An upload that moves is not idle, however long it takes.
+                let idle = self.state.route.idle_timeout;
+                self.watch.set(idle.map(|t| Instant::now() + t));
             }
             let wake_at = running
                 .iter()
@@ -546,6 +555,18 @@ fn written(contender: &Contender) -> Written {
         Stage::Placed(_) | Stage::Connecting(_) => Written::Nothing,
         Stage::Running(_) => Written::Some,
     }
+}
+
+/// What an endpoint is charged with when time runs out: nothing while it would take more of the request and the caller sends none.
+fn silence(contender: &mut Contender) -> Option<FailureKind> {
+    let callers = match &mut contender.stage {
+        Stage::Running(up) if !contender.cursor.done => {
+            let mut cx = Context::from_waker(Waker::noop());
+            up.poll_room(&mut cx).is_ready()
+        }
+        _ => false,
+    };
+    (!callers).then_some(FailureKind::LocalOrigin)
 }
 
 /// What an endpoint is charged with for a fault; `None` where it is not its doing.

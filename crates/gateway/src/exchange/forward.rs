@@ -23,6 +23,9 @@ use crate::down::Down;
 use crate::snapshot::RouteState;
 use crate::up::{OutRequest, UpError};
 
+/// An answer that took this long begins its idle time anew; others have hardly used any of it.
+const LONG: Duration = Duration::from_secs(1);
+
 /// Runs the plan.
 pub(crate) async fn forward(
     context: Context<'_>,
@@ -236,9 +239,13 @@ async fn relay(
         }
     }
     state.route.response_headers.apply(&mut response.headers);
-    source.commit();
+    source.commit(&mut cursor);
     report.status = status.as_u16();
     let idle = state.route.idle_timeout;
+    if latency > LONG {
+        // A head is a sign of life too.
+        watch.set(idle.map(|t| Instant::now() + t));
+    }
 
     if switched {
         let begun = down
@@ -266,8 +273,11 @@ async fn relay(
         return;
     }
     let mut answer = Answer::new(end);
+    let mut silent = false;
     let ended = poll_fn(|cx| {
         if timer.is_over(deadline.at, cx) || watch.poll_over(cx).is_ready() {
+            // The endpoint's silence only if it has the whole request and the caller takes what comes.
+            silent = cursor.done && down.poll_room(cx).is_ready();
             down.cut();
             let _ = down.poll_flush(cx);
             return Poll::Ready(None);
@@ -320,10 +330,10 @@ async fn relay(
             report.error = true;
             report.code = "timeout";
             up.cancel();
-            if deadline.callers {
-                Verdict::Neutral
-            } else {
+            if silent && !deadline.callers {
                 Verdict::Failure(FailureKind::LocalOrigin)
+            } else {
+                Verdict::Neutral
             }
         }
     };

@@ -70,13 +70,14 @@ impl Source {
         self.taken
     }
 
-    /// Nothing needs to be kept any more: the attempt is committed.
-    pub(crate) fn commit(&mut self) {
+    /// The attempt at `cursor` is committed: nothing needs to be kept any more but what it has not read yet.
+    pub(crate) fn commit(&mut self, cursor: &mut Cursor) {
         self.limit = 0;
         if !self.complete {
             self.spilled = true;
         }
-        self.kept = Vec::new();
+        self.kept = self.kept.split_off(cursor.at.min(self.kept.len()));
+        cursor.at = 0;
     }
 
     /// The next piece for the attempt at `cursor`; the flag says that it is the last.

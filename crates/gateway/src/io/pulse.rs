@@ -122,11 +122,17 @@ struct Beat {
 }
 
 impl Pulse {
-    pub(crate) fn new(pings: PingPong, link: Rc<Link>, keepalive: Option<Keepalive>) -> Self {
+    /// `start` is what the connection began with.
+    pub(crate) fn new(
+        pings: PingPong,
+        link: Rc<Link>,
+        start: Windows,
+        keepalive: Option<Keepalive>,
+    ) -> Self {
         Self {
             pings,
             link,
-            estimator: Estimator::default(),
+            estimator: Estimator::new(start),
             sent: None,
             measured: None,
             wanted: None,

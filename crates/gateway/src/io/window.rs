@@ -19,10 +19,17 @@ pub(crate) struct Windows {
     pub(crate) connection: u32,
 }
 
-/// What a connection begins with: a megabyte of memory, and 40 MB/s a stream at 6 ms.
-pub(crate) const START: Windows = Windows {
+/// What a caller's connection begins with: a megabyte of memory, and 40 MB/s a stream at 6 ms.
+pub(crate) const CALLER: Windows = Windows {
     stream: 256 * 1024,
     connection: 1024 * 1024,
+};
+
+/// What a connection to an endpoint begins with. Many callers share it, and each that stops reading holds a stream's window of it: with
+/// the largest one from the start it takes 32 of them to hold up the others. There are few such connections.
+pub(crate) const ENDPOINT: Windows = Windows {
+    stream: CALLER.stream,
+    connection: MAX.connection,
 };
 
 /// What a connection may come to: 40 MB/s a stream at 100 ms.
@@ -58,10 +65,11 @@ pub(crate) struct Estimator {
     next: Option<Instant>,
 }
 
-impl Default for Estimator {
-    fn default() -> Self {
+impl Estimator {
+    /// For a connection that begins with these windows.
+    pub(crate) fn new(windows: Windows) -> Self {
         Self {
-            windows: START,
+            windows,
             round_trip: 0.0,
             best: 0.0,
             pause: PAUSE,
@@ -69,9 +77,7 @@ impl Default for Estimator {
             next: None,
         }
     }
-}
 
-impl Estimator {
     /// Whether nothing more can be learned.
     pub(crate) fn is_done(&self) -> bool {
         self.windows == MAX
@@ -143,8 +149,8 @@ mod tests {
 
     /// A sender on a line of `rate` bytes a second and this round trip, with always more to send; gives the windows in the end.
     fn settle(rate: f64, round_trip: Duration) -> (Windows, u32) {
-        let mut estimator = Estimator::default();
-        let mut windows = START;
+        let mut estimator = Estimator::new(CALLER);
+        let mut windows = CALLER;
         let mut now = Instant::now();
         let mut samples = 0;
         for _ in 0..200 {
@@ -182,23 +188,23 @@ mod tests {
 
     #[test]
     fn a_short_line_keeps_the_windows_it_began_with() {
-        assert_eq!(settle(1e6, 10 * MS).0, START);
+        assert_eq!(settle(1e6, 10 * MS).0, CALLER);
     }
 
     #[test]
     fn no_more_is_asked_for_when_throughput_does_not_rise() {
-        let mut estimator = Estimator::default();
+        let mut estimator = Estimator::new(CALLER);
         let now = Instant::now();
-        let full = START.stream as usize;
+        let full = CALLER.stream as usize;
         let grown = estimator.sample(full, 10 * MS, now).expect("it was full");
-        assert_eq!(grown.stream, START.stream * 2);
+        assert_eq!(grown.stream, CALLER.stream * 2);
         // Twice the bytes, but in many times the time: they wait in queues.
         assert_eq!(estimator.sample(full * 2, 500 * MS, now), None);
     }
 
     #[test]
     fn measurements_get_rarer_while_nothing_changes() {
-        let mut estimator = Estimator::default();
+        let mut estimator = Estimator::new(CALLER);
         let start = Instant::now();
         assert!(estimator.is_due(start));
         let mut now = start;
@@ -216,8 +222,8 @@ mod tests {
         fn windows_never_shrink_and_never_pass_their_bound(
             samples in prop::collection::vec((0usize..1 << 40, 0u64..10_000_000), 0..200)
         ) {
-            let mut estimator = Estimator::default();
-            let mut before = START;
+            let mut estimator = Estimator::new(CALLER);
+            let mut before = CALLER;
             let now = Instant::now();
             for (bytes, micros) in samples {
                 if let Some(grown) = estimator.sample(bytes, Duration::from_micros(micros), now) {

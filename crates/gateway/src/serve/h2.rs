@@ -21,7 +21,7 @@ use crate::exchange::reply::{self, Problem};
 use crate::exchange::websocket::{self, Asked};
 use crate::exchange::{Caller, Incoming, handle};
 use crate::io::pulse::{Link, Pulse};
-use crate::io::window::START;
+use crate::io::window::CALLER;
 use crate::watch::Watch;
 use crate::worker::Worker;
 
@@ -57,8 +57,8 @@ where
 {
     let limits = &caller.listener.config.limits;
     let handshake = Builder::new()
-        .initial_window_size(START.stream)
-        .initial_connection_window_size(START.connection)
+        .initial_window_size(CALLER.stream)
+        .initial_connection_window_size(CALLER.connection)
         .data_frame_budget(SMALL_FRAMES)
         .enable_connect_protocol()
         .max_frame_size(MAX_FRAME)
@@ -76,7 +76,7 @@ where
     });
     let mut pulse = conn
         .ping_pong()
-        .map(|pings| Pulse::new(pings, streams.link.clone(), None));
+        .map(|pings| Pulse::new(pings, streams.link.clone(), CALLER, None));
     let watch = Watch::new(&worker.watches);
     let born = Instant::now();
     let mut life = Life {

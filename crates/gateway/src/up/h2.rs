@@ -24,7 +24,7 @@ use crate::down::Part;
 use crate::down::h2::send_within_window;
 use crate::exchange::websocket;
 use crate::io::pulse::{Keepalive, Link, Pulse};
-use crate::io::window::START;
+use crate::io::window::ENDPOINT;
 
 const MAX_FRAME: u32 = 64 * 1024;
 /// Bytes that one stream may have waiting for the socket.
@@ -61,8 +61,8 @@ impl H2Conn {
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let (send, mut connection) = Builder::new()
-            .initial_window_size(START.stream)
-            .initial_connection_window_size(START.connection)
+            .initial_window_size(ENDPOINT.stream)
+            .initial_connection_window_size(ENDPOINT.connection)
             .data_frame_budget(SMALL_FRAMES)
             .max_frame_size(MAX_FRAME)
             .max_send_buffer_size(SEND_BUFFER)
@@ -83,7 +83,7 @@ impl H2Conn {
         });
         let mut pulse = connection
             .ping_pong()
-            .map(|pings| Pulse::new(pings, conn.link.clone(), keepalive));
+            .map(|pings| Pulse::new(pings, conn.link.clone(), ENDPOINT, keepalive));
         let weak = Rc::downgrade(&conn);
         let home = Rc::downgrade(home);
         tokio::task::spawn_local(async move {
@@ -337,14 +337,9 @@ impl H2Up {
                     self.body_done = recv.is_end_stream();
                     return Poll::Ready(Ok(Part::Data(data)));
                 }
-                Some(Err(e)) => {
-                    // An endpoint may end its answer and wave the rest of the request away (RFC 9113 §8.1).
-                    if e.reason() == Some(Reason::NO_ERROR) && e.is_remote() && e.is_reset() {
-                        self.body_done = true;
-                        return Poll::Ready(Ok(Part::End));
-                    }
-                    return Poll::Ready(Err(self.classify(&e)));
-                }
+                // An endpoint may end its answer and wave the rest of the request away (RFC 9113 §8.1): that is an end here, not an
+                // error. A reset before the end cuts the answer, whatever reason it gives.
+                Some(Err(e)) => return Poll::Ready(Err(self.classify(&e))),
                 None => self.data_over = true,
             }
         }

@@ -73,6 +73,11 @@ impl H1Exchange {
         }
     }
 
+    /// The socket alone, for a connection that is parked: nothing is buffered then.
+    pub(crate) fn into_io(self: Box<Self>) -> Transport {
+        self.io
+    }
+
     /// Prepares for the exchange of `head`.
     pub(crate) fn begin(&mut self, head: &RequestHead) {
         self.decoder = BodyDecoder::new(head.body);

@@ -21,11 +21,13 @@ def test_the_access_log_has_a_json_line_for_every_request(tidegate, server, tmp_
     gateway = tidegate({**simple(behind, upstream_more={"outlier_detection": "off"}), "access_log": {"to": str(path)}})
     gateway.request("POST", "/ok?secret=1", [("x-request-id", "id-1"), ("user-agent", 'quote " and \\ and \t tab')], b"abc")
     gateway.get("/bad")
+    assert behind.requests[1].header("x-request-id")
     lines = until(lambda: len(logged(gateway, path)) == 2 and logged(gateway, path), what="two lines")
     first, second = lines
     text = json.dumps(first)
     assert "POST" in text and "/ok" in text and "id-1" in text and "all" in text and behind.address in text
     assert "secret" not in text
+    assert second["request_id"] == behind.requests[1].header("x-request-id"), "the id that was made here"
     assert 200 in first.values() and 500 in second.values(), (first, second)
     assert any(isinstance(value, (int, float)) and ("duration" in key or key.endswith(("_us", "_ms"))) for key, value in first.items()), first
 

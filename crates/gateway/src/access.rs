@@ -143,7 +143,7 @@ fn format(line: &Line, report: &Report, took: Duration) -> String {
         "route": report.route.as_deref(),
         "upstream": report.upstream.as_deref(),
         "member": report.member.as_deref(),
-        "request_id": text(&line.request_id),
+        "request_id": text(&report.request_id).or_else(|| text(&line.request_id)),
         "user_agent": text(&line.agent),
     });
     if let Some(code) = report.grpc {

@@ -56,12 +56,12 @@ pub(crate) async fn forward(
         tokio::time::sleep(delay).await;
     }
     let deadline = deadline(&state, &request.headers, context);
-    head::request(
+    running.report.request_id = Some(head::request(
         &mut request.headers,
         request.version,
         request.upgrade,
         worker,
-    );
+    ));
     let mut out = outgoing(context, &state, request, path);
     if is_grpc && let Some(at) = deadline.at {
         head::shorten_deadline(

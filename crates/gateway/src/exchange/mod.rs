@@ -83,6 +83,8 @@ pub(crate) struct Report {
     pub(crate) attempts: u32,
     pub(crate) bytes_up: u64,
     pub(crate) bytes_down: u64,
+    /// Given by the caller or made here; none when nothing went on.
+    pub(crate) request_id: Option<http::HeaderValue>,
 }
 
 /// An exchange while it runs: in flight from its making to its drop, then counted as its report says.

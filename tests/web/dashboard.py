@@ -209,6 +209,10 @@ class Works(Page):
                     "return [...document.querySelectorAll('.card')].filter(c => !c.closest('.right')"
                     " && c.scrollWidth > c.clientWidth + 1).map(c => c.className)")
                 self.assertEqual(cut, [], f"{width} wide")
+                split = self.browser.run(
+                    "return [...document.querySelectorAll('#routes td[data-cell=\"split\"], #routes .to')]"
+                    ".filter(c => c.scrollWidth > c.clientWidth + 1).map(c => c.textContent)")
+                self.assertEqual(split, [], f"{width} wide")
 
     def test_every_colour_of_text_is_readable_in_both_themes(self):
         self.show()
@@ -260,6 +264,12 @@ class Works(Page):
         wait_for("no notice", lambda: self.count("#notices .notice") == 0)
         self.assertIn("gateway started", self.text("#events"))
         self.assertIn("before the restart", self.text("#events"), "what was seen stays")
+        shown = self.browser.run("return [...document.querySelectorAll('#events li')].map(e => [e.querySelector('time').dateTime, e.dataset.kind])")
+        self.assertEqual([at for at, _ in shown], sorted((at for at, _ in shown), reverse=True), "the newest first")
+        kinds = [kind for _, kind in shown]
+        started = kinds.index("gateway_started")
+        self.assertGreater(started, kinds.index("config_loaded"), "the new run's own events follow its start")
+        self.assertLess(started, kinds.index("connection_lost"), kinds)
         rate = wait_for("a rate", lambda: (self.text('[data-tile="requests"] .big') or "–").strip("/s–"))
         self.assertTrue(0 < float(rate) < 3000, rate)
         refused = [line for line in self.browser.complaints() if "ERR_" not in line]
@@ -325,6 +335,10 @@ class Modules(Page):
             m.quantile(h([0, 4, 4], 4), h([9, 9, 9], 9), 1),
             m.quantile(h([0, 0, 0], 7), null, 0.5),
           ];"""), [1500, 3500, None, 2000, 5000])
+
+    def test_events_are_in_the_order_of_their_times_and_of_one_moment_as_they_came(self):
+        self.assertEqual(self.module("events", """
+          return m.inOrder([[5, 'a'], [9, 'b'], [5, 'c'], [1, 'd']].map(([at_ms, name]) => ({ at_ms, name }))).map(e => e.name).join('');"""), "dacb")
 
     def test_counters_that_began_anew_never_make_a_negative_rate(self):
         self.assertEqual(self.module("rates", """

@@ -18,15 +18,20 @@ export const tone = kind => TONES.find(([pattern]) => pattern.test(kind))?.[1] ?
 
 let events = [];
 
-/** Takes new events; those of the page itself (`local`) have no number of the gateway's. */
+/** Events in the order in which they happened; of one moment, as they came: a run's come in the order of their numbers. */
+export const inOrder = list => list.toSorted((a, b) => a.at_ms - b.at_ms);
+
+/** Takes new events; those of the page itself (`page`) have numbers of their own. */
 export function addEvents(list, instance) {
-  for (const event of list) events.push({ ...event, key: `${instance}-${event.seq}` });
-  if (events.length > MOST) events = events.slice(-MOST);
+  if (!list.length) return;
+  // Some are told late: the end of an ejection when the sweep finds it, a start when the new run first answers.
+  events = inOrder([...events, ...list.map(event => ({ ...event, key: `${instance}-${event.seq}` }))]).slice(-MOST);
 }
 
 let locals = 0;
-export function addLocal(kind, cause) {
-  addEvents([{ seq: ++locals, at_ms: Date.now(), kind, subject: '', member: '', cause }], 'page');
+/** Something that the page saw, at a time of the gateway's clock: the browser's may be another one. */
+export function addLocal(kind, cause, at_ms) {
+  addEvents([{ seq: ++locals, at_ms, kind, subject: '', member: '', cause }], 'page');
 }
 
 function item(event) {

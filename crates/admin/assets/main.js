@@ -41,9 +41,11 @@ function data(answer) {
   const at = Date.now();
   if (instance !== null && answer.instance !== instance) {
     tracker.gap(at);
-    addLocal('gateway_started', 'another run answers now; its counters begin anew');
+    // Its first events may be older than its admin port.
+    const began = Math.min(answer.at_ms - answer.uptime_ms, ...answer.events.map(event => event.at_ms));
+    addLocal('gateway_started', 'another run answers now; its counters begin anew', began);
   } else if (lostSince != null) {
-    addLocal('connection_back', `after ${Math.round((at - lostSince) / 1000)} s`);
+    addLocal('connection_back', `after ${Math.round((at - lostSince) / 1000)} s`, answer.at_ms);
   }
   instance = answer.instance;
   lostSince = null;
@@ -56,7 +58,7 @@ function data(answer) {
 function lost(error) {
   if (lostSince == null) {
     lostSince = last?.at ?? Date.now();
-    if (last) addLocal('connection_lost', error.status ? error.message : '');
+    if (last) addLocal('connection_lost', error.status ? error.message : '', last.answer.at_ms + Date.now() - last.at);
     tracker.gap(Date.now());
     updateEvents(view);
     document.body.classList.add('lost');

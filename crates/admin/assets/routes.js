@@ -28,7 +28,11 @@ function row() {
       attr(matches, 'title', r.matches);
       const split = rates?.split.filter(t => t.share != null) ?? [];
       const known = split.length > 1;
-      text(to, known ? split.map(t => `${t.target} ${f.percent(t.share)}`).join(', ') : r.to);
+      const parts = known ? split.map((t, i) => `${t.target} ${f.percent(t.share)}${i + 1 < split.length ? ',' : ''}`) : [r.to];
+      keyed(to, parts.map((part, i) => ({ part, i })), p => p.i, () => {
+        const part = el('span');
+        return { node: part, update(p) { text(part, p.part); } };
+      });
       attr(cells.split, 'title', known ? `configured: ${r.to}; shown: the last seconds` : r.to);
       bar.hidden = !known;
       keyed(bar, known ? split : [], t => t.target, () => {

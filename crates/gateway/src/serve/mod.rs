@@ -79,7 +79,7 @@ pub(crate) async fn connection<G: 'static>(
 enum Spoken {
     H1(Box<H1Exchange>),
     H2(Guarded<Turn>),
-    H2Tls(Guarded<TlsStream<Turn>>),
+    H2Tls(Box<Guarded<TlsStream<Turn>>>),
 }
 
 async fn encrypted(
@@ -100,7 +100,8 @@ async fn encrypted(
     };
     if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
         tls.get_ref().0.gather();
-        return Some(Spoken::H2Tls(Guarded::new(tls, bytes::Bytes::new())));
+        let io = Guarded::new(tls, bytes::Bytes::new());
+        return Some(Spoken::H2Tls(Box::new(io)));
     }
     let io = Transport::TlsServer(Box::new(tls));
     Some(Spoken::H1(Box::new(H1Exchange::new(

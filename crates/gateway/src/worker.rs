@@ -25,7 +25,7 @@ use crate::listener::{ListenerState, OpenConnection};
 use crate::serve;
 use crate::snapshot::Snapshot;
 use crate::stats::{Registry, Traffic};
-use crate::up::conns::EndpointConns;
+use crate::up::conns::{EndpointConns, Siblings};
 use crate::upstream::{Target, Upstream};
 use crate::watch::{TICK, Watches};
 
@@ -228,7 +228,7 @@ pub(crate) struct Worker {
     hot: Rc<Cell<usize>>,
     conns: RefCell<HashMap<(u64, MemberKey), Rc<EndpointConns>, foldhash::fast::FixedState>>,
     /// Connections of this worker by upstream.
-    local: RefCell<HashMap<u64, Rc<Cell<usize>>, foldhash::fast::FixedState>>,
+    siblings: RefCell<HashMap<u64, Rc<Siblings>, foldhash::fast::FixedState>>,
     swept: Cell<Instant>,
 }
 
@@ -253,7 +253,7 @@ impl Worker {
             mirrors: Cell::new(0),
             hot: Rc::default(),
             conns: RefCell::default(),
-            local: RefCell::default(),
+            siblings: RefCell::default(),
             swept: Cell::new(Instant::now()),
         }
     }
@@ -291,13 +291,13 @@ impl Worker {
         if let Some(conns) = self.conns.borrow().get(&key) {
             return conns.clone();
         }
-        let local = self
-            .local
+        let siblings = self
+            .siblings
             .borrow_mut()
             .entry(upstream.id)
             .or_default()
             .clone();
-        let conns = EndpointConns::new(upstream.clone(), member.payload().clone(), local);
+        let conns = EndpointConns::new(upstream.clone(), member.payload().clone(), siblings);
         self.conns.borrow_mut().insert(key, conns.clone());
         conns
     }
@@ -332,6 +332,9 @@ impl Worker {
 
     fn sweep(&self, now: Instant) {
         self.watches.sweep(now);
+        for conns in self.conns.borrow().values() {
+            conns.yield_idle();
+        }
         // Idle upstream connections want no more than a look a second.
         if now.duration_since(self.swept.get()).as_millis() >= 1000 {
             self.swept.set(now);
@@ -358,8 +361,8 @@ impl Worker {
             }
             keep
         });
-        self.local
+        self.siblings
             .borrow_mut()
-            .retain(|upstream, open| current.contains(upstream) || open.get() > 0);
+            .retain(|upstream, all| current.contains(upstream) || all.open() > 0);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
@@ -22,20 +22,48 @@ use crate::upstream::{Protocol, Target, Upstream};
 /// Connections being opened at once to one endpoint for HTTP/2: a burst of requests must not open one each.
 const OPENING: usize = 2;
 
+/// What the connections of one worker to the endpoints of one upstream know of each other.
+#[derive(Debug, Default)]
+pub(crate) struct Siblings {
+    open: Cell<usize>,
+    homes: RefCell<Vec<Weak<EndpointConns>>>,
+}
+
+impl Siblings {
+    /// Connections of this worker to the whole upstream.
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Closes a connection that idles at another endpoint than `asking`.
+    fn give_up_idle(&self, asking: &EndpointConns) {
+        let homes = self.homes.borrow();
+        let others = homes
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|home| !std::ptr::eq(&**home, asking));
+        for home in others {
+            if home.give_up_idle() {
+                return;
+            }
+        }
+    }
+}
+
 /// Counts an open connection for the endpoint (all workers) and for the upstream (this worker).
 #[derive(Debug)]
 pub(crate) struct OpenConn {
     target: Arc<Target>,
-    local: Rc<Cell<usize>>,
+    siblings: Rc<Siblings>,
 }
 
 impl OpenConn {
-    fn new(target: &Arc<Target>, local: &Rc<Cell<usize>>) -> Self {
+    fn new(target: &Arc<Target>, siblings: &Rc<Siblings>) -> Self {
         count(&target.open, 1);
-        local.set(local.get() + 1);
+        siblings.open.set(siblings.open() + 1);
         Self {
             target: target.clone(),
-            local: local.clone(),
+            siblings: siblings.clone(),
         }
     }
 }
@@ -43,7 +71,7 @@ impl OpenConn {
 impl Drop for OpenConn {
     fn drop(&mut self) {
         count(&self.target.open, -1);
-        self.local.set(self.local.get() - 1);
+        self.siblings.open.set(self.siblings.open() - 1);
     }
 }
 
@@ -56,8 +84,7 @@ fn count(counter: &AtomicU64, by: i64) {
 pub(crate) struct EndpointConns {
     upstream: Arc<Upstream>,
     target: Arc<Target>,
-    /// Connections of this worker to the whole upstream.
-    local: Rc<Cell<usize>>,
+    siblings: Rc<Siblings>,
     #[expect(
         clippy::vec_box,
         reason = "leased and returned for every request: a pointer moves, not the connection"
@@ -65,7 +92,8 @@ pub(crate) struct EndpointConns {
     idle: RefCell<Vec<Box<H1Conn>>>,
     h2: RefCell<Vec<Rc<H2Conn>>>,
     opening: Cell<usize>,
-    waiters: RefCell<Vec<Waker>>,
+    /// Whom to wake, by waiter.
+    waiters: RefCell<Vec<(u64, Waker)>>,
     /// What ALPN agreed on last, for `protocol: auto` under TLS.
     speaks_h2: Cell<Option<bool>>,
     /// The endpoint is gone: connections that come back are closed.
@@ -101,19 +129,24 @@ impl EndpointConns {
     pub(crate) fn new(
         upstream: Arc<Upstream>,
         target: Arc<Target>,
-        local: Rc<Cell<usize>>,
+        siblings: Rc<Siblings>,
     ) -> Rc<Self> {
-        Rc::new(Self {
+        let home = Rc::new(Self {
             upstream,
             target,
-            local,
+            siblings: siblings.clone(),
             idle: RefCell::default(),
             h2: RefCell::default(),
             opening: Cell::new(0),
             waiters: RefCell::default(),
             speaks_h2: Cell::new(None),
             retired: Cell::new(false),
-        })
+        });
+        let mut homes = siblings.homes.borrow_mut();
+        homes.retain(|home| home.strong_count() > 0);
+        homes.push(Rc::downgrade(&home));
+        drop(homes);
+        home
     }
 
     /// A connection that is at hand with room for one request: the usual case, without any waiting state.
@@ -141,24 +174,20 @@ impl EndpointConns {
         };
         // For how long is the exchange's own business: its deadline, its idle timeout, a caller that leaves.
         loop {
-            let mut waiting: Option<Waiting> = None;
+            let queued = Queued {
+                home: self,
+                waiting: self.upstream.live.slots.wait(),
+            };
             let step = poll_fn(|cx| {
                 // Registered before the look, so that nothing that comes free in between is missed.
-                let mut local = self.waiters.borrow_mut();
-                if !local.iter().any(|w| w.will_wake(cx.waker())) {
-                    local.push(cx.waker().clone());
-                }
-                drop(local);
-                waiting
-                    .get_or_insert_with(|| self.upstream.live.slots.wait())
-                    .register(cx.waker());
+                queued.register(cx.waker());
                 match self.step(wanted) {
                     Step::Wait => Poll::Pending,
                     step => Poll::Ready(step),
                 }
             })
             .await;
-            drop(waiting);
+            drop(queued);
             match step {
                 Step::Take(place) => return Ok(place),
                 Step::Open(slot, protocol) => {
@@ -202,7 +231,7 @@ impl EndpointConns {
             if let Some(conn) = self.take_idle() {
                 return Step::Take(Place::H1(conn, self.clone()));
             }
-            match self.upstream.live.slots.try_take(self.local.get()) {
+            match self.take_slot() {
                 Some(slot) => Step::Open(slot, protocol),
                 None => Step::Wait,
             }
@@ -238,7 +267,7 @@ impl EndpointConns {
             return Step::Take(Place::H2(Lease::new(conn.clone(), self.clone())));
         }
         let may_open = self.opening.get() < OPENING;
-        if may_open && let Some(slot) = self.upstream.live.slots.try_take(self.local.get()) {
+        if may_open && let Some(slot) = self.take_slot() {
             return Step::Open(slot, Protocol::Http2);
         }
         // Over the soft limit is better than waiting for a slot.
@@ -246,6 +275,38 @@ impl EndpointConns {
             return Step::Take(Place::H2(Lease::new(conn.clone(), self.clone())));
         }
         Step::Wait
+    }
+
+    /// A slot for a new connection. When all are taken, one that idles at another endpoint gives its up: it would keep it until its idle
+    /// timeout while requests wait here.
+    fn take_slot(&self) -> Option<Slot> {
+        let slots = &self.upstream.live.slots;
+        slots.try_take(self.siblings.open()).or_else(|| {
+            self.siblings.give_up_idle(self);
+            slots.try_take(self.siblings.open())
+        })
+    }
+
+    /// Closes the connection that has idled longest; false when none idles.
+    fn give_up_idle(&self) -> bool {
+        let coldest = {
+            let mut idle = self.idle.borrow_mut();
+            (!idle.is_empty()).then(|| idle.remove(0))
+        };
+        if coldest.is_some() {
+            return true;
+        }
+        let mut conns = self.h2.borrow_mut();
+        let idle = conns.iter().position(|c| c.active.get() == 0);
+        // Its slot comes free when its task has closed it.
+        idle.map(|at| conns.swap_remove(at)).is_some()
+    }
+
+    /// Closes an idle connection if somebody waits for its slot, on whatever worker. For a look at every tick.
+    pub(crate) fn yield_idle(&self) {
+        if self.upstream.live.slots.contended() {
+            self.give_up_idle();
+        }
     }
 
     fn is_used_up(&self, requests: u64) -> bool {
@@ -269,7 +330,7 @@ impl EndpointConns {
         slot: Slot,
         protocol: Protocol,
     ) -> Result<Option<Place>, UpError> {
-        let open = OpenConn::new(&self.target, &self.local);
+        let open = OpenConn::new(&self.target, &self.siblings);
         let opening = Opening::new(self);
         let fresh = connect(&self.upstream, &self.target, protocol).await?;
         let conn = match fresh {
@@ -339,7 +400,7 @@ impl EndpointConns {
 
     fn wake(&self) {
         if !self.waiters.borrow().is_empty() {
-            for waker in self.waiters.take() {
+            for (_, waker) in self.waiters.take() {
                 waker.wake();
             }
         }
@@ -363,6 +424,31 @@ impl EndpointConns {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
         self.h2.borrow_mut().clear();
+    }
+}
+
+/// A request that waits for a connection here or for a slot anywhere. Leaves nothing behind when it gives up.
+struct Queued<'a> {
+    home: &'a EndpointConns,
+    waiting: Waiting,
+}
+
+impl Queued<'_> {
+    fn register(&self, waker: &Waker) {
+        let mut waiters = self.home.waiters.borrow_mut();
+        match waiters.iter_mut().find(|(id, _)| *id == self.waiting.id()) {
+            Some((_, known)) => known.clone_from(waker),
+            None => waiters.push((self.waiting.id(), waker.clone())),
+        }
+        drop(waiters);
+        self.waiting.register(waker);
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let id = self.waiting.id();
+        self.home.waiters.borrow_mut().retain(|(i, _)| *i != id);
     }
 }
 

@@ -1,11 +1,13 @@
 //! `max_connections`, exact across workers.
 //!
 //! Workers don't share connections, but they share the limit. A slot that comes free wakes the waiters, on whatever worker they are. A worker
-//! that has no connection at all to the upstream may always open one: otherwise the others could starve it for ever.
+//! that has no connection at all to the upstream may always open one: otherwise the others could starve it for ever. Who waits asks
+//! first for a connection of the same worker that idles at another endpoint ([`super::conns`]); other workers give up theirs when they
+//! see that somebody waits.
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
 /// The shared account.
@@ -14,7 +16,9 @@ pub(crate) struct Slots {
     max: AtomicUsize,
     open: AtomicUsize,
     waiting: AtomicUsize,
-    queue: Mutex<Vec<Waker>>,
+    /// Whom to wake, by waiter.
+    queue: Mutex<Vec<(u64, Waker)>>,
+    next: AtomicU64,
 }
 
 /// The right to hold one connection, given back when dropped.
@@ -23,7 +27,10 @@ pub(crate) struct Slot(Arc<Slots>);
 
 /// Somebody who waits for a slot or an idle connection, counted while it exists.
 #[derive(Debug)]
-pub(crate) struct Waiting(Arc<Slots>);
+pub(crate) struct Waiting {
+    slots: Arc<Slots>,
+    id: u64,
+}
 
 impl Slots {
     pub(crate) fn new(max: usize) -> Arc<Self> {
@@ -32,6 +39,7 @@ impl Slots {
             open: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             queue: Mutex::default(),
+            next: AtomicU64::new(0),
         })
     }
 
@@ -46,7 +54,7 @@ impl Slots {
         let max = self.max.load(Ordering::Relaxed);
         let taken = self
             .open
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |open| {
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| {
                 (open < max || local == 0).then_some(open + 1)
             });
         taken.is_ok().then(|| Slot(self.clone()))
@@ -58,22 +66,27 @@ impl Slots {
     }
 
     pub(crate) fn wait(self: &Arc<Self>) -> Waiting {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        Waiting(self.clone())
+        // In one order with the count of open connections: either the waiter sees the slot that comes free, or who frees it sees the
+        // waiter.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        Waiting {
+            slots: self.clone(),
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// Wakes all: a waiter that was cancelled meanwhile must not swallow the only wake-up, and waiting is rare.
     fn wake(&self) {
-        if self.waiting.load(Ordering::Acquire) == 0 {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
         let wakers = std::mem::take(&mut *self.queue());
-        for waker in wakers {
+        for (_, waker) in wakers {
             waker.wake();
         }
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Waker)>> {
         self.queue
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -81,24 +94,32 @@ impl Slots {
 }
 
 impl Waiting {
+    /// Names the waiter, among all of these slots.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Wakes `waker` at the next free slot. To be called again after each wake-up.
     pub(crate) fn register(&self, waker: &Waker) {
-        let mut queue = self.0.queue();
-        if !queue.iter().any(|w| w.will_wake(waker)) {
-            queue.push(waker.clone());
+        let mut queue = self.slots.queue();
+        match queue.iter_mut().find(|(id, _)| *id == self.id) {
+            Some((_, known)) => known.clone_from(waker),
+            None => queue.push((self.id, waker.clone())),
         }
     }
 }
 
 impl Drop for Waiting {
+    /// Leaves nothing behind: a waker keeps its task's memory, and many may give up before a slot comes free.
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.slots.queue().retain(|(id, _)| *id != self.id);
+        self.slots.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
         self.0.wake();
     }
 }
@@ -106,6 +127,20 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_gives_up_waiting_leaves_no_waker_behind() {
+        let slots = Slots::new(1);
+        let held = slots.try_take(0).expect("free");
+        for _ in 0..100 {
+            let waiting = slots.wait();
+            waiting.register(Waker::noop());
+            waiting.register(Waker::noop());
+            assert_eq!(slots.queue().len(), 1);
+        }
+        assert!(slots.queue().is_empty() && !slots.contended());
+        drop(held);
+    }
 
     #[test]
     fn the_limit_is_exact_and_every_worker_may_have_one() {

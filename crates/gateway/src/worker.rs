@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::access::AccessLog;
 use crate::events::Events;
 use crate::io::Raw;
+use crate::io::buffer::trim_spares;
 use crate::io::turn::flush_dirty;
 use crate::listener::{ListenerState, OpenConnection};
 use crate::serve;
@@ -338,6 +339,7 @@ impl Worker {
         // Idle upstream connections want no more than a look a second.
         if now.duration_since(self.swept.get()).as_millis() >= 1000 {
             self.swept.set(now);
+            trim_spares();
             let all: Vec<_> = self.conns.borrow().values().cloned().collect();
             for conns in all {
                 conns.sweep(now);

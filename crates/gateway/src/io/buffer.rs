@@ -143,6 +143,14 @@ thread_local! {
     static SPARES: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Buffers that stay when a worker is idle.
+const IDLE_SPARE: usize = 8;
+
+/// Gives back most of the buffers kept for the next exchange; a busy worker has them again at once. Called each second.
+pub(crate) fn trim_spares() {
+    SPARES.with_borrow_mut(|spares| spares.truncate(IDLE_SPARE));
+}
+
 fn take_spare() -> BytesMut {
     SPARES
         .with_borrow_mut(Vec::pop)

@@ -75,7 +75,7 @@ impl Copy {
             process.mirror_dropped.fetch_add(1, Relaxed);
             return;
         };
-        if self.request.upgrade || self.worker.mirrors.get() >= AT_ONCE {
+        if self.worker.mirrors.get() >= AT_ONCE {
             process.mirror_dropped.fetch_add(1, Relaxed);
             return;
         }

@@ -10,6 +10,7 @@ pub(crate) mod load;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
 pub(crate) mod plan;
+pub(crate) mod race;
 pub(crate) mod relay;
 pub(crate) mod reply;
 pub(crate) mod source;

@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::down::{Down, Part};
 use crate::up::Up;
 use crate::watch::Watch;
@@ -33,10 +35,8 @@ pub(crate) async fn tunnel(
             return Poll::Ready(());
         }
         let before = (moved.up, moved.down);
-        let broken = request.poll_up(&mut up, down, &mut moved.up, cx).is_err()
-            || answer
-                .poll_down(&mut up, down, &mut moved.down, cx)
-                .is_err();
+        let broken = request.poll(down, &mut up, &mut moved.up, cx).is_err()
+            || answer.poll(&mut up, down, &mut moved.down, cx).is_err();
         if broken || (request.over && answer.over) {
             return Poll::Ready(());
         }
@@ -63,69 +63,72 @@ struct Way {
 }
 
 impl Way {
-    fn poll_up(
+    /// Moves what there is; an error when either side broke.
+    fn poll(
         &mut self,
-        up: &mut Up,
-        down: &mut Down<'_>,
+        from: &mut impl Side,
+        to: &mut impl Side,
         moved: &mut u64,
         cx: &mut Context<'_>,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Broken> {
         while !self.ended {
-            match up.poll_room(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Err(()),
+            match to.poll_room(cx)? {
+                Poll::Ready(()) => {}
                 Poll::Pending => return Ok(()),
             }
-            match down.poll_part(cx) {
-                Poll::Ready(Ok(Part::Data(data))) => {
+            match from.poll_part(cx)? {
+                Poll::Ready(Part::Data(data)) => {
                     *moved += data.len() as u64;
-                    up.data(data, false).map_err(|_| ())?;
+                    to.data(data)?;
                 }
-                Poll::Ready(Ok(_)) => self.ended = true,
-                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Ready(_) => self.ended = true,
                 Poll::Pending => break,
             }
         }
-        match up.poll_flush(cx) {
-            Poll::Ready(Err(_)) => Err(()),
-            Poll::Ready(Ok(())) if self.ended => {
-                self.over |= up.poll_close(cx).is_ready();
-                Ok(())
-            }
-            _ => Ok(()),
+        if to.poll_flush(cx)?.is_ready() && self.ended {
+            self.over |= to.poll_close(cx).is_ready();
         }
-    }
-
-    fn poll_down(
-        &mut self,
-        up: &mut Up,
-        down: &mut Down<'_>,
-        moved: &mut u64,
-        cx: &mut Context<'_>,
-    ) -> Result<(), ()> {
-        while !self.ended {
-            match down.poll_room(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Err(()),
-                Poll::Pending => return Ok(()),
-            }
-            match up.poll_part(cx) {
-                Poll::Ready(Ok(Part::Data(data))) => {
-                    *moved += data.len() as u64;
-                    down.data(data, false).map_err(|_| ())?;
-                }
-                Poll::Ready(Ok(_)) => self.ended = true,
-                Poll::Ready(Err(_)) => return Err(()),
-                Poll::Pending => break,
-            }
-        }
-        match down.poll_flush(cx) {
-            Poll::Ready(Err(_)) => Err(()),
-            Poll::Ready(Ok(())) if self.ended => {
-                self.over |= down.poll_close(cx).is_ready();
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
+
+/// One end of a tunnel: the caller's or the endpoint's.
+trait Side {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, Broken>>;
+    fn data(&mut self, data: Bytes) -> Result<(), Broken>;
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A side is gone; why makes no difference here.
+struct Broken;
+
+macro_rules! side {
+    ($end:ty) => {
+        impl Side for $end {
+            fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+                <$end>::poll_room(self, cx).map_err(|_| Broken)
+            }
+
+            fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, Broken>> {
+                <$end>::poll_part(self, cx).map_err(|_| Broken)
+            }
+
+            fn data(&mut self, data: Bytes) -> Result<(), Broken> {
+                <$end>::data(self, data, false).map_err(|_| Broken)
+            }
+
+            fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+                <$end>::poll_flush(self, cx).map_err(|_| Broken)
+            }
+
+            fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+                <$end>::poll_close(self, cx)
+            }
+        }
+    };
+}
+
+side!(Up);
+side!(Down<'_>);

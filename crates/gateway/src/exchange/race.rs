@@ -1,0 +1,331 @@
+//! One attempt and its hedges: contenders for the answer of one request.
+//!
+//! A contender has picked a member and is on its way: to a connection, then with the request, then waiting for the answer's head. There
+//! is one, unless the route hedges. The first head wins, and whatever else runs then is broken off. Every contender that does not win is
+//! ended here, with its verdict.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use smallvec::SmallVec;
+use tidegate_core::{FailureKind, MemberKey, Pick, Verdict};
+use tidegate_route::retry::{Written, is_idempotent};
+
+use super::attempt::{Loop, Planned, Won, count};
+use super::outcome;
+use super::relay::{self, Fault};
+use super::source::{Cursor, Source};
+use crate::down::Down;
+use crate::stats::AttemptKind;
+use crate::up::conns::Place;
+use crate::up::{OutRequest, Up, UpError, UpResponse};
+use crate::upstream::{Protocol, Target};
+use crate::worker::Worker;
+
+/// One try at one member.
+pub(super) struct Contender {
+    pick: Pick<Arc<Target>>,
+    stage: Stage,
+    cursor: Cursor,
+    started: Instant,
+    per_try: Option<Instant>,
+}
+
+/// How far it has come.
+enum Stage {
+    /// A connection was at hand; the request starts with the first poll.
+    Placed(Option<Place>),
+    Connecting(Pin<Box<dyn Future<Output = Result<Place, UpError>>>>),
+    Running(Up),
+}
+
+/// What became of a race.
+pub(super) enum Raced {
+    Answer(Box<Contender>, UpResponse),
+    /// None is left; the last one's fault.
+    Fault(Fault),
+    PerTryTimeout(Written),
+    Deadline,
+    Idle,
+}
+
+impl Contender {
+    /// Begins an attempt. With a connection at hand the request is started with the first poll.
+    pub(super) fn new(run: &Loop<'_, '_>, planned: &Planned, pick: Pick<Arc<Target>>) -> Self {
+        let conns = run.worker.conns(&planned.upstream, pick.member());
+        let upgrade = run.request.upgrade;
+        let wanted = match run.grpc {
+            true => Protocol::Http2,
+            // HTTP/1.1 can switch to any protocol; HTTP/2 only where the upstream speaks nothing else.
+            false if upgrade => Protocol::Http1,
+            false => Protocol::Auto,
+        };
+        let started = Instant::now();
+        let at_hand = match upgrade {
+            true => None,
+            false => conns.try_place(wanted),
+        };
+        let stage = match at_hand {
+            Some(place) => Stage::Placed(Some(place)),
+            None if upgrade => {
+                Stage::Connecting(Box::pin(async move { conns.place_settled(wanted).await }))
+            }
+            None => Stage::Connecting(Box::pin(async move { conns.place(wanted).await })),
+        };
+        Self {
+            pick,
+            stage,
+            cursor: Cursor::default(),
+            started,
+            per_try: run.state.route.retry.per_try_timeout.map(|t| started + t),
+        }
+    }
+
+    /// Goes on towards the answer's head.
+    fn poll(
+        &mut self,
+        request: &OutRequest,
+        down: &mut Down<'_>,
+        source: &mut Source,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<UpResponse, Fault>> {
+        loop {
+            match &mut self.stage {
+                Stage::Placed(place) => match place.take().map(|p| p.start(request)) {
+                    Some(Ok(up)) => self.stage = Stage::Running(up),
+                    Some(Err(e)) => return Poll::Ready(Err(Fault::Up(e))),
+                    None => return Poll::Ready(Err(Fault::Up(UpError::Unsent))),
+                },
+                Stage::Connecting(connecting) => match connecting.as_mut().poll(cx) {
+                    Poll::Ready(Ok(place)) => self.stage = Stage::Placed(Some(place)),
+                    Poll::Ready(Err(e)) => return Poll::Ready(Err(Fault::Up(e))),
+                    Poll::Pending => {
+                        // A body is not read before there is somewhere to put it; that the caller left is seen all the same.
+                        if source.complete() && down.poll_gone(cx).is_ready() {
+                            return Poll::Ready(Err(Fault::Gone));
+                        }
+                        return Poll::Pending;
+                    }
+                },
+                Stage::Running(up) => {
+                    return relay::poll_head(up, down, source, &mut self.cursor, cx);
+                }
+            }
+        }
+    }
+
+    fn written(&self) -> Written {
+        match &self.stage {
+            Stage::Placed(_) | Stage::Connecting(_) => Written::Nothing,
+            Stage::Running(_) => Written::Some,
+        }
+    }
+
+    /// What the endpoint is charged with when time runs out: nothing while it would take more of the request and the caller sends none.
+    fn silence(&mut self) -> Option<FailureKind> {
+        let callers = match &mut self.stage {
+            Stage::Running(up) if !self.cursor.done => {
+                let mut cx = Context::from_waker(Waker::noop());
+                up.poll_room(&mut cx).is_ready()
+            }
+            _ => false,
+        };
+        (!callers).then_some(FailureKind::LocalOrigin)
+    }
+
+    /// Ends an attempt that has no answer. `blame` is what the endpoint is charged with.
+    fn lose(self, worker: &Worker, planned: &Planned, blame: Option<FailureKind>) {
+        let verdict = blame.map_or(Verdict::Neutral, Verdict::Failure);
+        if let Stage::Running(up) = self.judged(worker, planned, verdict) {
+            up.cancel();
+        }
+    }
+
+    /// Ends an attempt whose answer is not used because another will be made.
+    pub(super) fn discard(
+        self,
+        worker: &Worker,
+        planned: &Planned,
+        response: &UpResponse,
+        grpc: bool,
+    ) {
+        let verdict = outcome::verdict_of_head(response, grpc);
+        if let Stage::Running(up) = self.judged(worker, planned, verdict) {
+            // A complete answer without a body leaves the connection usable; any other is broken off.
+            if up.body_done() {
+                up.finish()
+            } else {
+                up.cancel()
+            }
+        }
+    }
+
+    fn judged(self, worker: &Worker, planned: &Planned, verdict: Verdict) -> Stage {
+        count(&planned.upstream.attempts, worker.index, &verdict);
+        let latency = Some(self.started.elapsed());
+        self.pick.finish(verdict, latency, worker.now());
+        self.stage
+    }
+
+    /// The exchange belongs to this one's endpoint.
+    pub(super) fn won(
+        self,
+        planned: &Planned,
+        response: UpResponse,
+        permit: tidegate_core::Permit,
+    ) -> Option<Won> {
+        match self.stage {
+            Stage::Running(up) => Some(Won {
+                up,
+                cursor: self.cursor,
+                response,
+                pick: self.pick,
+                latency: self.started.elapsed(),
+                upstream: planned.upstream.clone(),
+                traffic: planned.traffic.clone(),
+                permit,
+            }),
+            Stage::Placed(_) | Stage::Connecting(_) => None,
+        }
+    }
+}
+
+impl Loop<'_, '_> {
+    /// Runs one attempt, and hedges it if the route says so, until a head has come or nothing is left.
+    pub(super) async fn race(
+        &mut self,
+        planned: &Planned,
+        first: Contender,
+        tried: &mut SmallVec<[MemberKey; 4]>,
+    ) -> Raced {
+        let worker: &Rc<Worker> = self.worker;
+        let hedge = self
+            .state
+            .route
+            .hedge
+            .filter(|_| self.state.route.retry.replay || is_idempotent(&self.request.method));
+        let mut hedge_at = hedge.map(|h| first.started + h.delay);
+        let mut running: SmallVec<[Contender; 1]> = SmallVec::new();
+        running.push(first);
+        let mut made = 1;
+        poll_fn(|cx| {
+            if self.timer.is_over(self.deadline.at, cx) {
+                for mut contender in running.drain(..) {
+                    let kind = contender.silence().filter(|_| !self.deadline.callers);
+                    contender.lose(worker, planned, kind);
+                }
+                return Poll::Ready(Raced::Deadline);
+            }
+            if self.watch.poll_over(cx).is_ready() {
+                for mut contender in running.drain(..) {
+                    let kind = contender.silence();
+                    contender.lose(worker, planned, kind);
+                }
+                return Poll::Ready(Raced::Idle);
+            }
+            let taken = self.source.taken();
+            loop {
+                let mut i = 0;
+                while i < running.len() {
+                    match running[i].poll(self.request, self.down, self.source, cx) {
+                        Poll::Pending => i += 1,
+                        Poll::Ready(Ok(response)) => {
+                            let won = running.remove(i);
+                            for other in running.drain(..) {
+                                other.lose(worker, planned, None);
+                            }
+                            return Poll::Ready(Raced::Answer(Box::new(won), response));
+                        }
+                        Poll::Ready(Err(fault)) => {
+                            let blame = blame(&fault);
+                            running.remove(i).lose(worker, planned, blame);
+                            // Only the endpoint's own trouble leaves the others running.
+                            if running.is_empty() || blame.is_none() {
+                                for other in running.drain(..) {
+                                    other.lose(worker, planned, None);
+                                }
+                                return Poll::Ready(Raced::Fault(fault));
+                            }
+                        }
+                    }
+                }
+                // The earliest of the per-try timeouts and the next hedge.
+                let Some(per_try) = running.iter().filter_map(|c| c.per_try).min() else {
+                    break;
+                };
+                if per_try > Instant::now() {
+                    break;
+                }
+                let late = running
+                    .iter()
+                    .position(|c| c.per_try == Some(per_try))
+                    .unwrap_or(0);
+                let mut contender = running.remove(late);
+                let written = contender.written();
+                let kind = contender.silence();
+                contender.lose(worker, planned, kind);
+                if running.is_empty() {
+                    return Poll::Ready(Raced::PerTryTimeout(written));
+                }
+            }
+            if let (Some(at), Some(h)) = (hedge_at, hedge)
+                && Instant::now() >= at
+            {
+                hedge_at = None;
+                // Two that read from a caller who still sends would each get a part of it once more comes than is kept.
+                if made < h.attempts && self.source.complete() && self.source.replayable() {
+                    if let Some(contender) = self.hedged(planned, tried) {
+                        made += 1;
+                        running.push(contender);
+                        cx.waker().wake_by_ref();
+                    }
+                    hedge_at = (made < h.attempts).then(|| Instant::now() + h.delay);
+                }
+            }
+            if self.source.taken() != taken {
+                // An upload that moves is not idle, however long it takes.
+                let idle = self.state.route.idle_timeout;
+                self.watch.set(idle.map(|t| Instant::now() + t));
+            }
+            let wake_at = running
+                .iter()
+                .filter_map(|c| c.per_try)
+                .chain(hedge_at)
+                .min();
+            // The deadline has a timer already; the earlier of the two moves it.
+            let next = match (wake_at, self.deadline.at) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            if self.timer.is_over(next, cx) {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn hedged(&self, planned: &Planned, tried: &mut SmallVec<[MemberKey; 4]>) -> Option<Contender> {
+        let pick = self.pick(planned, tried).ok()?;
+        // The same member again would only add to its load.
+        if tried.contains(&pick.member().key()) {
+            return None;
+        }
+        tried.push(pick.member().key());
+        let attempts = &planned.upstream.attempts;
+        attempts.count(self.worker.index, AttemptKind::Hedge);
+        Some(Contender::new(self, planned, pick))
+    }
+}
+
+/// What an endpoint is charged with for a fault; `None` where it is not its doing.
+fn blame(fault: &Fault) -> Option<FailureKind> {
+    match fault {
+        Fault::Up(e) => outcome::blame(*e),
+        Fault::Source(_) | Fault::Gone => None,
+    }
+}

@@ -1,0 +1,98 @@
+//! Control work of the gateway: reload, discovery, probes, the engine's ticks, drain. It runs on the caller's runtime, never on a worker.
+//!
+//! - [`sockets`] listens, [`sources`] follows where members are, [`clock`] moves what time moves, [`registration`] tells others of us;
+//! - [`reload`] changes the configuration as a whole, [`drain`] ends.
+
+mod clock;
+mod drain;
+mod registration;
+mod reload;
+mod sockets;
+mod sources;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tidegate_discovery::{Registration, Resolver};
+use tokio::task::JoinHandle;
+
+use crate::events::unix_ms;
+use crate::worker::{Door, Shared};
+use crate::{ListenSocket, StartError};
+
+use sockets::Acceptor;
+use sources::Source;
+
+/// Everything that is not on the request path.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) door: Arc<Door>,
+    pub(crate) paths: Vec<PathBuf>,
+    resolver: Resolver,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sources: HashMap<String, Source>,
+    acceptors: HashMap<String, Acceptor>,
+    offered: Vec<(String, ListenSocket)>,
+    registrations: Vec<Registration>,
+    loaded_at_ms: u64,
+    refused: Option<String>,
+    ticking: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        door: Arc<Door>,
+        resolver: Resolver,
+        paths: Vec<PathBuf>,
+        sockets: Vec<(String, ListenSocket)>,
+    ) -> Arc<Self> {
+        let state = State {
+            offered: sockets,
+            loaded_at_ms: unix_ms(),
+            ..State::default()
+        };
+        Arc::new(Self {
+            shared,
+            door,
+            paths,
+            resolver,
+            reloading: tokio::sync::Mutex::default(),
+            state: Mutex::new(state),
+        })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts listening, discovery, probes and ticks for the snapshot in place.
+    pub(crate) async fn begin(self: &Arc<Self>) -> Result<(), StartError> {
+        let snapshot = self.shared.snapshot.load_full();
+        let sockets = self.bind(&snapshot)?;
+        self.follow(&snapshot);
+        // Fixed lists and fast sources are known at once; slow ones must not hold up the others.
+        self.wait_for_members(&snapshot, Duration::from_secs(1))
+            .await;
+        self.listen(&snapshot, sockets);
+        self.register(&snapshot);
+        let control = Arc::downgrade(self);
+        self.state().ticking = Some(tokio::spawn(clock::tick(control)));
+        Ok(())
+    }
+
+    /// When the running configuration was accepted, and why the last one was refused.
+    pub(crate) fn last_load(&self) -> (u64, Option<String>) {
+        let state = self.state();
+        (state.loaded_at_ms, state.refused.clone())
+    }
+}

@@ -1,0 +1,98 @@
+//! Another configuration in place of the running one: all of it, or nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tidegate_config::{Loaded, load};
+
+use super::Control;
+use crate::events::unix_ms;
+use crate::snapshot::Snapshot;
+
+impl Control {
+    /// Reads the configuration again; all of it takes effect, or nothing.
+    pub(crate) async fn reload(self: &Arc<Self>) -> Result<(), String> {
+        let _one = self.reloading.lock().await;
+        let paths = self.paths.clone();
+        let read = tokio::task::spawn_blocking(move || load(&paths)).await;
+        let result = match read {
+            Ok(Ok(loaded)) => self.apply(loaded).await,
+            Ok(Err(diagnostics)) => Err(diagnostics.to_string()),
+            Err(e) => Err(format!("the configuration could not be read: {e}")),
+        };
+        match &result {
+            Ok(()) => {
+                self.shared
+                    .stats
+                    .process
+                    .reloads
+                    .fetch_add(1, Ordering::Relaxed);
+                self.state().refused = None;
+            }
+            Err(why) => {
+                self.shared
+                    .stats
+                    .process
+                    .reloads_refused
+                    .fetch_add(1, Ordering::Relaxed);
+                self.shared
+                    .events
+                    .push("config_refused", "", "", first_line(why));
+                tracing::warn!(cause = %first_line(why), "configuration refused, the running one stays");
+                self.state().refused = Some(why.clone());
+            }
+        }
+        result
+    }
+
+    async fn apply(self: &Arc<Self>, loaded: Loaded) -> Result<(), String> {
+        let before = self.shared.snapshot.load_full();
+        let shared = &self.shared;
+        let next = Snapshot::build(
+            Arc::new(loaded),
+            Some(&before),
+            &shared.stats,
+            &self.resolver,
+            shared.now(),
+        )
+        .map_err(|e| e.to_string())?;
+        let next = Arc::new(next);
+        let sockets = self.bind(&next).map_err(|e| e.to_string())?;
+        if let Err(e) = shared
+            .access
+            .configure(next.loaded.config.access_log.as_ref())
+        {
+            return Err(format!("access_log: {e}"));
+        }
+        // New upstreams get their members before a request can be routed to them.
+        self.follow(&next);
+        shared.snapshot.store(next.clone());
+        self.listen(&next, sockets);
+        let registered = |s: &Snapshot| -> Vec<_> {
+            s.loaded
+                .config
+                .listeners
+                .iter()
+                .map(|l| (l.name.clone(), l.address.clone(), l.register.clone()))
+                .collect()
+        };
+        if registered(&before) != registered(&next) {
+            self.deregister().await;
+            self.register(&next);
+        }
+        self.state().loaded_at_ms = unix_ms();
+        self.door.look();
+        shared.events.push(
+            "config_loaded",
+            "",
+            "",
+            &format!("generation {}", next.generation),
+        );
+        tracing::info!(generation = next.generation, hash = %next.loaded.hash, "configuration loaded");
+        Ok(())
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}

@@ -1,0 +1,1 @@
+//! Signatures and event streams of AWS.

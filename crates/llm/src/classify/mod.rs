@@ -1,0 +1,1 @@
+//! What an outcome of a provider means.

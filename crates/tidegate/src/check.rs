@@ -46,17 +46,13 @@ pub(crate) fn run(options: &Check) -> ExitCode {
     }
 }
 
-/// Writes diagnostics to stderr, with their number when there are several.
+/// Writes diagnostics to stderr; their number is the last line.
 pub(crate) fn tell(problems: &Diagnostics) {
     if problems.0.is_empty() {
         return;
     }
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let errors = problems.errors();
-    let mut text = problems.render(colour);
-    if errors > 1 {
-        text.push_str(&format!("{errors} errors\n"));
-    }
+    let text = problems.render(colour);
     // Nobody reads stderr: there is nowhere else to say it, and the exit code still tells.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -115,6 +115,10 @@ pub enum Balance {
     /// Lowest expected wait per weight: peak-sensitive average of the latency × (requests in flight + 1). Among few members
     /// (see [`PoolPolicy::full_scan`]) by chance, steeply in favour of the lowest, so that nearly equal ones share evenly.
     PeakEwma(PeakEwma),
+    /// By the request's hash, to the fit member with the highest random weight (rendezvous hashing, [`hash::rendezvous`](crate::hash::rendezvous)).
+    /// Looks at every member and needs no table: for pools of dozens (keys), where those of a member that is out must
+    /// spread over all the others.
+    Rendezvous,
     /// Consistent hashing on a ring.
     RingHash(RingHash),
     /// Consistent hashing by a maglev table of 65,537 slots (Google, NSDI 2016).
@@ -140,6 +144,7 @@ impl Balance {
             Balance::SourceIpHash => "source_ip_hash",
             Balance::LeastRequest => "least_request",
             Balance::PeakEwma(_) => "peak_ewma",
+            Balance::Rendezvous => "rendezvous",
             Balance::RingHash(_) => "ring_hash",
             Balance::Maglev(_) => "maglev",
             Balance::BackendLoad(_) => "backend_load",
@@ -150,7 +155,7 @@ impl Balance {
     pub const fn wants_hash(&self) -> bool {
         matches!(
             self,
-            Balance::SourceIpHash | Balance::RingHash(_) | Balance::Maglev(_)
+            Balance::SourceIpHash | Balance::Rendezvous | Balance::RingHash(_) | Balance::Maglev(_)
         )
     }
 }

@@ -395,6 +395,26 @@ fn a_member_on_trial_gets_one_request_at_a_time() {
 }
 
 #[test]
+fn what_goes_on_after_its_outcome_stays_in_flight_and_holds_no_trial() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 2);
+    let pick = bench.pick().unwrap();
+    let member = pick.member().clone();
+    let tunnel = pick.finish_held(Verdict::Ok, None, bench.now);
+    assert_eq!(member.inflight(), 1);
+    drop(tunnel);
+    assert_eq!(member.inflight(), 0);
+
+    bench.fail(0, 5);
+    bench.wait(Duration::from_secs(30));
+    let trial = (0..4)
+        .map(|_| bench.pick().unwrap())
+        .find(Pick::is_trial)
+        .expect("its turn comes");
+    let _tunnel = trial.finish_held(Verdict::Ok, None, bench.now);
+    assert_eq!(bench.state(0), MemberState::Healthy);
+}
+
+#[test]
 fn only_trials_are_refused_where_strict_and_sent_where_not() {
     for strict in [true, false] {
         let probation = Probation {

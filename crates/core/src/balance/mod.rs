@@ -12,6 +12,7 @@ pub(crate) mod orca;
 
 use std::sync::Arc;
 
+use crate::hash::{hash64, rendezvous};
 use crate::member::Member;
 use crate::policy::{Balance, PoolPolicy};
 use crate::rng::Rng;
@@ -69,6 +70,8 @@ enum Chooser {
     RandomByShare(Shares),
     ByCost(ByCost),
     Hashed(Hashed),
+    /// Hash of the id and weight of each entry.
+    Rendezvous(Box<[(u64, u32)]>),
 }
 
 /// After so many choices that were not eligible, the rest is scanned.
@@ -133,6 +136,12 @@ impl<T> Group<T> {
             Balance::LeastRequest => by_cost(Cost::Requests),
             Balance::PeakEwma(_) => by_cost(Cost::Wait),
             Balance::SourceIpHash => hashed(Table::maglev(candidates, old_table), None),
+            Balance::Rendezvous => Chooser::Rendezvous(
+                usable
+                    .iter()
+                    .map(|c| (hash64(c.member.id().as_bytes(), 0), c.weight))
+                    .collect(),
+            ),
             Balance::Maglev(maglev) => {
                 hashed(Table::maglev(candidates, old_table), maglev.bounded_load)
             }
@@ -192,6 +201,18 @@ impl<T> Group<T> {
             Chooser::Random => several(&mut || rng.below(count) as usize),
             Chooser::RandomByShare(shares) => several(&mut || shares.at_random(rng)),
             Chooser::ByCost(costs) => return costs.choose(&self.entries, ask, rng, eligible),
+            Chooser::Rendezvous(choices) => {
+                let hash = ask.hash.unwrap_or_else(|| rng.next_u64());
+                return self
+                    .entries
+                    .iter()
+                    .zip(choices)
+                    .enumerate()
+                    .filter(|(_, (entry, _))| eligible(entry))
+                    .map(|(i, (_, (id, weight)))| (i, rendezvous(hash, *id, *weight)))
+                    .max_by(|a, b| a.1.total_cmp(&b.1))
+                    .map(|(i, _)| i);
+            }
             Chooser::Hashed(hashed) => {
                 // Without a hash: at random, through the table, so that the weights hold.
                 let hash = ask.hash.unwrap_or_else(|| rng.next_u64());

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 pub use control::Change;
-pub use pick::Pick;
+pub use pick::{InFlight, Pick};
 pub use status::PoolSummary;
 
 use crate::balance::{Ask, Entry, ewma};
@@ -117,6 +117,10 @@ pub struct PickRequest<'a> {
     pub hash: Option<u64>,
     /// Members that this request tried before: avoided unless nothing else is fit.
     pub exclude: &'a [MemberKey],
+    /// Members that must not get this request again, whatever else is fit: a key that was refused by its provider.
+    pub never: &'a [MemberKey],
+    /// Taken before any other if it is fit and in neither list: whom a session sticks to.
+    pub prefer: Option<MemberKey>,
     /// Whose health counts: see [`Scope`].
     pub scope: &'a Scope,
     /// Where the request comes from.
@@ -128,6 +132,8 @@ impl Default for PickRequest<'_> {
         PickRequest {
             hash: None,
             exclude: &[],
+            never: &[],
+            prefer: None,
             scope: &Scope::EMPTY,
             local: &Locality::NOWHERE,
         }
@@ -327,8 +333,10 @@ impl<T> Inner<T> {
         let ask = self.ask(request.hash, now);
         let body = views.view(request.local);
         let first = body.tier(rng);
-        // The plain case: the tier whose turn it is, nobody excluded, nobody on trial.
+        // The plain case: the tier whose turn it is, nobody wanted or unwanted, nobody on trial.
         if request.exclude.is_empty()
+            && request.never.is_empty()
+            && request.prefer.is_none()
             && let Some(tier) = body.tiers.get(first)
             && !tier.group.has_trials
             && let Some(entry) = tier
@@ -350,6 +358,24 @@ impl<T> Inner<T> {
             .probation
             .as_ref()
             .map_or(u32::MAX, |p| p.concurrent.max(1));
+        if let Some(wanted) = request.prefer
+            && !request.exclude.contains(&wanted)
+            && !request.never.contains(&wanted)
+            && let Some(entry) = body
+                .tiers
+                .iter()
+                .flat_map(|tier| &tier.group.entries)
+                .find(|e| e.member.key() == wanted)
+            && (!entry.trial || entry.member.hot.take_trial(limit))
+        {
+            return Ok(Pick::of(
+                &entry.member,
+                request.scope,
+                entry.trial,
+                entry.trial,
+                &self.tuning,
+            ));
+        }
         let none: &[MemberKey] = &[];
         let mut on_trial = false;
         for exclude in [request.exclude, none] {
@@ -363,9 +389,12 @@ impl<T> Inner<T> {
                     .filter_map(|i| body.tiers.get(i))
                     .map(|tier| &tier.group)
                 {
-                    on_trial |= group.has_trials;
+                    let barred = |e: &Entry<T>| request.never.contains(&e.member.key());
+                    on_trial |=
+                        group.has_trials && group.entries.iter().any(|e| e.trial && !barred(e));
                     let eligible = |e: &Entry<T>| {
                         !exclude.contains(&e.member.key())
+                            && !barred(e)
                             && (!e.trial
                                 || trials == Trials::Any
                                 || e.member.hot.trials.load(Relaxed) < limit)
@@ -402,11 +431,12 @@ impl<T> Inner<T> {
             return Err(NoPick::TrialsTaken);
         }
         if views.policy.when_exhausted == WhenExhausted::UseLeastBad {
-            let fresh = views
+            let mut usable = views
                 .least_bad
                 .iter()
-                .find(|m| !request.exclude.contains(&m.key()));
-            if let Some(member) = fresh.or(views.least_bad.first()) {
+                .filter(|m| !request.never.contains(&m.key()));
+            let fresh = usable.clone().find(|m| !request.exclude.contains(&m.key()));
+            if let Some(member) = fresh.or_else(|| usable.next()) {
                 return Ok(Pick::of(member, request.scope, false, false, &self.tuning));
             }
         }

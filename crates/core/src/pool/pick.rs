@@ -25,6 +25,11 @@ pub struct Pick<T> {
     summed: bool,
 }
 
+/// A request whose outcome is told, in flight until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropped at once, nothing is in flight"]
+pub struct InFlight<T>(#[expect(dead_code, reason = "held for its drop")] Pick<T>);
+
 impl Hot {
     /// Takes a trial if fewer than `limit` are taken: exact over all threads.
     pub(crate) fn take_trial(&self, limit: u32) -> bool {
@@ -98,10 +103,39 @@ impl<T> Pick<T> {
         );
     }
 
+    /// The first content has come: a trial is passed now, not at the end of a long stream, and makes room for others.
+    /// The outcome is still to be told. Nothing happens to a pick that is no trial.
+    pub fn passed(&mut self, now: Time) {
+        if std::mem::take(&mut self.trial)
+            && let Some(pool) = self.pool()
+        {
+            pool.lock()
+                .trial(&pool, self.member.key(), &self.scope, None, now);
+        }
+        if std::mem::take(&mut self.holds_trial) {
+            self.member.hot.trials.fetch_sub(1, Relaxed);
+        }
+    }
+
     /// Ends the request with its outcome, which counts in the scope of the pick. `latency`: from sending the request to
     /// the first byte of the answer (or to the failure); `None` if it is not known or already observed.
     pub fn finish(self, verdict: Verdict, latency: Option<Duration>, now: Time) {
         self.settle(&self.scope, verdict, latency, now);
+    }
+
+    /// As [`finish`](Pick::finish), for what goes on after its outcome is known (a tunnel, once its handshake is done): the
+    /// member has the request in flight until the guard is dropped.
+    pub fn finish_held(
+        mut self,
+        verdict: Verdict,
+        latency: Option<Duration>,
+        now: Time,
+    ) -> InFlight<T> {
+        self.settle(&self.scope, verdict, latency, now);
+        if std::mem::take(&mut self.holds_trial) {
+            self.member.hot.trials.fetch_sub(1, Relaxed);
+        }
+        InFlight(self)
     }
 
     /// As [`finish`](Pick::finish), with the outcome counted in another scope: a key found dead by a request for one

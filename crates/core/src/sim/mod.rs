@@ -248,8 +248,8 @@ impl Sim {
         let wanted = PickRequest {
             hash: request.hash,
             exclude: &request.tried,
-            scope: &Scope::EMPTY,
             local: &self.local,
+            ..PickRequest::default()
         };
         let Ok(pick) = self.pool.pick(&wanted, self.now, &mut self.rng) else {
             self.report.no_member += 1;

@@ -3,10 +3,8 @@
 //! Everything up to the answer's head happens here; what is given to the caller before that (interim answers) does not commit. Once
 //! [`Loop::run`] has returned an answer, the exchange belongs to that endpoint.
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -17,7 +15,7 @@ use super::outcome;
 use super::race::{Contender, Raced};
 use super::relay::Fault;
 use super::source::{Cursor, Source, SourceError};
-use super::timer::Timer;
+use super::timer::{Timer, rest};
 use crate::down::{Down, DownError};
 use crate::snapshot::{RouteState, Snapshot};
 use crate::stats::{AttemptKind, Attempts, Traffic};
@@ -74,6 +72,16 @@ pub(crate) enum Lost {
     TooLarge,
 }
 
+impl From<SourceError> for Lost {
+    fn from(e: SourceError) -> Self {
+        match e {
+            SourceError::Down(DownError::Gone) => Self::Gone,
+            SourceError::Down(DownError::Malformed(why)) => Self::Malformed(why),
+            SourceError::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
 /// The state of one request's attempts.
 pub(crate) struct Loop<'a, 'd> {
     pub(crate) worker: &'a Rc<Worker>,
@@ -98,16 +106,16 @@ impl Loop<'_, '_> {
     ) -> Result<Won, (Lost, Option<Arc<Traffic>>)> {
         let mut tries = Tries::default();
         let mut tried: SmallVec<[MemberKey; 4]> = SmallVec::new();
-        let mut lost = Lost::Overflow;
+        let mut lost = None;
         let mut at: Option<Arc<Traffic>> = None;
-        for (n, planned) in plan.iter().enumerate() {
+        'plan: for (n, planned) in plan.iter().enumerate() {
             let more_targets = n + 1 < plan.len();
             let upstream = &planned.upstream;
             let counts = &upstream.attempts;
             at = Some(planned.traffic.clone());
             let Some(permit) = upstream.live.requests.try_acquire() else {
                 counts.count(self.worker.index, AttemptKind::Overflow);
-                lost = Lost::Overflow;
+                lost = Some(Lost::Overflow);
                 continue;
             };
             let mut retrying = None;
@@ -116,10 +124,8 @@ impl Loop<'_, '_> {
                     Ok(pick) => pick,
                     Err(none) => {
                         counts.count(self.worker.index, AttemptKind::NoneFit);
-                        // An earlier attempt's failure says more than "nobody else is fit".
-                        if tries.counted == 0 {
-                            lost = Lost::NoneFit(none);
-                        }
+                        // An earlier failure says more than "nobody else is fit".
+                        lost.get_or_insert(Lost::NoneFit(none));
                         break;
                     }
                 };
@@ -135,26 +141,13 @@ impl Loop<'_, '_> {
                         (outcome, Some((contender, response)))
                     }
                     Raced::Fault(Fault::Up(e)) => {
-                        lost = if e == UpError::Overflow {
-                            Lost::Overflow
-                        } else {
-                            Lost::Up(e)
-                        };
+                        lost = Some(Lost::Up(e));
                         (outcome::of_error(e), None)
                     }
-                    Raced::Fault(
-                        Fault::Gone | Fault::Source(SourceError::Down(DownError::Gone)),
-                    ) => {
-                        return Err((Lost::Gone, at));
-                    }
-                    Raced::Fault(Fault::Source(SourceError::Down(DownError::Malformed(why)))) => {
-                        return Err((Lost::Malformed(why), at));
-                    }
-                    Raced::Fault(Fault::Source(SourceError::TooLarge)) => {
-                        return Err((Lost::TooLarge, at));
-                    }
+                    Raced::Fault(Fault::Gone) => return Err((Lost::Gone, at)),
+                    Raced::Fault(Fault::Source(e)) => return Err((e.into(), at)),
                     Raced::PerTryTimeout(written) => {
-                        lost = Lost::PerTryTimeout;
+                        lost = Some(Lost::PerTryTimeout);
                         (AttemptOutcome::PerTryTimeout { written }, None)
                     }
                     // A global timeout is never retried.
@@ -202,7 +195,7 @@ impl Loop<'_, '_> {
                         match self.give_up(planned, answer, permit, more_targets && may && wanted) {
                             Some(won) => return Ok(won),
                             None if wanted && may => break,
-                            None => return Err((lost, at)),
+                            None => break 'plan,
                         }
                     }
                 };
@@ -212,13 +205,14 @@ impl Loop<'_, '_> {
                 }
                 counts.count(self.worker.index, AttemptKind::Retry);
                 if let Some(pause) = pause
-                    && self.pause(pause).await.is_err()
+                    && rest(Instant::now() + pause, self.down).await.is_err()
                 {
                     return Err((Lost::Gone, at));
                 }
             }
         }
-        Err((lost, at))
+        // A plan is never empty, and whatever ends it says why.
+        Err((lost.unwrap_or(Lost::NoneFit(NoPick::Empty)), at))
     }
 
     pub(super) fn pick(
@@ -231,6 +225,7 @@ impl Loop<'_, '_> {
             exclude: tried,
             scope: &Scope::EMPTY,
             local: &self.snapshot.local,
+            ..PickRequest::default()
         };
         planned.upstream.live.pool.pick(
             &request,
@@ -259,22 +254,6 @@ impl Loop<'_, '_> {
         self.deadline
             .at
             .is_none_or(|at| Instant::now() + pause < at)
-    }
-
-    /// Waits between attempts; an error when the caller has left meanwhile.
-    async fn pause(&mut self, pause: Duration) -> Result<(), ()> {
-        let over = Instant::now() + pause;
-        let mut timer = Timer::default();
-        poll_fn(|cx| {
-            if timer.is_over(Some(over), cx) {
-                return Poll::Ready(Ok(()));
-            }
-            if self.source.complete() && self.down.poll_gone(cx).is_ready() {
-                return Poll::Ready(Err(()));
-            }
-            Poll::Pending
-        })
-        .await
     }
 }
 

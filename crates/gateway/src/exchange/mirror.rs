@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{HOST, HeaderValue};
 use http::uri::Authority;
-use tidegate_core::{Locality, PickRequest, Scope, Verdict};
+use tidegate_core::{Locality, PickRequest, Verdict};
 use tidegate_route::UpstreamIndex;
 
 use super::source::Source;
@@ -103,10 +103,8 @@ impl Copy {
             return;
         };
         let ask = PickRequest {
-            hash: None,
-            exclude: &[],
-            scope: &Scope::EMPTY,
             local: &local,
+            ..PickRequest::default()
         };
         let picked = upstream
             .live
@@ -137,7 +135,7 @@ async fn exchange(
     body: Vec<Bytes>,
     mut trailers: Option<HeaderMap>,
 ) -> Result<(u16, Option<u16>), UpError> {
-    let mut up = conns.place(wanted).await?.start(request)?;
+    let mut up = conns.placing(wanted).await?.start(request)?;
     let empty = body.is_empty() && trailers.is_none();
     let mut pieces = body.into_iter().peekable();
     let mut sent = empty && request.body == tidegate_wire::h1::BodyLength::None;

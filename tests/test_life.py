@@ -167,6 +167,38 @@ def test_a_bad_reload_is_refused_told_and_changes_nothing(tidegate, server):
     assert gateway.api("config")["refused"] is None
 
 
+def test_a_reload_refused_by_the_system_changes_no_living_pool(tidegate, server, tmp_path):
+    behind = server()
+    gateway = tidegate(simple(behind, upstream_more={"balance": "round_robin"}))
+    changed = simple(behind, upstream_more={"balance": "least_request", "connection_pool": {"max_requests": 1}})
+    main = gateway.complete({})["listeners"][0]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        second = {"name": "second", "address": "127.0.0.1:%d" % taken.getsockname()[1]}
+        text = gateway.reload({**changed, "listeners": [main, second]}, refused=True)
+        assert "second" in text and second["address"] in text
+        assert gateway.upstream()["balance"] == "round_robin"
+    gateway.reload(simple(behind, upstream_more={"balance": "round_robin"}, timeout="3s"))
+    log = tmp_path / "missing" / "access.log"
+    text = gateway.reload({**changed, "access_log": str(log)}, refused=True)
+    assert "access_log" in text and str(log) in text
+    assert gateway.upstream()["balance"] == "round_robin"
+    assert gateway.get().status == 200
+
+
+def test_a_log_that_was_moved_away_is_opened_anew_by_a_reload(tidegate, server, tmp_path):
+    log = tmp_path / "access.log"
+    gateway = tidegate({**simple(server()), "access_log": str(log)})
+    gateway.get("/first")
+    until(lambda: "/first" in log.read_text(), what="the first line")
+    log.rename(tmp_path / "access.log.1")
+    before = gateway.generation()
+    gateway.process.signal(signal.SIGHUP)
+    until(lambda: gateway.generation() > before, what="reload done")
+    gateway.get("/second")
+    until(lambda: log.exists() and "/second" in log.read_text(), what="the second line")
+    assert "/second" not in (tmp_path / "access.log.1").read_text()
+
+
 def test_a_changed_file_is_noticed_without_a_signal(tidegate, server):
     one, two = server(upstream.ok(b"one")), server(upstream.ok(b"two"))
     gateway = tidegate(simple(one))

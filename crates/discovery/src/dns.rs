@@ -51,6 +51,14 @@ pub(crate) fn follow(config: &DnsDiscovery, resolver: &Resolver) -> Result<Watch
     ))
 }
 
+/// Whether [`follow`] would begin.
+pub(crate) fn check(config: &DnsDiscovery) -> Result<(), SetupError> {
+    if !config.servers.is_empty() {
+        Resolver::with_servers(&config.servers)?;
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Addresses { port: u16 },

@@ -33,6 +33,23 @@ pub use resolve::{ResolveError, Resolver};
 pub use source::{Update, Watch};
 pub use tls::SetupError;
 
+/// Whether [`watch`] and [`Prober::start`] would work for this upstream, without starting anything.
+///
+/// # Errors
+/// The mistake that they would report.
+pub fn check(upstream: &Upstream, resolver: &Resolver) -> Result<(), SetupError> {
+    match &upstream.discover {
+        Some(Discover::Consul(consul)) => consul::check(consul, resolver)?,
+        Some(Discover::Dns(dns)) => dns::check(dns)?,
+        None | Some(Discover::File(_)) => {}
+    }
+    match &upstream.health_check {
+        // It asks nobody before it is given endpoints.
+        Some(health) => Prober::start(upstream, health, resolver, |_, _| ()).map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Follows the endpoints of an upstream until the handle is dropped. May be called from any runtime.
 ///
 /// A fixed list is known at once. An endpoint that is written as a name is one member, connected by happy eyeballs to any of

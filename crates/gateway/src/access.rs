@@ -3,8 +3,9 @@
 //! The worker formats the line (the exchange is over by then) and hands it to one thread that writes; a full queue drops lines and
 //! counts them, it never holds up traffic.
 
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -34,6 +35,14 @@ struct Sink {
     lines: SyncSender<String>,
 }
 
+fn file(path: &Path, create: bool) -> Result<File, OpenError> {
+    let options = OpenOptions::new().create(create).append(true).open(path);
+    options.map_err(|source| OpenError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// What is remembered of a request for its line.
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -48,40 +57,78 @@ pub(crate) struct Line {
     peer: Option<std::net::IpAddr>,
 }
 
+/// A log that can't be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("access_log: cannot write {path}: {source}")]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("access_log: its writer cannot be started: {0}")]
+    Writer(std::io::Error),
+}
+
+/// A log that is ready to take the place of the running one; none is off.
+#[derive(Debug)]
+pub(crate) struct Ready(Option<Arc<Sink>>);
+
 impl AccessLog {
-    /// Turns the log on, off or over to another file.
-    ///
-    /// # Errors
-    /// The file can't be opened; what was before stays.
-    pub(crate) fn configure(&self, config: Option<&Config>) -> std::io::Result<()> {
+    /// Opens what `config` wants; [`AccessLog::switch`] turns it on. A file is opened anew each time: it may have been moved away
+    /// because it had grown large.
+    pub(crate) fn open(&self, config: Option<&Config>) -> Result<Ready, OpenError> {
         let Some(config) = config else {
-            self.sink.store(None);
-            return Ok(());
+            return Ok(Ready(None));
         };
-        if self
-            .sink
-            .load()
-            .as_ref()
-            .is_some_and(|s| s.config == *config)
-        {
-            return Ok(());
-        }
         let out: Box<dyn Write + Send> = match &config.to {
-            LogTarget::Stdout => Box::new(std::io::stdout()),
-            LogTarget::Stderr => Box::new(std::io::stderr()),
-            LogTarget::File(path) => {
-                Box::new(OpenOptions::new().create(true).append(true).open(path)?)
+            LogTarget::File(path) => Box::new(file(path, true)?),
+            stream => {
+                let running = self.sink.load_full();
+                if running.as_ref().is_some_and(|s| s.config == *config) {
+                    return Ok(Ready(running));
+                }
+                match stream {
+                    LogTarget::Stderr => Box::new(std::io::stderr()),
+                    _ => Box::new(std::io::stdout()),
+                }
             }
         };
         let (lines, queue) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(queue, BufWriter::new(out)))?;
-        self.sink.store(Some(Arc::new(Sink {
+            .spawn(move || write(queue, BufWriter::new(out)))
+            .map_err(OpenError::Writer)?;
+        Ok(Ready(Some(Arc::new(Sink {
             config: config.clone(),
             lines,
-        })));
-        Ok(())
+        }))))
+    }
+
+    /// Lines go there from now on. Those that the log before has taken are still written.
+    pub(crate) fn switch(&self, ready: Ready) {
+        self.sink.store(ready.0);
+    }
+
+    /// Whether `config` could be opened, without making a file.
+    pub(crate) fn check(config: &Config) -> Result<(), OpenError> {
+        let LogTarget::File(path) = &config.to else {
+            return Ok(());
+        };
+        match file(path, false) {
+            // It will be made.
+            Err(OpenError::File { path, source }) if source.kind() == ErrorKind::NotFound => {
+                let folder = match path.parent() {
+                    Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+                    Some(folder) => folder,
+                    None => return Err(OpenError::File { path, source }),
+                };
+                match folder.metadata() {
+                    Ok(folder) if folder.is_dir() => Ok(()),
+                    _ => Err(OpenError::File { path, source }),
+                }
+            }
+            other => other.map(drop),
+        }
     }
 
     pub(crate) fn begin(&self, request: &Incoming, caller: &Caller) -> Option<Box<Line>> {
@@ -180,5 +227,27 @@ mod tests {
         assert_eq!((0..1000).filter(|_| log.sampled(10.0)).count(), 100);
         assert_eq!((0..10).filter(|_| log.sampled(100.0)).count(), 10);
         assert_eq!((0..10).filter(|_| log.sampled(0.0)).count(), 0);
+    }
+
+    #[test]
+    fn checking_a_log_makes_no_file_and_names_the_path_that_cannot_be_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let check = |path: PathBuf| {
+            AccessLog::check(&Config {
+                to: LogTarget::File(path),
+                ..Config::default()
+            })
+            .map_err(|e| e.to_string())
+        };
+        let new = folder.path().join("new.log");
+        assert_eq!(check(new.clone()), Ok(()));
+        assert!(!new.exists());
+        std::fs::write(&new, "line\n").expect("a file");
+        assert_eq!(check(new.clone()), Ok(()));
+        assert_eq!(std::fs::read(&new).expect("kept"), b"line\n");
+        let lost = check(folder.path().join("no/where.log")).expect_err("no such folder");
+        assert!(lost.contains("no/where.log"), "{lost}");
+        let folder = check(folder.path().to_owned()).expect_err("a folder");
+        assert!(folder.contains("cannot write"), "{folder}");
     }
 }

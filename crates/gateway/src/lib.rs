@@ -38,8 +38,8 @@ use tidegate_wire::headers::Via;
 
 pub use tls::TlsError;
 
-use control::Control;
-use snapshot::Snapshot;
+use control::{Control, lines};
+use snapshot::Draft;
 use stats::Registry;
 use worker::Shared;
 
@@ -108,12 +108,14 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
     // Two instances must not take each other for themselves when they look for loops.
     let via = Via::new(&format!("tidegate-{:08x}", limits::secret() as u32))
         .map_err(|e| StartError::Config(e.to_string()))?;
-    let snapshot = Snapshot::build(loaded, None, &stats, &resolver, Time(epoch))
-        .map_err(|e| StartError::Config(e.to_string()))?;
+    let draft = Draft::new(loaded, None, &resolver)
+        .map_err(|problems| StartError::Config(lines(&problems)))?;
     let access = access::AccessLog::default();
-    access
-        .configure(snapshot.loaded.config.access_log.as_ref())
-        .map_err(|e| StartError::Config(format!("access_log: {e}")))?;
+    let log = access
+        .open(draft.loaded.config.access_log.as_ref())
+        .map_err(|e| StartError::Config(e.to_string()))?;
+    access.switch(log);
+    let snapshot = draft.commit(None, &stats, Time(epoch));
     let shared = Arc::new(Shared {
         unrouted: stats.traffic("", ""),
         snapshot: ArcSwap::from_pointee(snapshot),
@@ -140,6 +142,29 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
         control,
         threads: Arc::new(Mutex::new(threads)),
     })
+}
+
+/// Everything that [`start`] would refuse of a configuration that loads, without starting, asking or writing anything; whether its
+/// addresses are free is not looked at. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// Every problem, in words.
+pub fn check(config: &tidegate_config::Loaded) -> Result<(), Vec<String>> {
+    let resolver = Resolver::system().map_err(|e| vec![e.to_string()])?;
+    let draft = Draft::new(Arc::new(config.clone()), None, &resolver);
+    let mut problems = draft.err().unwrap_or_default();
+    if let Some(Err(e)) = config
+        .config
+        .access_log
+        .as_ref()
+        .map(access::AccessLog::check)
+    {
+        problems.push(e.into());
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(problems.iter().map(ToString::to_string).collect()),
+    }
 }
 
 impl Handle {

@@ -105,15 +105,14 @@ impl ListenerState {
 
 /// Accepts until `stop` is set, giving each connection to the worker with the least load.
 pub(crate) async fn accept(
-    socket: Arc<ListenSocket>,
+    socket: Socket,
     state: impl Fn() -> Option<Arc<ListenerState>>,
     door: Arc<Door>,
     stop: Arc<Notify>,
-) -> io::Result<()> {
-    let socket = Socket::register(&socket)?;
+) {
     loop {
         let Some(listener) = state() else {
-            return Ok(());
+            return;
         };
         let full = listener.live.open.load(Ordering::Acquire)
             >= u64::from(listener.config.limits.connections);
@@ -121,12 +120,12 @@ pub(crate) async fn accept(
             // Further callers wait in the kernel's queue.
             tokio::select! {
                 () = listener.live.freed.notified() => continue,
-                () = stop.notified() => return Ok(()),
+                () = stop.notified() => return,
             }
         }
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = stop.notified() => return Ok(()),
+            () = stop.notified() => return,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -152,13 +151,15 @@ pub(crate) async fn accept(
 }
 
 /// A listening socket on the control runtime.
-enum Socket {
+#[derive(Debug)]
+pub(crate) enum Socket {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
 
 impl Socket {
-    fn register(socket: &ListenSocket) -> io::Result<Self> {
+    /// Must be called inside the control runtime.
+    pub(crate) fn register(socket: &ListenSocket) -> io::Result<Self> {
         match socket {
             ListenSocket::Tcp(l) => {
                 let l = l.try_clone()?;

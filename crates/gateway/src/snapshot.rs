@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tidegate_config::values::ListenAddress;
 use tidegate_config::{Config, Loaded, model};
 use tidegate_core as core;
 use tidegate_core::RetryBudget;
-use tidegate_discovery::Resolver;
+use tidegate_discovery::{ListenerFacts, Registration, Resolver};
 use tidegate_route::{Action, Destination, PathPolicy, Route, Router, UpstreamIndex};
 
+use crate::access::OpenError;
 use crate::limits::{RouteConcurrency, RouteRate};
 use crate::listener::ListenerState;
 use crate::stats::{Limits, Registry, Traffic};
 use crate::tls::TlsError;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{self, Upstream, UpstreamError};
 
 /// One configuration at work.
 #[derive(Debug)]
@@ -90,52 +92,89 @@ impl RouteState {
     }
 }
 
-/// Why a configuration that was read can't be put to work.
+/// One reason why a configuration that was read can't be put to work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BuildError {
+pub(crate) enum Problem {
     #[error("{0}")]
     Route(#[from] tidegate_route::CompileError),
     #[error("{0}")]
     Upstream(#[from] UpstreamError),
     #[error("listener {name}: {source}")]
     Tls { name: String, source: TlsError },
+    #[error("{0}")]
+    Register(#[from] tidegate_discovery::RegisterError),
+    #[error("{0}")]
+    AccessLog(#[from] OpenError),
 }
 
-impl Snapshot {
-    /// Compiles `loaded`. What `old` has that did not change is taken over: pools with health and statistics, limiters, listeners.
-    pub(crate) fn build(
+/// A configuration that can be put to work: what may fail was done, and nothing that runs was touched.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) loaded: Arc<Loaded>,
+    router: Router,
+    listeners: HashMap<String, Arc<ListenerState>>,
+    upstreams: Vec<upstream::Draft>,
+}
+
+impl Draft {
+    /// Compiles `loaded`. What `old` has that did not change will be taken over: pools with health and statistics, limiters, listeners.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub(crate) fn new(
         loaded: Arc<Loaded>,
         old: Option<&Snapshot>,
-        registry: &Registry,
         resolver: &Resolver,
-        now: core::Time,
-    ) -> Result<Snapshot, BuildError> {
+    ) -> Result<Draft, Vec<Problem>> {
         let config = &loaded.config;
-        let router = Router::compile(config)?;
-        // Listeners first: building an upstream may change the policy of a living pool, which must not happen for a config
-        // that is refused after all.
-        let listeners = listeners(config, old)?;
+        let mut problems = Vec::new();
+        let router = keep(Router::compile(config), &mut problems);
+        let listeners = listeners(config, old, resolver, &mut problems);
         let before: HashMap<&str, &Arc<Upstream>> = old
             .iter()
             .flat_map(|o| &o.upstreams)
             .map(|u| (&*u.name, u))
             .collect();
-        for wanted in &config.upstreams {
-            Upstream::check(wanted, resolver)?;
-        }
         let upstreams = config
             .upstreams
             .iter()
-            .map(|wanted| {
-                Upstream::build(
-                    wanted,
-                    before.get(&*wanted.name).copied(),
-                    registry,
-                    resolver,
-                    now,
+            .filter_map(|wanted| {
+                let before = before.get(&*wanted.name).copied();
+                keep(
+                    upstream::Draft::new(wanted, before, resolver),
+                    &mut problems,
                 )
             })
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect();
+        match router {
+            Some(router) if problems.is_empty() => Ok(Draft {
+                loaded,
+                router,
+                listeners,
+                upstreams,
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// Puts it to work in the place of `old`. The caller makes it the running one at once.
+    pub(crate) fn commit(
+        self,
+        old: Option<&Snapshot>,
+        registry: &Registry,
+        now: core::Time,
+    ) -> Snapshot {
+        let Draft {
+            loaded,
+            router,
+            listeners,
+            upstreams,
+        } = self;
+        let config = &loaded.config;
+        let upstreams: Vec<_> = upstreams
+            .into_iter()
+            .map(|draft| draft.commit(registry, now))
+            .collect();
         let before: HashMap<&str, &Arc<RouteState>> = old
             .iter()
             .flat_map(|o| &o.routes)
@@ -155,7 +194,7 @@ impl Snapshot {
                 ))
             })
             .collect();
-        Ok(Snapshot {
+        Snapshot {
             generation: old.map_or(0, |o| o.generation) + 1,
             paths: PathPolicy::default(),
             local: core::Locality::new(&config.node.region, &config.node.zone),
@@ -164,27 +203,46 @@ impl Snapshot {
             routes,
             upstreams,
             listeners,
-        })
+        }
     }
+}
+
+fn keep<T, E: Into<Problem>>(result: Result<T, E>, problems: &mut Vec<Problem>) -> Option<T> {
+    result.map_err(|e| problems.push(e.into())).ok()
 }
 
 fn listeners(
     config: &Config,
     old: Option<&Snapshot>,
-) -> Result<HashMap<String, Arc<ListenerState>>, BuildError> {
-    config
-        .listeners
-        .iter()
-        .map(|wanted| {
-            let before = old.and_then(|o| o.listeners.get(&wanted.name));
-            ListenerState::build(wanted, before)
-                .map(|state| (wanted.name.clone(), state))
-                .map_err(|source| BuildError::Tls {
-                    name: wanted.name.clone(),
-                    source,
-                })
-        })
-        .collect()
+    resolver: &Resolver,
+    problems: &mut Vec<Problem>,
+) -> HashMap<String, Arc<ListenerState>> {
+    let mut listeners = HashMap::new();
+    for wanted in &config.listeners {
+        let before = old.and_then(|o| o.listeners.get(&wanted.name));
+        let state = ListenerState::build(wanted, before).map_err(|source| Problem::Tls {
+            name: wanted.name.clone(),
+            source,
+        });
+        if let Some(state) = keep(state, problems) {
+            listeners.insert(wanted.name.clone(), state);
+        }
+        if let Some(register) = &wanted.register {
+            let facts = ListenerFacts {
+                name: wanted.name.clone(),
+                address: match wanted.address {
+                    ListenAddress::Ip(at) => Some(at),
+                    ListenAddress::Unix(_) => None,
+                },
+                tls: wanted.tls.is_some(),
+            };
+            keep(
+                Registration::check(&register.consul, &facts, resolver),
+                problems,
+            );
+        }
+    }
+    listeners
 }
 
 fn route_state(
@@ -229,7 +287,7 @@ fn route_state(
             .chain(&forward.fallback)
             .flat_map(|target| match &target.to {
                 Destination::Upstream { index, .. } => vec![*index],
-                Destination::Missing { .. } => Vec::new(),
+                Destination::Missing { .. } | Destination::Provider { .. } => Vec::new(),
                 Destination::FromHeader(from) => from.indices().collect(),
             })
             .collect(),

@@ -114,6 +114,8 @@ pub(crate) enum UpstreamError {
         name: String,
         source: tidegate_discovery::ResolveError,
     },
+    #[error("upstream {name}: {source}")]
+    Discovery { name: String, source: SetupError },
 }
 
 fn next_id() -> u64 {
@@ -121,62 +123,91 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-impl Upstream {
-    /// Whether `wanted` can be set up, without touching anything that runs.
-    pub(crate) fn check(
-        wanted: &config::Upstream,
-        resolver: &Resolver,
-    ) -> Result<(), UpstreamError> {
-        settings(wanted, resolver).map(|_| ())
-    }
+/// An upstream that can be set up: what may fail was done, and nothing that runs was touched.
+#[derive(Debug)]
+pub(crate) enum Draft {
+    /// The running one serves as it is.
+    Same(Arc<Upstream>),
+    Changed {
+        wanted: Arc<config::Upstream>,
+        settings: Arc<Settings>,
+        id: u64,
+        /// The running one of this name.
+        before: Option<Arc<Upstream>>,
+    },
+}
 
-    /// Sets up `wanted`; what `old` (of the same name) has that is still good is taken over.
-    pub(crate) fn build(
+impl Draft {
+    /// What `old` (of the same name) has that is still good will be taken over.
+    pub(crate) fn new(
         wanted: &config::Upstream,
         old: Option<&Arc<Upstream>>,
-        registry: &Registry,
         resolver: &Resolver,
-        now: core::Time,
-    ) -> Result<Arc<Upstream>, UpstreamError> {
+    ) -> Result<Draft, UpstreamError> {
         if let Some(old) = old
             && *old.config == *wanted
             && !has_files(wanted)
         {
-            return Ok(old.clone());
+            return Ok(Draft::Same(old.clone()));
         }
+        tidegate_discovery::check(wanted, resolver).map_err(|source| UpstreamError::Discovery {
+            name: wanted.name.clone(),
+            source,
+        })?;
         let same_connections =
             old.filter(|old| speaks_alike(&old.config, wanted) && !has_files(wanted));
-        let settings = match same_connections {
-            Some(old) => old.settings.clone(),
-            None => Arc::new(settings(wanted, resolver)?),
+        Ok(Draft::Changed {
+            settings: match same_connections {
+                Some(old) => old.settings.clone(),
+                None => Arc::new(settings(wanted, resolver)?),
+            },
+            id: same_connections.map_or_else(next_id, |old| old.id),
+            wanted: Arc::new(wanted.clone()),
+            before: old.cloned(),
+        })
+    }
+
+    /// Puts it to work: from here on the policy and the bounds of a living pool are the new ones.
+    pub(crate) fn commit(self, registry: &Registry, now: core::Time) -> Arc<Upstream> {
+        let (wanted, settings, id, before) = match self {
+            Draft::Same(upstream) => return upstream,
+            Draft::Changed {
+                wanted,
+                settings,
+                id,
+                before,
+            } => (wanted, settings, id, before),
         };
         let pool = &wanted.connection_pool;
-        let live = match old {
-            Some(old) => {
-                old.live.pool.set_policy(policy(wanted), now);
-                old.live.slots.set_max(pool.max_connections as usize);
-                old.live.pending.set_max(pool.max_pending_requests.into());
-                old.live.requests.set_max(pool.max_requests.into());
-                old.live.clone()
+        let live = match before {
+            Some(before) => {
+                let live = &before.live;
+                live.pool.set_policy(policy(&wanted), now);
+                live.slots.set_max(pool.max_connections as usize);
+                live.pending.set_max(pool.max_pending_requests.into());
+                live.requests.set_max(pool.max_requests.into());
+                live.clone()
             }
             None => Arc::new(Live {
-                pool: Pool::new(policy(wanted), Vec::new(), secret(), now),
+                pool: Pool::new(policy(&wanted), Vec::new(), secret(), now),
                 slots: Slots::new(pool.max_connections as usize),
                 pending: Gate::new(pool.max_pending_requests.into()),
                 requests: Gate::new(pool.max_requests.into()),
             }),
         };
-        Ok(Arc::new(Upstream {
+        Arc::new(Upstream {
             name: wanted.name.as_str().into(),
-            id: same_connections.map_or_else(next_id, |old| old.id),
-            config: Arc::new(wanted.clone()),
+            id,
             settings,
             live,
             attempts: registry.attempts(&wanted.name),
             wants_load: matches!(wanted.balance, config::Balance::BackendLoad(_)),
-        }))
+            config: wanted,
+        })
     }
+}
 
+impl Upstream {
     /// Puts the endpoints that a source tells of into the pool.
     pub(crate) fn set_endpoints(&self, endpoints: &[Endpoint], now: core::Time) {
         let specs = endpoints.iter().map(member).collect();

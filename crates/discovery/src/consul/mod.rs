@@ -85,6 +85,11 @@ pub(crate) fn follow(config: &ConsulDiscovery, resolver: &Resolver) -> Result<Wa
     ))
 }
 
+/// Whether [`follow`] would begin.
+pub(crate) fn check(config: &ConsulDiscovery, resolver: &Resolver) -> Result<(), SetupError> {
+    server(&config.address, config.token.as_ref(), resolver).map(drop)
+}
+
 fn server(
     url: &HttpUrl,
     token: Option<&Secret>,

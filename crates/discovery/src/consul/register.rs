@@ -83,10 +83,7 @@ impl Registration {
         listener: &ListenerFacts,
         resolver: &Resolver,
     ) -> Result<Self, RegisterError> {
-        if config.advertise.is_none() && listener.address.is_none() {
-            return Err(RegisterError::NoAddress(listener.name.clone()));
-        }
-        let server = super::server(&config.address, config.token.as_ref(), resolver)?;
+        let server = agent(config, listener, resolver)?;
         let id = config
             .id
             .clone()
@@ -110,6 +107,18 @@ impl Registration {
             leave: Some(leave),
             _task: task,
         })
+    }
+
+    /// Whether [`Registration::start`] would begin, without asking the agent anything.
+    ///
+    /// # Errors
+    /// As [`Registration::start`].
+    pub fn check(
+        config: &ConsulRegistration,
+        listener: &ListenerFacts,
+        resolver: &Resolver,
+    ) -> Result<(), RegisterError> {
+        agent(config, listener, resolver).map(drop)
     }
 
     /// The service's id at the agent.
@@ -144,6 +153,22 @@ impl Registration {
             cause,
         })
     }
+}
+
+/// The agent to register with, if there is an address to register.
+fn agent(
+    config: &ConsulRegistration,
+    listener: &ListenerFacts,
+    resolver: &Resolver,
+) -> Result<Server, RegisterError> {
+    if config.advertise.is_none() && listener.address.is_none() {
+        return Err(RegisterError::NoAddress(listener.name.clone()));
+    }
+    Ok(super::server(
+        &config.address,
+        config.token.as_ref(),
+        resolver,
+    )?)
 }
 
 /// The order to leave: where to tell how it went.

@@ -22,6 +22,7 @@ use crate::events::unix_ms;
 use crate::worker::{Door, Shared};
 use crate::{ListenSocket, StartError};
 
+pub(crate) use reload::lines;
 use sockets::Acceptor;
 use sources::Source;
 
@@ -78,7 +79,7 @@ impl Control {
     /// Starts listening, discovery, probes and ticks for the snapshot in place.
     pub(crate) async fn begin(self: &Arc<Self>) -> Result<(), StartError> {
         let snapshot = self.shared.snapshot.load_full();
-        let sockets = self.bind(&snapshot)?;
+        let sockets = self.bind(&snapshot.loaded.config, self.take_offered())?;
         self.follow(&snapshot);
         // Fixed lists and fast sources are known at once; slow ones must not hold up the others.
         self.wait_for_members(&snapshot, Duration::from_secs(1))

@@ -6,17 +6,19 @@ use std::sync::atomic::Ordering;
 use tidegate_config::{Loaded, load};
 
 use super::Control;
+use crate::ListenSocket;
 use crate::events::unix_ms;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Draft, Snapshot};
 
 impl Control {
     /// Reads the configuration again; all of it takes effect, or nothing.
     pub(crate) async fn reload(self: &Arc<Self>) -> Result<(), String> {
         let _one = self.reloading.lock().await;
+        let offered = self.take_offered();
         let paths = self.paths.clone();
         let read = tokio::task::spawn_blocking(move || load(&paths)).await;
         let result = match read {
-            Ok(Ok(loaded)) => self.apply(loaded).await,
+            Ok(Ok(loaded)) => self.apply(loaded, offered).await,
             Ok(Err(diagnostics)) => Err(diagnostics.to_string()),
             Err(e) => Err(format!("the configuration could not be read: {e}")),
         };
@@ -45,28 +47,28 @@ impl Control {
         result
     }
 
-    async fn apply(self: &Arc<Self>, loaded: Loaded) -> Result<(), String> {
+    async fn apply(
+        self: &Arc<Self>,
+        loaded: Loaded,
+        offered: Vec<(String, ListenSocket)>,
+    ) -> Result<(), String> {
         let before = self.shared.snapshot.load_full();
         let shared = &self.shared;
-        let next = Snapshot::build(
-            Arc::new(loaded),
-            Some(&before),
-            &shared.stats,
-            &self.resolver,
-            shared.now(),
-        )
-        .map_err(|e| e.to_string())?;
-        let next = Arc::new(next);
-        let sockets = self.bind(&next).map_err(|e| e.to_string())?;
-        if let Err(e) = shared
+        // First everything that may fail; a refused configuration leaves no trace.
+        let draft = Draft::new(Arc::new(loaded), Some(&before), &self.resolver)
+            .map_err(|problems| lines(&problems))?;
+        let config = &draft.loaded.config;
+        let log = shared
             .access
-            .configure(next.loaded.config.access_log.as_ref())
-        {
-            return Err(format!("access_log: {e}"));
-        }
+            .open(config.access_log.as_ref())
+            .map_err(|e| e.to_string())?;
+        let sockets = self.bind(config, offered).map_err(|e| e.to_string())?;
+        // Then all at once.
+        let next = Arc::new(draft.commit(Some(&before), &shared.stats, shared.now()));
         // New upstreams get their members before a request can be routed to them.
         self.follow(&next);
         shared.snapshot.store(next.clone());
+        shared.access.switch(log);
         self.listen(&next, sockets);
         let registered = |s: &Snapshot| -> Vec<_> {
             s.loaded
@@ -91,6 +93,12 @@ impl Control {
         tracing::info!(generation = next.generation, hash = %next.loaded.hash, "configuration loaded");
         Ok(())
     }
+}
+
+/// Problems as text, one a line.
+pub(crate) fn lines(problems: &[impl ToString]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 fn first_line(text: &str) -> &str {

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tidegate_config::Config;
 use tidegate_config::model::Listener as ListenerConfig;
 use tidegate_config::values::ListenAddress;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::Control;
-use crate::listener::accept;
+use crate::listener::{Socket, accept};
 use crate::snapshot::Snapshot;
 use crate::{ListenSocket, StartError};
 
@@ -18,9 +19,18 @@ use crate::{ListenSocket, StartError};
 #[derive(Debug)]
 pub(super) struct Acceptor {
     pub(super) address: String,
-    pub(super) socket: Arc<ListenSocket>,
+    pub(super) socket: ListenSocket,
     pub(super) stop: Arc<Notify>,
     pub(super) task: JoinHandle<()>,
+}
+
+/// A socket that is ready to accept, for a listener that had none.
+#[derive(Debug)]
+pub(super) struct Bound {
+    name: String,
+    address: String,
+    socket: ListenSocket,
+    accepting: Socket,
 }
 
 impl Control {
@@ -28,15 +38,20 @@ impl Control {
         self.state().offered = sockets;
     }
 
-    /// Sockets for the listeners of `snapshot` that have none yet.
+    /// What was offered for this load, whether it uses it or not.
+    pub(super) fn take_offered(&self) -> Vec<(String, ListenSocket)> {
+        std::mem::take(&mut self.state().offered)
+    }
+
+    /// Sockets for the listeners of `config` that have none yet.
     pub(super) fn bind(
         &self,
-        snapshot: &Snapshot,
-    ) -> Result<Vec<(String, Arc<ListenSocket>)>, StartError> {
-        let mut state = self.state();
-        let mut offered = std::mem::take(&mut state.offered);
+        config: &Config,
+        mut offered: Vec<(String, ListenSocket)>,
+    ) -> Result<Vec<Bound>, StartError> {
+        let state = self.state();
         let mut bound = Vec::new();
-        for listener in &snapshot.loaded.config.listeners {
+        for listener in &config.listeners {
             let address = listener.address.to_string();
             if state
                 .acceptors
@@ -45,25 +60,29 @@ impl Control {
             {
                 continue;
             }
-            let socket = match offered.iter().position(|(name, _)| *name == listener.name) {
-                Some(at) => offered.swap_remove(at).1,
-                None => bind(listener).map_err(|source| StartError::Bind {
-                    name: listener.name.clone(),
-                    address: address.clone(),
-                    source,
-                })?,
+            let offer = offered.iter().position(|(name, _)| *name == listener.name);
+            let socket = match offer {
+                Some(at) => Ok(offered.swap_remove(at).1),
+                None => bind(listener),
             };
-            bound.push((listener.name.clone(), Arc::new(socket)));
+            let registered = socket.and_then(|socket| Ok((Socket::register(&socket)?, socket)));
+            let (accepting, socket) = registered.map_err(|source| StartError::Bind {
+                name: listener.name.clone(),
+                address: address.clone(),
+                source,
+            })?;
+            bound.push(Bound {
+                name: listener.name.clone(),
+                address,
+                socket,
+                accepting,
+            });
         }
         Ok(bound)
     }
 
     /// Starts accepting on new sockets, stops on those of listeners that are gone or moved.
-    pub(super) fn listen(
-        self: &Arc<Self>,
-        snapshot: &Snapshot,
-        sockets: Vec<(String, Arc<ListenSocket>)>,
-    ) {
+    pub(super) fn listen(self: &Arc<Self>, snapshot: &Snapshot, sockets: Vec<Bound>) {
         let mut state = self.state();
         let wanted: HashMap<&str, String> = snapshot
             .loaded
@@ -84,20 +103,18 @@ impl Control {
             }
             keep
         });
-        for (name, socket) in sockets {
+        for bound in sockets {
+            let Bound {
+                name,
+                address,
+                socket,
+                accepting,
+            } = bound;
             let stop = Arc::new(Notify::new());
             let shared = self.shared.clone();
             let of = name.clone();
             let current = move || shared.snapshot.load().listeners.get(&of).cloned();
-            let door = self.door.clone();
-            let (listening, stopped) = (socket.clone(), stop.clone());
-            let of = name.clone();
-            let task = tokio::spawn(async move {
-                if let Err(e) = accept(listening, current, door, stopped).await {
-                    tracing::error!(listener = %of, cause = %e, "listener failed");
-                }
-            });
-            let address = wanted.get(&*name).cloned().unwrap_or_default();
+            let task = tokio::spawn(accept(accepting, current, self.door.clone(), stop.clone()));
             self.shared
                 .events
                 .push("listener_added", &name, "", &address);

@@ -92,6 +92,67 @@ def test_haproxy_in_front_and_behind(tidegate, server, tmp_path):
         back.end()
 
 
+@pytest.fixture
+def chain(tidegate, tmp_path):
+    """Tidegate before an address with an Envoy in front of it, behind it, or both; gives the port that callers use and the gateway."""
+    started = []
+
+    def envoy(to, **more):
+        started.append(peers.Envoy(tmp_path / f"envoy-{len(started)}", to, **more))
+        return started[-1].port
+
+    def start(where, to, http2=False):
+        behind = envoy(to, http2=http2) if "behind" in where else to
+        gateway = tidegate(simple(behind, upstream_more={"protocol": "http2" if http2 else "http1"}))
+        return envoy(f"127.0.0.1:{gateway.port}", http2=http2) if "in front" in where else gateway.port, gateway
+
+    yield start
+    for each in started:
+        each.end()
+
+
+WHERE = ["in front", "behind", "in front and behind"]
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_envoy_over_http1(server, chain, where):
+    behind = server(upstream.echo())
+    port, gateway = chain(where, behind.address)
+    report = Load(port, connections=8, count=2000, method="POST", body=b"x" * 1000).__enter__().finish()
+    assert report.statuses == {200: 2000} and not report.failures
+    data = b"d" * (5 << 20)
+    assert http1.request(port, "POST", "/", body=data).body == data
+    with http1.Client(port) as client:
+        fields = [("x-sum", "42")]
+        client.send(http1.head("POST", "/", [("host", "a"), ("transfer-encoding", "chunked"), ("trailer", "x-sum")]) + http1.chunked([b"ab", b"c"], fields))
+        answer = client.response()
+    assert behind.requests[-1].trailers == fields
+    assert (answer.status, answer.body, answer.trailers) == (200, b"abc", fields)
+    assert gateway.metric("tidegate_requests_total", code="200") == 2002
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_grpc_with_envoy(grpc_server, channel, chain, where):
+    import grpc
+
+    behind = grpc_server("one")
+    port, gateway = chain(where, behind.address, http2=True)
+    to = channel(port)
+    answer, call = to.unary_unary("/bench.Echo/Unary").with_call(b"hello", timeout=10)
+    assert answer == b"hello"
+    assert ("x-server", "one") in call.initial_metadata() and ("x-trailer", "end") in call.trailing_metadata()
+    assert list(to.unary_stream("/bench.Echo/Download")(b"100", timeout=10)) == [b"%d" % n for n in range(100)]
+    assert to.stream_unary("/bench.Echo/Upload")(iter([b"m" * 100_000] * 30), timeout=20) == b"3000000"
+    words = [b"%d" % n for n in range(50)]
+    assert list(to.stream_stream("/bench.Echo/Chat")(iter(words), timeout=10)) == words
+    with pytest.raises(grpc.RpcError) as refused:
+        to.unary_unary("/bench.Echo/Unary")(b"", timeout=10, metadata=[("x-fail", "FAILED_PRECONDITION")])
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION and refused.value.details() == "as asked"
+    load = GrpcLoad([to], threads=4, count=1000).__enter__().finish()
+    assert load.answers == {"one": 1000} and not load.failures
+    assert gateway.metric("tidegate_grpc_requests_total", grpc_status="9") == 1
+
+
 def test_h2load_over_http2_and_http1(tidegate, server):
     gateway = tidegate(simple(server()))
     tool = shutil.which("h2load")

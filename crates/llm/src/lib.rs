@@ -10,8 +10,8 @@ pub mod registry;
 pub mod sse;
 pub mod usage;
 
-mod anthropic;
 mod answer;
+mod anthropic;
 mod bedrock;
 mod call;
 mod cohere;
@@ -23,5 +23,7 @@ mod models;
 mod openai;
 mod prepare;
 
-pub use dialect::{Dialect, Endpoint};
-pub use registry::ProviderKind;
+pub use call::Call;
+pub use dialect::{Dialect, Endpoint, Front};
+pub use fault::{ErrorAnswer, Fault, FaultKind};
+pub use registry::{ProviderKind, ProviderSpec, Secret, SpecError};

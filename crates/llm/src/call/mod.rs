@@ -1,1 +1,257 @@
+//! A call as a caller made it: what routing, key choice and accounts need of it, read without taking the body apart.
 
+mod form;
+mod prefix;
+mod shallow;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::dialect::Front;
+use crate::fault::{Fault, FaultKind};
+use crate::{Dialect, Endpoint};
+
+pub(crate) use shallow::Fields;
+
+/// A caller's request: its body is kept whole, for as many attempts as it takes.
+#[derive(Clone, Debug)]
+pub struct Call {
+    dialect: Dialect,
+    endpoint: Endpoint,
+    model: String,
+    stream: bool,
+    array_stream: bool,
+    include_usage: bool,
+    max_tokens: Option<u64>,
+    choices: u64,
+    user: Option<Box<str>>,
+    prompt_cache_key: Option<Box<str>>,
+    body: Bytes,
+    kind: BodyKind,
+}
+
+/// What the body is, with the place of the model's name in it.
+#[derive(Clone, Debug)]
+pub(crate) enum BodyKind {
+    /// JSON; the span of the value of `model`, quotes included.
+    Json { model: Option<Range<usize>> },
+    /// A form; the span of the field's content, and the form's own content type with its boundary.
+    Form {
+        model: Range<usize>,
+        content_type: HeaderValue,
+    },
+}
+
+impl Call {
+    /// Reads a request whose path was recognised.
+    ///
+    /// # Errors
+    /// The body is no JSON object (or no form, where forms are taken), a field that must be read has the wrong type, or the
+    /// model is missing. Nothing else is looked at here: what only the provider can judge is left to it.
+    pub fn read(front: &Front, headers: &HeaderMap, body: Bytes) -> Result<Self, Fault> {
+        let content_type = headers.get(CONTENT_TYPE);
+        let text = content_type
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        if front.endpoint.takes_forms()
+            && text
+                .get(..19)
+                .is_some_and(|start| start.eq_ignore_ascii_case("multipart/form-data"))
+            && let Some(content_type) = content_type
+        {
+            let model = form::model(text, &body)?;
+            let name = std::str::from_utf8(&body[model.clone()])
+                .map_err(|_| Fault::field("model", "a name in UTF-8"))?
+                .to_owned();
+            return Ok(Self {
+                model: name,
+                // A bounded look for `stream` is not worth it: the answer's content type tells.
+                stream: false,
+                array_stream: false,
+                include_usage: false,
+                max_tokens: None,
+                choices: 1,
+                user: None,
+                prompt_cache_key: None,
+                kind: BodyKind::Form {
+                    model,
+                    content_type: content_type.clone(),
+                },
+                dialect: front.dialect,
+                endpoint: front.endpoint,
+                body,
+            });
+        }
+        let fields = Fields::read(&body)?;
+        let model = match (&front.model, &fields.model) {
+            (Some(model), _) => model.clone(),
+            (None, Some((name, _))) => name.clone().into_owned(),
+            (None, None) => {
+                return Err(
+                    Fault::new(FaultKind::MissingModel, "the request names no model").at("model"),
+                );
+            }
+        };
+        if model.is_empty() || model.len() > 256 || model.chars().any(char::is_control) {
+            return Err(Fault::field("model", "a name of 1 to 256 characters"));
+        }
+        let stream = match front.endpoint {
+            Endpoint::StreamGenerate => true,
+            Endpoint::Generate => false,
+            _ => fields.stream.unwrap_or(false),
+        };
+        Ok(Self {
+            dialect: front.dialect,
+            endpoint: front.endpoint,
+            model,
+            stream,
+            array_stream: front.array_stream,
+            include_usage: fields.include_usage,
+            max_tokens: fields.max_tokens,
+            choices: fields.choices.unwrap_or(1).max(1),
+            user: fields.user.as_deref().map(Into::into),
+            prompt_cache_key: fields.prompt_cache_key.as_deref().map(Into::into),
+            kind: BodyKind::Json {
+                model: match front.model {
+                    Some(_) => None,
+                    None => fields.model.map(|(_, at)| at),
+                },
+            },
+            body,
+        })
+    }
+
+    /// A short chat request in OpenAI's dialect: what a probe of a key sends through the provider's own pipeline.
+    pub fn probe(model: &str) -> Self {
+        let mut body = Vec::with_capacity(96);
+        let mut at = 0..0;
+        crate::json::object(&mut body, |body| {
+            body.str("model", model);
+            body.arr("messages", |messages| {
+                messages.obj(|message| {
+                    message.str("role", "user");
+                    message.str("content", "hi");
+                });
+            });
+            body.int("max_tokens", 1);
+        });
+        if let Ok(fields) = Fields::read(&body)
+            && let Some((_, found)) = fields.model
+        {
+            at = found;
+        }
+        Self {
+            dialect: Dialect::OpenAi,
+            endpoint: Endpoint::Chat,
+            model: model.to_owned(),
+            stream: false,
+            array_stream: false,
+            include_usage: false,
+            max_tokens: Some(1),
+            choices: 1,
+            user: None,
+            prompt_cache_key: None,
+            kind: BodyKind::Json { model: Some(at) },
+            body: body.into(),
+        }
+    }
+
+    /// What the caller speaks.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// What the caller asks.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// The model as the caller names it. Never empty, at most 256 bytes, without control characters.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Whether the answer is to come as a stream.
+    pub fn stream(&self) -> bool {
+        self.stream
+    }
+
+    /// OpenAI: whether the caller wants the usage at the stream's end.
+    pub fn include_usage(&self) -> bool {
+        self.include_usage
+    }
+
+    /// Most tokens that the answer may have, over all its choices: for reservations.
+    pub fn max_tokens(&self) -> Option<u64> {
+        Some(self.max_tokens?.saturating_mul(self.choices))
+    }
+
+    /// Who asks, as the body says: `user` or `safety_identifier` (OpenAI), `metadata.user_id` (Anthropic).
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// OpenAI's hint for prompt caches.
+    pub fn prompt_cache_key(&self) -> Option<&str> {
+        self.prompt_cache_key.as_deref()
+    }
+
+    /// A hash of the beginning of the conversation (system text and first message of the user): requests of one conversation
+    /// share it. The same in every process and release. Reads the body again: call it only where it is used.
+    pub fn prefix_hash(&self) -> u64 {
+        prefix::hash(&self.body)
+    }
+
+    /// The body as it came.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    pub(crate) fn kind(&self) -> &BodyKind {
+        &self.kind
+    }
+
+    pub(crate) fn array_stream(&self) -> bool {
+        self.array_stream
+    }
+
+    /// The head that may be sent before a provider has answered, so that heartbeats can follow; `None` where the dialect has
+    /// no place for a heartbeat (answers that are no stream).
+    pub fn early_head(&self) -> Option<(StatusCode, HeaderMap)> {
+        self.heartbeat()?;
+        Some((StatusCode::OK, stream_head(self.array_stream)))
+    }
+
+    /// Bytes that keep a waiting caller's connection alive and mean nothing to it: a comment in an event stream, white
+    /// space before the items of an array. They may be sent between two outputs of [`Answer`](crate::Answer) at any time.
+    pub fn heartbeat(&self) -> Option<&'static [u8]> {
+        if !self.stream || !self.endpoint.generates() {
+            None
+        } else if self.array_stream {
+            Some(b"\n")
+        } else {
+            Some(b": ping\n\n")
+        }
+    }
+}
+
+/// Headers of a stream to a caller.
+pub(crate) fn stream_head(array: bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(if array {
+            "application/json"
+        } else {
+            "text/event-stream; charset=utf-8"
+        }),
+    );
+    headers.insert(
+        http::header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache"),
+    );
+    headers
+}

@@ -1,5 +1,9 @@
 //! The languages that callers and providers speak, and what can be asked in them.
 
+mod recognise;
+
+pub use recognise::Front;
+
 /// A family of request and answer formats.
 ///
 /// A front (what a caller speaks) is one of the first three; a provider may speak any.
@@ -60,4 +64,57 @@ pub enum Endpoint {
     BatchEmbedContents,
     /// Gemini `models/{model}:countTokens`.
     GeminiCountTokens,
+}
+
+impl Endpoint {
+    /// The dialect in which callers ask this. [`Endpoint::Models`] is asked in each; OpenAI's is given.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::Messages | Self::CountTokens => Dialect::Anthropic,
+            Self::Generate
+            | Self::StreamGenerate
+            | Self::EmbedContent
+            | Self::BatchEmbedContents
+            | Self::GeminiCountTokens => Dialect::Gemini,
+            _ => Dialect::OpenAi,
+        }
+    }
+
+    /// For metrics and logs: bounded, and named as the GenAI conventions of OpenTelemetry name operations where they do.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Responses | Self::Messages => "chat",
+            Self::Completions => "text_completion",
+            Self::Generate | Self::StreamGenerate => "generate_content",
+            Self::Embeddings | Self::EmbedContent | Self::BatchEmbedContents => "embeddings",
+            Self::Models => "models",
+            Self::ImageGenerations | Self::ImageEdits | Self::ImageVariations => "images",
+            Self::Speech => "speech",
+            Self::Transcriptions | Self::Translations => "transcription",
+            Self::Moderations => "moderation",
+            Self::Rerank => "rerank",
+            Self::CountTokens | Self::GeminiCountTokens => "count_tokens",
+        }
+    }
+
+    /// Whether a model generates text here, that is whether the endpoint can be translated into any other of this kind.
+    pub fn generates(self) -> bool {
+        matches!(
+            self,
+            Self::Chat
+                | Self::Responses
+                | Self::Completions
+                | Self::Messages
+                | Self::Generate
+                | Self::StreamGenerate
+        )
+    }
+
+    /// Whether the body of a request may be a multipart form.
+    pub fn takes_forms(self) -> bool {
+        matches!(
+            self,
+            Self::ImageEdits | Self::ImageVariations | Self::Transcriptions | Self::Translations
+        )
+    }
 }

@@ -1,1 +1,9 @@
+//! JSON: a tree that borrows from its text, a writer that goes straight to bytes, and edits of a text in place.
 
+mod splice;
+mod tree;
+mod write;
+
+pub(crate) use splice::{Edit, splice};
+pub(crate) use tree::{Json, Tree, parse};
+pub(crate) use write::{Arr, Obj, array, object, string, value_text};

@@ -1,42 +1,156 @@
 //! The providers that Tidegate knows: where they are and what is particular about them.
+//!
+//! A provider is a row of data ([`Row`]), not code: most speak OpenAI's dialect at another address. What an operator says
+//! in the configuration (another address, a region) is a [`ProviderSpec`].
 
-/// A provider by its type in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the names of companies and products")]
-pub enum ProviderKind {
-    OpenAi,
-    Azure,
-    Anthropic,
-    Gemini,
-    Vertex,
-    Bedrock,
-    Cohere,
-    Qwen,
-    DeepSeek,
-    Moonshot,
-    ZhipuAi,
-    Baichuan,
-    Yi,
-    MiniMax,
-    StepFun,
-    Doubao,
-    Hunyuan,
-    Groq,
-    Grok,
-    Mistral,
-    TogetherAi,
-    Fireworks,
-    OpenRouter,
-    GitHub,
-    Ollama,
-    Vllm,
-    Ai360,
-    Baidu,
-    Cloudflare,
-    Spark,
-    LongCat,
-    Triton,
-    /// Anything that speaks OpenAI's dialect at a base URL of its own.
-    Generic,
+mod spec;
+mod table;
+
+use crate::{Dialect, Endpoint};
+
+pub use spec::{BaseUrl, ProviderSpec, Secret, SpecError};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal $(| $alias:literal)*,)*) => {
+        /// A provider by its type in the configuration.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ProviderKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl ProviderKind {
+            /// Every provider.
+            pub const ALL: &'static [Self] = &[$(Self::$kind),*];
+
+            /// The name in the configuration.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+
+            /// Reads a name, or one of Higress's names.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name $(| $alias)* => Some(Self::$kind),)* _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// OpenAI.
+    OpenAi = "openai",
+    /// Azure OpenAI: deployments are the models.
+    Azure = "azure",
+    /// Anthropic.
+    Anthropic = "anthropic" | "claude",
+    /// Google's Gemini API.
+    Gemini = "gemini",
+    /// Google's Vertex AI.
+    Vertex = "vertex",
+    /// Amazon Bedrock.
+    Bedrock = "bedrock",
+    /// Cohere.
+    Cohere = "cohere",
+    /// Alibaba's Qwen (Model Studio, compatible mode).
+    Qwen = "qwen",
+    /// DeepSeek.
+    DeepSeek = "deepseek",
+    /// Moonshot (Kimi).
+    Moonshot = "moonshot",
+    /// Zhipu AI (GLM).
+    ZhipuAi = "zhipuai",
+    /// Baichuan.
+    Baichuan = "baichuan",
+    /// 01.AI's Yi.
+    Yi = "yi",
+    /// MiniMax.
+    MiniMax = "minimax",
+    /// StepFun.
+    StepFun = "stepfun",
+    /// ByteDance's Doubao (Volcengine Ark).
+    Doubao = "doubao",
+    /// Tencent's Hunyuan.
+    Hunyuan = "hunyuan",
+    /// Groq.
+    Groq = "groq",
+    /// xAI's Grok.
+    Grok = "grok",
+    /// Mistral.
+    Mistral = "mistral",
+    /// Together AI.
+    TogetherAi = "together-ai",
+    /// Fireworks AI.
+    Fireworks = "fireworks",
+    /// OpenRouter.
+    OpenRouter = "openrouter",
+    /// GitHub Models.
+    GitHub = "github",
+    /// Ollama's OpenAI-compatible interface.
+    Ollama = "ollama",
+    /// vLLM.
+    Vllm = "vllm",
+    /// 360 AI.
+    Ai360 = "ai360",
+    /// Baidu's Qianfan.
+    Baidu = "baidu",
+    /// Cloudflare's Workers AI; the account is a part of the address.
+    Cloudflare = "cloudflare",
+    /// iFlytek's Spark.
+    Spark = "spark",
+    /// Meituan's LongCat.
+    LongCat = "longcat",
+    /// Triton Inference Server's OpenAI-compatible frontend.
+    Triton = "triton",
+    /// Anything that speaks OpenAI's dialect at an address of its own (llama.cpp, SGLang, …).
+    Generic = "generic",
+}
+
+/// What is particular about a provider.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Where it is, with the path that its own paths are appended to; `None`: the operator must say.
+    pub base_url: Option<&'static str>,
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// How a key is shown.
+    pub auth: Auth,
+    /// Endpoints of its dialect that it serves itself. Others are translated to one of these, or refused.
+    pub serves: &'static [Endpoint],
+    /// What its variant of OpenAI's dialect takes otherwise.
+    pub quirks: Quirks,
+}
+
+/// How a key is shown to a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// `Authorization: Bearer KEY`.
+    Bearer,
+    /// A header of its own with the key alone.
+    Header(&'static str),
+    /// AWS: signature version 4 of an access key, or an API key as bearer.
+    Aws,
+}
+
+/// What a provider's variant of OpenAI's dialect takes otherwise. Only what means the same is renamed, and only what has no
+/// meaning for the answer is dropped: anything else is the caller's to hear about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quirks {
+    /// Top-level fields of a chat request by another name.
+    pub rename: &'static [(&'static str, &'static str)],
+    /// Top-level fields of a chat request that it refuses though the answer does not depend on them.
+    pub drop: &'static [&'static str],
+    /// It refuses `stream_options`. Such providers tell the usage in the last chunk without being asked.
+    pub no_stream_options: bool,
+}
+
+impl ProviderKind {
+    /// Its row in the table.
+    pub fn row(self) -> &'static Row {
+        table::row(self)
+    }
+
+    /// What it speaks.
+    pub fn dialect(self) -> Dialect {
+        self.row().dialect
+    }
 }

@@ -49,6 +49,8 @@ pub(crate) struct H1Exchange {
     gone: bool,
     tunnel: bool,
     answered: bool,
+    /// What the next head says behind its status, where that is not the usual.
+    reason: Option<Box<Bytes>>,
     shared: Arc<Shared>,
 }
 
@@ -69,6 +71,7 @@ impl H1Exchange {
             gone: false,
             tunnel: false,
             answered: false,
+            reason: None,
             shared,
         }
     }
@@ -171,6 +174,11 @@ impl H1Exchange {
         }
     }
 
+    /// Gives the next head a reason phrase of its own.
+    pub(crate) fn say(&mut self, reason: Box<Bytes>) {
+        self.reason = Some(reason);
+    }
+
     pub(crate) fn head(
         &mut self,
         status: StatusCode,
@@ -195,9 +203,14 @@ impl H1Exchange {
         if self.closing || self.shared.is_draining() || self.framing == Framing::Close {
             self.keep_alive = false;
         }
+        let reason = self.reason.take();
+        let extras = ResponseExtras {
+            to_head: self.head_request,
+            reason: reason.as_deref().map(|words| &words[..]),
+            ..ResponseExtras::default()
+        };
         if status == StatusCode::SWITCHING_PROTOCOLS {
             self.keep_alive = false;
-            let extras = ResponseExtras::default();
             h1::encode_response_head(
                 self.write.tail(),
                 self.version,
@@ -209,10 +222,6 @@ impl H1Exchange {
             );
             return Ok(());
         }
-        let extras = ResponseExtras {
-            to_head: self.head_request,
-            ..ResponseExtras::default()
-        };
         h1::encode_response_head(
             self.write.tail(),
             self.version,
@@ -314,8 +323,8 @@ impl H1Exchange {
         if self.gone {
             return Poll::Ready(());
         }
-        // Only the end of the stream says that the caller left; a pipelined request is kept for later.
-        while self.body_done && !self.tunnel && self.read.bytes.len() < READ_AHEAD {
+        // Only the end of the stream says that the caller left; what comes before it, of this request or the next, is kept for later.
+        while !self.tunnel && self.read.bytes.len() < READ_AHEAD {
             match ready!(self.read.poll_fill(&mut self.io, cx)) {
                 Ok(0) | Err(_) => {
                     self.gone = true;

@@ -1,14 +1,15 @@
 //! A request that goes on: attempts until one answers, then the answer relayed to its end.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{self, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::header::HOST;
 use http::uri::{Authority, Scheme as UriScheme};
 use http::{HeaderMap, StatusCode};
 use tidegate_core::{FailureKind, NoPick, Time, Verdict};
-use tidegate_wire::grpc::GrpcStatus;
+use tidegate_wire::grpc::{self, GrpcStatus};
+use tidegate_wire::h1::BodyLength;
 use tidegate_wire::headers::Scheme;
 
 use super::attempt::{Deadline, Loop, Lost, Won, count};
@@ -16,7 +17,7 @@ use super::plan::{Plan, fail};
 use super::relay::{Answer, BodyEnd};
 use super::reply::Problem;
 use super::source::Source;
-use super::timer::Timer;
+use super::timer::{Gone, Timer, rest};
 use super::websocket::{self, Handshake};
 use super::{Context, Incoming, Running, head, mirror, outcome, tunnel};
 use crate::down::Down;
@@ -52,10 +53,13 @@ pub(crate) async fn forward(
     let route = &state.route;
     let _busy = busy;
     watch.set(route.idle_timeout.map(|t| started + t));
-    if let Some(delay) = delay {
-        tokio::time::sleep(delay).await;
-    }
     let deadline = deadline(&state, &request.headers, context);
+    if let Some(delay) = delay {
+        if let Err(lost) = injected(started + delay, deadline, down).await {
+            return lose(context, lost, down, running).await;
+        }
+        watch.set(route.idle_timeout.map(|t| Instant::now() + t));
+    }
     running.report.request_id = Some(head::request(
         &mut request.headers,
         request.version,
@@ -72,7 +76,7 @@ pub(crate) async fn forward(
     let limit = route
         .body_bytes
         .unwrap_or(context.caller.listener.body_bytes);
-    if limit > 0 && matches!(out.body, tidegate_wire::h1::BodyLength::Exact(n) if n > limit) {
+    if limit > 0 && matches!(out.body, BodyLength::Exact(n) if n > limit) {
         return fail(context, &too_large(), down, running).await;
     }
     let copy = mirror.map(|index| mirror::Copy::new(context, index, &out));
@@ -82,7 +86,7 @@ pub(crate) async fn forward(
         0
     };
     let handshake = Handshake::of(&out, down.is_h2());
-    let mut source = Source::new(keep, limit, out.body == tidegate_wire::h1::BodyLength::None);
+    let mut source = Source::new(keep, limit, out.body == BodyLength::None);
     let mut timer = Timer::default();
     let attempts = Loop {
         worker,
@@ -117,6 +121,16 @@ pub(crate) async fn forward(
             running.report.upstream = targets.last().map(|t| t.upstream.name.clone());
             lose(context, lost, down, running).await;
         }
+    }
+}
+
+/// Waits for the end of an injected delay: not beyond the deadline, and not for a caller who has left.
+async fn injected(over: Instant, deadline: Deadline, down: &mut Down<'_>) -> Result<(), Lost> {
+    let late = deadline.at.filter(|at| *at <= over);
+    match rest(late.unwrap_or(over), down).await {
+        Ok(()) if late.is_some() => Err(Lost::Deadline),
+        Ok(()) => Ok(()),
+        Err(Gone) => Err(Lost::Gone),
     }
 }
 
@@ -238,6 +252,9 @@ async fn relay(
             return fail(context, &unfit.problem(), down, running).await;
         }
     }
+    if let (Some(reason), Down::H1(d)) = (response.reason.take(), &mut *down) {
+        d.say(reason);
+    }
     state.route.response_headers.apply(&mut response.headers);
     source.commit(&mut cursor);
     report.status = status.as_u16();
@@ -251,8 +268,9 @@ async fn relay(
         let begun = down
             .head(status, response.headers, response.body, false)
             .is_ok();
-        pick.finish(Verdict::Ok, Some(latency), worker.now());
         count(&upstream.attempts, worker.index, &Verdict::Ok);
+        // What the tunnel carries says nothing about the endpoint, but it is in flight there as long as it is open.
+        let _in_flight = pick.finish_held(Verdict::Ok, Some(latency), worker.now());
         if begun {
             let moved = tunnel::tunnel(up, down, watch, idle).await;
             report.bytes_up += moved.up;
@@ -262,6 +280,11 @@ async fn relay(
     }
 
     let end = up.body_done();
+    // A call ends with trailers whatever happens, unless its length was promised.
+    let trailing = is_grpc
+        && down.is_h2()
+        && status == StatusCode::OK
+        && !matches!(response.body, BodyLength::Exact(_));
     if down
         .head(status, response.headers, response.body, end)
         .is_err()
@@ -278,8 +301,6 @@ async fn relay(
         if timer.is_over(deadline.at, cx) || watch.poll_over(cx).is_ready() {
             // The endpoint's silence only if it has the whole request and the caller takes what comes.
             silent = cursor.done && down.poll_room(cx).is_ready();
-            down.cut();
-            let _ = down.poll_flush(cx);
             return Poll::Ready(None);
         }
         let mut moved = false;
@@ -304,6 +325,9 @@ async fn relay(
                 grpc = Some(u16::from(GrpcStatus::Unknown.code()));
             }
             report.grpc = grpc;
+            if outcome::is_overload(status.as_u16(), grpc) {
+                pick.overloaded(Some(latency), worker.now());
+            }
             if cursor.done {
                 up.finish()
             } else {
@@ -314,6 +338,11 @@ async fn relay(
         Some(BodyEnd::Cut(e)) => {
             report.error = true;
             report.code = "upstream-cut";
+            let told = trailing.then_some((
+                GrpcStatus::Unavailable,
+                "the upstream died before the call was complete",
+            ));
+            report.grpc = break_off(down, told);
             drop(up);
             Verdict::Failure(outcome::blame(e).unwrap_or(FailureKind::LocalOrigin))
         }
@@ -329,6 +358,11 @@ async fn relay(
         None => {
             report.error = true;
             report.code = "timeout";
+            let told = trailing.then_some((
+                GrpcStatus::DeadlineExceeded,
+                "the call was not complete in time",
+            ));
+            report.grpc = break_off(down, told);
             up.cancel();
             if silent && !deadline.callers {
                 Verdict::Failure(FailureKind::LocalOrigin)
@@ -340,6 +374,24 @@ async fn relay(
     report.error |= status.is_server_error() || matches!(verdict, Verdict::Failure(_));
     count(&upstream.attempts, worker.index, &verdict);
     pick.finish(verdict, Some(latency), worker.now());
+}
+
+/// Ends an answer that will not be whole so that nobody takes it for one: by the trailers `told` where a gRPC call may end with them, by
+/// breaking it off otherwise. Gives the status that the caller gets.
+#[cold]
+fn break_off(down: &mut Down<'_>, told: Option<(GrpcStatus, &str)>) -> Option<u16> {
+    // What came before the break is passed on.
+    let cx = &mut task::Context::from_waker(Waker::noop());
+    let flushed = matches!(down.poll_flush(cx), Poll::Ready(Ok(())));
+    if let Some((status, message)) = told.filter(|_| flushed) {
+        let mut trailers = HeaderMap::with_capacity(2);
+        grpc::insert_status(&mut trailers, status, message);
+        if down.trailers(trailers).is_ok() {
+            return Some(u16::from(status.code()));
+        }
+    }
+    down.cut();
+    None
 }
 
 /// The answer is complete although the request is not: both sides are told that the rest is not wanted.

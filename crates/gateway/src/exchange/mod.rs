@@ -66,6 +66,8 @@ pub(crate) struct Context<'a> {
     pub(crate) started: Instant,
     /// A gRPC call: errors are told as gRPC status.
     pub(crate) is_grpc: bool,
+    /// A HEAD request: no answer has a body.
+    pub(crate) is_head: bool,
 }
 
 /// How the exchange ended, for counting and the log.
@@ -158,6 +160,7 @@ pub(crate) async fn handle(
         watch,
         started: Instant::now(),
         is_grpc,
+        is_head: request.method == Method::HEAD,
     };
     let line = worker.shared.access.begin(&request, caller);
     let mut running = Running::new(context);

@@ -47,19 +47,20 @@ pub(crate) fn blame(e: UpError) -> Option<FailureKind> {
     }
 }
 
-/// The verdict on an answer whose body is not looked at.
-pub(crate) fn verdict_of_head(response: &UpResponse, is_grpc: bool) -> Verdict {
-    if is_grpc && let Some(code) = grpc_code(&response.headers) {
-        return verdict_of_grpc(code);
-    }
-    verdict_of_status(response.status.as_u16())
-}
-
 /// The verdict on a whole answer.
 pub(crate) fn verdict(status: u16, grpc: Option<u16>) -> Verdict {
     match grpc {
         Some(code) => verdict_of_grpc(code),
         None => verdict_of_status(status),
+    }
+}
+
+/// The endpoint said that it has too much to do (429, RESOURCE_EXHAUSTED): nothing against its health, but latency-aware balancers
+/// should look elsewhere for a while.
+pub(crate) fn is_overload(status: u16, grpc: Option<u16>) -> bool {
+    match grpc {
+        Some(code) => code == 8,
+        None => status == 429,
     }
 }
 

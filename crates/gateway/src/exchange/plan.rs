@@ -383,7 +383,10 @@ pub(crate) async fn answer(
             state,
         } => {
             state.route.response_headers.apply(&mut headers);
-            if reply::whole(down, status, headers, body).await.is_ok() {
+            if reply::whole(down, status, headers, body, context.is_head)
+                .await
+                .is_ok()
+            {
                 running.report.status = status.as_u16();
             }
         }
@@ -403,7 +406,10 @@ pub(crate) async fn fail(
     let report = &mut running.report;
     report.code = problem.code;
     report.error = problem.status.is_server_error();
-    if reply::problem(down, problem, context.is_grpc).await.is_ok() {
+    if reply::problem(down, problem, context.is_grpc, context.is_head)
+        .await
+        .is_ok()
+    {
         let as_grpc = context.is_grpc && down.is_h2();
         report.status = if as_grpc {
             200

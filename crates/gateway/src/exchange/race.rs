@@ -21,7 +21,7 @@ use super::relay::{self, Fault};
 use super::source::{Cursor, Source};
 use crate::down::Down;
 use crate::stats::AttemptKind;
-use crate::up::conns::Place;
+use crate::up::conns::{Place, Placing};
 use crate::up::{OutRequest, Up, UpError, UpResponse};
 use crate::upstream::{Protocol, Target};
 use crate::worker::Worker;
@@ -39,7 +39,7 @@ pub(super) struct Contender {
 enum Stage {
     /// A connection was at hand; the request starts with the first poll.
     Placed(Option<Place>),
-    Connecting(Pin<Box<dyn Future<Output = Result<Place, UpError>>>>),
+    Connecting(Placing),
     Running(Up),
 }
 
@@ -71,10 +71,8 @@ impl Contender {
         };
         let stage = match at_hand {
             Some(place) => Stage::Placed(Some(place)),
-            None if upgrade => {
-                Stage::Connecting(Box::pin(async move { conns.place_settled(wanted).await }))
-            }
-            None => Stage::Connecting(Box::pin(async move { conns.place(wanted).await })),
+            None if upgrade => Stage::Connecting(conns.placing_settled(wanted)),
+            None => Stage::Connecting(conns.placing(wanted)),
         };
         Self {
             pick,
@@ -100,12 +98,12 @@ impl Contender {
                     Some(Err(e)) => return Poll::Ready(Err(Fault::Up(e))),
                     None => return Poll::Ready(Err(Fault::Up(UpError::Unsent))),
                 },
-                Stage::Connecting(connecting) => match connecting.as_mut().poll(cx) {
+                Stage::Connecting(placing) => match Pin::new(placing).poll(cx) {
                     Poll::Ready(Ok(place)) => self.stage = Stage::Placed(Some(place)),
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(Fault::Up(e))),
                     Poll::Pending => {
                         // A body is not read before there is somewhere to put it; that the caller left is seen all the same.
-                        if source.complete() && down.poll_gone(cx).is_ready() {
+                        if down.poll_gone(cx).is_ready() {
                             return Poll::Ready(Err(Fault::Gone));
                         }
                         return Poll::Pending;
@@ -125,16 +123,19 @@ impl Contender {
         }
     }
 
-    /// What the endpoint is charged with when time runs out: nothing while it would take more of the request and the caller sends none.
+    /// What the endpoint is charged with when time runs out: nothing while the request stands in our own queue, nor while the endpoint
+    /// would take more of it and the caller sends none.
     fn silence(&mut self) -> Option<FailureKind> {
-        let callers = match &mut self.stage {
-            Stage::Running(up) if !self.cursor.done => {
+        let endpoints = match &mut self.stage {
+            Stage::Placed(_) => false,
+            Stage::Connecting(placing) => placing.waits_on_endpoint(),
+            Stage::Running(_) if self.cursor.done => true,
+            Stage::Running(up) => {
                 let mut cx = Context::from_waker(Waker::noop());
-                up.poll_room(&mut cx).is_ready()
+                up.poll_room(&mut cx).is_pending()
             }
-            _ => false,
         };
-        (!callers).then_some(FailureKind::LocalOrigin)
+        endpoints.then_some(FailureKind::LocalOrigin)
     }
 
     /// Ends an attempt that has no answer. `blame` is what the endpoint is charged with.
@@ -153,7 +154,14 @@ impl Contender {
         response: &UpResponse,
         grpc: bool,
     ) {
-        let verdict = outcome::verdict_of_head(response, grpc);
+        // Its body is not looked at.
+        let status = response.status.as_u16();
+        let code = outcome::grpc_code(&response.headers).filter(|_| grpc);
+        if outcome::is_overload(status, code) {
+            let latency = Some(self.started.elapsed());
+            self.pick.overloaded(latency, worker.now());
+        }
+        let verdict = outcome::verdict(status, code);
         if let Stage::Running(up) = self.judged(worker, planned, verdict) {
             // A complete answer without a body leaves the connection usable; any other is broken off.
             if up.body_done() {
@@ -241,10 +249,9 @@ impl Loop<'_, '_> {
                             return Poll::Ready(Raced::Answer(Box::new(won), response));
                         }
                         Poll::Ready(Err(fault)) => {
-                            let blame = blame(&fault);
-                            running.remove(i).lose(worker, planned, blame);
-                            // Only the endpoint's own trouble leaves the others running.
-                            if running.is_empty() || blame.is_none() {
+                            running.remove(i).lose(worker, planned, blame(&fault));
+                            // What went wrong on one way leaves the others running; without the caller none of them has a sense.
+                            if running.is_empty() || !matches!(fault, Fault::Up(_)) {
                                 for other in running.drain(..) {
                                     other.lose(worker, planned, None);
                                 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::head;
 use super::source::{Cursor, Source, SourceError};
 use crate::down::{Down, DownError, Part};
 use crate::up::{Up, UpError, UpHead, UpResponse};
@@ -14,7 +15,9 @@ use crate::up::{Up, UpError, UpHead, UpResponse};
 /// Why an attempt has no answer.
 #[derive(Debug)]
 pub(crate) enum Fault {
+    /// The endpoint's side failed, or what is between it and us.
     Up(UpError),
+    /// The caller's did.
     Source(SourceError),
     /// The caller left.
     Gone,
@@ -61,7 +64,8 @@ pub(crate) fn poll_head(
     loop {
         match up.poll_head(cx) {
             Poll::Ready(Ok(UpHead::Final(response))) => return Poll::Ready(Ok(response)),
-            Poll::Ready(Ok(UpHead::Interim(status, headers))) => {
+            Poll::Ready(Ok(UpHead::Interim(status, mut headers))) => {
+                head::response(&mut headers, status, down.is_h2());
                 down.informational(status, &headers);
                 if let Poll::Ready(Err(_)) = down.poll_flush(cx) {
                     return Poll::Ready(Err(Fault::Gone));
@@ -82,7 +86,7 @@ pub(crate) fn poll_head(
 pub(crate) enum BodyEnd {
     /// Whole, with these trailers.
     Whole(Option<HeaderMap>),
-    /// The endpoint broke off in the middle; the caller has seen a cut answer.
+    /// The endpoint broke off in the middle: the caller must not take what it has for the whole.
     Cut(UpError),
     /// The caller left.
     Gone,
@@ -154,7 +158,7 @@ impl Answer {
                 }
                 Poll::Ready(Ok(Part::Trailers(mut trailers))) => {
                     self.ended = true;
-                    super::head::clean_trailers(&mut trailers);
+                    head::clean_trailers(&mut trailers);
                     self.trailers = Some(trailers.clone());
                     down.trailers(trailers)
                 }
@@ -162,12 +166,7 @@ impl Answer {
                     self.ended = true;
                     down.data(Bytes::new(), true)
                 }
-                Poll::Ready(Err(e)) => {
-                    // What came before the break is passed on, then the cut is made visible.
-                    let _ = down.poll_flush(cx);
-                    down.cut();
-                    return Poll::Ready(BodyEnd::Cut(e));
-                }
+                Poll::Ready(Err(e)) => return Poll::Ready(BodyEnd::Cut(e)),
                 Poll::Pending => break,
             };
             *moved = true;

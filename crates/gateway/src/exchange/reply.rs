@@ -76,11 +76,12 @@ impl Problem {
     }
 }
 
-/// Sends the problem; the exchange is over then.
+/// Sends the problem; the exchange is over then. `is_head`: the request was HEAD.
 pub(crate) async fn problem(
     down: &mut Down<'_>,
     problem: &Problem,
     is_grpc: bool,
+    is_head: bool,
 ) -> Result<(), DownError> {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(&ERROR, HeaderValue::from_static(problem.code));
@@ -105,13 +106,13 @@ pub(crate) async fn problem(
     if is_grpc && down.is_h2() {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         grpc::insert_status(&mut headers, problem.grpc, &problem.detail);
-        return whole(down, StatusCode::OK, headers, Bytes::new()).await;
+        return whole(down, StatusCode::OK, headers, Bytes::new(), is_head).await;
     }
     headers.insert(
         CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
     );
-    whole(down, problem.status, headers, problem.body()).await
+    whole(down, problem.status, headers, problem.body(), is_head).await
 }
 
 /// Sends a whole answer.
@@ -120,17 +121,19 @@ pub(crate) async fn whole(
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
+    is_head: bool,
 ) -> Result<(), DownError> {
-    let end = body.is_empty();
-    let length = if end {
+    let length = if body.is_empty() {
         BodyLength::None
     } else {
         BodyLength::Exact(body.len() as u64)
     };
     let mut headers = headers;
-    if down.is_h2() && !end {
+    if down.is_h2() && !body.is_empty() {
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
+    // HTTP/1.1 leaves the body of an answer to HEAD out by itself.
+    let end = body.is_empty() || is_head && down.is_h2();
     if let Down::H1(d) = down {
         d.close_if_unread();
     }

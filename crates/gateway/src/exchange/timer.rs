@@ -1,11 +1,13 @@
-//! A precise timer that costs nothing until a deadline exists.
+//! Precise timers that cost nothing until a deadline exists.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::time::Sleep;
+
+use crate::down::Down;
 
 /// Made with the first deadline, moved with the next.
 #[derive(Debug, Default)]
@@ -36,4 +38,23 @@ impl Timer {
             .as_mut()
             .is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready())
     }
+}
+
+/// The caller left while it was to wait.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// Lets the caller wait until `over`.
+///
+/// # Errors
+/// The caller has left.
+pub(crate) async fn rest(over: Instant, down: &mut Down<'_>) -> Result<(), Gone> {
+    let mut timer = Timer::default();
+    poll_fn(|cx| {
+        if timer.is_over(Some(over), cx) {
+            return Poll::Ready(Ok(()));
+        }
+        down.poll_gone(cx).map(|()| Err(Gone))
+    })
+    .await
 }

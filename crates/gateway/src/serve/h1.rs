@@ -123,7 +123,7 @@ async fn burst(
                     .bad_requests
                     .fetch_add(1, Relaxed);
                 conn.begin_refusal();
-                if reply::problem(&mut Down::H1(conn), &problem, false)
+                if reply::problem(&mut Down::H1(conn), &problem, false, false)
                     .await
                     .is_ok()
                 {

@@ -223,7 +223,8 @@ async fn stream(
     let mut down = Down::H2(&mut side);
     if let Some(problem) = refused {
         let is_grpc = tidegate_wire::grpc::is_grpc(&incoming.headers);
-        let _ = reply::problem(&mut down, &problem, is_grpc).await;
+        let is_head = incoming.method == http::Method::HEAD;
+        let _ = reply::problem(&mut down, &problem, is_grpc, is_head).await;
         side.stop_request();
         return;
     }

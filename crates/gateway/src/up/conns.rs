@@ -4,11 +4,12 @@
 //! the next is opened, so that no request waits behind a full one. New connections are bounded by the upstream's shared [`Slots`].
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::connect::{Fresh, connect};
@@ -121,8 +122,31 @@ impl Place {
 enum Step {
     Take(Place),
     Open(Slot, Protocol),
-    /// Every connection is busy and no further one may be opened now.
-    Wait,
+    /// Every connection is busy and there is no slot for a further one.
+    AwaitSlot,
+    /// Others are being opened: one of them will do.
+    AwaitConnect,
+}
+
+/// A request on its way to a place.
+pub(crate) struct Placing {
+    place: Pin<Box<dyn Future<Output = Result<Place, UpError>>>>,
+    on_endpoint: Rc<Cell<bool>>,
+}
+
+impl Placing {
+    /// Whether the endpoint is what it waits for: a connection to it is being opened. False while it stands in our own queue.
+    pub(crate) fn waits_on_endpoint(&self) -> bool {
+        self.on_endpoint.get()
+    }
+}
+
+impl Future for Placing {
+    type Output = Result<Place, UpError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.place.as_mut().poll(cx)
+    }
 }
 
 impl EndpointConns {
@@ -154,20 +178,53 @@ impl EndpointConns {
         match self.step(wanted) {
             Step::Take(place) => Some(place),
             // The slot goes back; `place` takes it again.
-            Step::Open(..) | Step::Wait => None,
+            Step::Open(..) | Step::AwaitSlot | Step::AwaitConnect => None,
         }
     }
 
     /// Finds or makes a connection with room for one request. `wanted` is the protocol that the request asks for.
-    pub(crate) async fn place(self: &Rc<Self>, wanted: Protocol) -> Result<Place, UpError> {
+    pub(crate) fn placing(self: &Rc<Self>, wanted: Protocol) -> Placing {
+        let on_endpoint = Rc::new(Cell::new(false));
+        let (home, tell) = (self.clone(), on_endpoint.clone());
+        Placing {
+            place: Box::pin(async move { home.place(wanted, &tell).await }),
+            on_endpoint,
+        }
+    }
+
+    /// The same for a request that wants to switch protocols: whether a peer of HTTP/2 can is in its settings, so they must have come.
+    pub(crate) fn placing_settled(self: &Rc<Self>, wanted: Protocol) -> Placing {
+        let on_endpoint = Rc::new(Cell::new(false));
+        let (home, tell) = (self.clone(), on_endpoint.clone());
+        let place = Box::pin(async move {
+            let place = home.place(wanted, &tell).await?;
+            if let Place::H2(lease) = &place {
+                tell.set(true);
+                let limit = home.upstream.settings.connect_timeout;
+                tokio::time::timeout(limit, poll_fn(|cx| lease.poll_settled(cx)))
+                    .await
+                    .map_err(|_| UpError::ConnectTimeout)?;
+            }
+            Ok(place)
+        });
+        Placing { place, on_endpoint }
+    }
+
+    /// See [`EndpointConns::placing`]; `on_endpoint` is told what is waited for.
+    async fn place(
+        self: &Rc<Self>,
+        wanted: Protocol,
+        on_endpoint: &Cell<bool>,
+    ) -> Result<Place, UpError> {
         match self.step(wanted) {
             Step::Take(place) => return Ok(place),
             Step::Open(slot, protocol) => {
+                on_endpoint.set(true);
                 if let Some(place) = self.open(slot, protocol).await? {
                     return Ok(place);
                 }
             }
-            Step::Wait => {}
+            Step::AwaitSlot | Step::AwaitConnect => {}
         }
         let Some(_pending) = self.upstream.live.pending.try_acquire() else {
             return Err(UpError::Overflow);
@@ -181,8 +238,10 @@ impl EndpointConns {
             let step = poll_fn(|cx| {
                 // Registered before the look, so that nothing that comes free in between is missed.
                 queued.register(cx.waker());
-                match self.step(wanted) {
-                    Step::Wait => Poll::Pending,
+                let step = self.step(wanted);
+                on_endpoint.set(!matches!(step, Step::AwaitSlot));
+                match step {
+                    Step::AwaitSlot | Step::AwaitConnect => Poll::Pending,
                     step => Poll::Ready(step),
                 }
             })
@@ -195,21 +254,9 @@ impl EndpointConns {
                         return Ok(place);
                     }
                 }
-                Step::Wait => {}
+                Step::AwaitSlot | Step::AwaitConnect => {}
             }
         }
-    }
-
-    /// The same for a request that wants to switch protocols: whether a peer of HTTP/2 can is in its settings, so they must have come.
-    pub(crate) async fn place_settled(self: &Rc<Self>, wanted: Protocol) -> Result<Place, UpError> {
-        let place = self.place(wanted).await?;
-        if let Place::H2(lease) = &place {
-            let limit = self.upstream.settings.connect_timeout;
-            tokio::time::timeout(limit, poll_fn(|cx| lease.poll_settled(cx)))
-                .await
-                .map_err(|_| UpError::ConnectTimeout)?;
-        }
-        Ok(place)
     }
 
     fn step(self: &Rc<Self>, wanted: Protocol) -> Step {
@@ -233,7 +280,7 @@ impl EndpointConns {
             }
             match self.take_slot() {
                 Some(slot) => Step::Open(slot, protocol),
-                None => Step::Wait,
+                None => Step::AwaitSlot,
             }
         }
     }
@@ -274,7 +321,11 @@ impl EndpointConns {
         if let Some(conn) = spare {
             return Step::Take(Place::H2(Lease::new(conn.clone(), self.clone())));
         }
-        Step::Wait
+        if may_open {
+            Step::AwaitSlot
+        } else {
+            Step::AwaitConnect
+        }
     }
 
     /// A slot for a new connection. When all are taken, one that idles at another endpoint gives its up: it would keep it until its idle

@@ -195,6 +195,7 @@ impl H1Up {
                             status: head.status,
                             headers: head.headers,
                             body: head.body,
+                            reason: head.reason.map(Box::new),
                         })));
                     }
                     Ok(None) => {}

@@ -319,6 +319,7 @@ impl H2Up {
                     status: parts.status,
                     headers: parts.headers,
                     body,
+                    reason: None,
                 })))
             }
             Err(e) => Poll::Ready(Err(self.classify(&e))),

@@ -42,6 +42,8 @@ pub(crate) struct UpResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: BodyLength,
+    /// The words behind an HTTP/1.1 status, where they are not the usual ones. Boxed: rare, and heads are moved about.
+    pub(crate) reason: Option<Box<Bytes>>,
 }
 
 /// Why the endpoint's side failed.

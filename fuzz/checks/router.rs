@@ -9,7 +9,9 @@ use std::sync::LazyLock;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tidegate_config::model::{Config, GrpcMatch, Match, PathMatch, TextMatch};
 use tidegate_config::values::OneOrMany;
-use tidegate_route::{EscapedSlashes, PathPolicy, PathRewrite, RequestView, Rewrite, Router, path};
+use tidegate_route::{
+    EscapedSlashes, Model, PathPolicy, PathRewrite, RequestView, Rewrite, Router, path,
+};
 
 /// A configuration with one route, whose matches are replaced.
 static TEMPLATE: LazyLock<Config> = LazyLock::new(|| {
@@ -116,6 +118,7 @@ fn request(router: &Router, line: &str) {
                 source: None,
                 caller_region: "",
                 caller_zone: "",
+                model: Model::Unread,
             };
             let found = router
                 .find(&view)

@@ -215,6 +215,18 @@ impl Check<String> for RequestPath {
                 "a path with blanks or control characters",
                 "write it as it is on the wire, percent-encoded",
             );
+        } else if value.contains('\\') {
+            cx.error(
+                node.span,
+                "a path with a backslash",
+                "no path on the wire holds one: write `/`, or %5C for one that is data",
+            );
+        } else if !escapes_hold(value) {
+            cx.error(
+                node.span,
+                "a path with a broken escape",
+                "`%` is followed by two hexadecimal digits, not 00; a percent sign is %25",
+            );
         }
     }
 
@@ -232,6 +244,15 @@ impl Check<Option<String>> for RequestPath {
     fn constrain(&self, schema: &mut Json) {
         Check::<String>::constrain(self, schema);
     }
+}
+
+/// Whether each `%` begins a byte's escape. A zero byte is refused in requests, so that none would match.
+fn escapes_hold(path: &str) -> bool {
+    path.split('%').skip(1).all(|after| {
+        after
+            .get(..2)
+            .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()) && digits != "00")
+    })
 }
 
 /// `true`: the key is there to choose something, and choosing nothing is done by leaving it out.

@@ -11,6 +11,7 @@ pub(crate) enum Namespace {
     Listener,
     Route,
     Upstream,
+    Provider,
 }
 
 impl Namespace {
@@ -19,6 +20,7 @@ impl Namespace {
             Self::Listener => "listener",
             Self::Route => "route",
             Self::Upstream => "upstream",
+            Self::Provider => "provider",
         }
     }
 }
@@ -122,24 +124,26 @@ impl Names {
         problems
     }
 
-    /// Upstreams that nothing refers to.
+    /// Upstreams and providers that nothing refers to.
     pub(crate) fn unused(&self) -> Vec<Problem> {
-        let used: HashSet<&str> = self
+        let used: HashSet<(Namespace, &str)> = self
             .referred
             .iter()
-            .filter(|r| r.space == Namespace::Upstream)
-            .map(|r| r.name.as_str())
+            .map(|r| (r.space, r.name.as_str()))
             .collect();
-        let unused = self
-            .defined
-            .iter()
-            .filter(|d| d.space == Namespace::Upstream && !used.contains(d.name.as_str()));
-        let help = "its endpoints are found and checked, but get no request";
+        let unused = self.defined.iter().filter_map(|d| {
+            let help = match d.space {
+                Namespace::Upstream => "its endpoints are found and checked, but get no request",
+                Namespace::Provider => "its keys get no request",
+                Namespace::Listener | Namespace::Route => return None,
+            };
+            (!used.contains(&(d.space, d.name.as_str()))).then_some((d, help))
+        });
         unused
-            .map(|d| {
+            .map(|(d, help)| {
                 Problem::error(
                     d.span,
-                    format!("no route uses the upstream `{}`", d.name),
+                    format!("no route uses the {} `{}`", d.space.word(), d.name),
                     help,
                 )
                 .warning()

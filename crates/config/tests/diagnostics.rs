@@ -35,14 +35,7 @@ fn sections_of_later_builds_are_named_and_not_called_unknown() {
     let diagnostics =
         load_files(&["tests/design/whole.yaml"]).expect_err("later sections are refused");
     let text = diagnostics.to_string();
-    for key in [
-        "providers",
-        "services",
-        "alerts",
-        "notifiers",
-        "keeper",
-        "heartbeat",
-    ] {
+    for key in ["services", "alerts", "notifiers", "keeper"] {
         assert!(
             text.contains(&format!("`{key}` is not in this build")),
             "{key}: {text}"

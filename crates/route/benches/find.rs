@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method};
-use tidegate_route::{RequestView, Router};
+use tidegate_route::{Model, RequestView, Router};
 
 /// The best of so many measurements is printed, as noise only ever adds.
 const ROUNDS: u32 = 5;
@@ -109,6 +109,7 @@ fn nanoseconds(router: &Router, kind: &Kind, count: usize, finds: u32) -> f64 {
             source: None,
             caller_region: "",
             caller_zone: "",
+            model: Model::Unread,
         })
         .collect();
     assert!(

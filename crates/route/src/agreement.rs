@@ -6,9 +6,11 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
 
-use crate::conditions::{Conditions, GrpcRule, HostRule, PathRule, Rule, SourceRule, TextRule};
+use crate::conditions::{
+    Conditions, GrpcRule, HostRule, ModelRule, PathRule, Rule, SourceRule, TextRule,
+};
 use crate::index::{Effort, HostBuffer, Index, lower_host};
-use crate::request::RequestView;
+use crate::request::{Model, RequestView};
 
 fn rule(host: HostRule, path: PathRule) -> Rule {
     Rule {
@@ -33,6 +35,7 @@ struct Asked {
     headers: HeaderMap,
     source: Option<IpAddr>,
     zone: &'static str,
+    model: Model<'static>,
 }
 
 impl Asked {
@@ -45,6 +48,7 @@ impl Asked {
             headers: HeaderMap::new(),
             source: None,
             zone: "",
+            model: Model::Unread,
         }
     }
 
@@ -58,6 +62,7 @@ impl Asked {
             source: self.source,
             caller_region: "",
             caller_zone: self.zone,
+            model: self.model,
         }
     }
 }
@@ -166,19 +171,41 @@ fn conditions() -> impl Strategy<Value = Conditions> {
             ),
             prop::collection::vec((query, text_rule()), 0..2),
             prop::option::weighted(0.1, source),
+            prop::collection::vec(model_rule(), 0..2),
         )
-            .prop_map(|(grpc, methods, headers, query, source)| Conditions {
-                grpc,
-                methods: methods.into(),
-                headers: headers
-                    .into_iter()
-                    .map(|(name, text)| (name.parse().unwrap(), text))
-                    .collect(),
-                query: query.into(),
-                source,
-            })
+            .prop_map(
+                |(grpc, methods, headers, query, source, models)| Conditions {
+                    grpc,
+                    methods: methods.into(),
+                    headers: headers
+                        .into_iter()
+                        .map(|(name, text)| (name.parse().unwrap(), text))
+                        .collect(),
+                    query: query.into(),
+                    source,
+                    models: models.into(),
+                },
+            )
             .boxed(),
     )
+}
+
+fn model_rule() -> impl Strategy<Value = ModelRule> {
+    prop_oneof![
+        Just(ModelRule::Exact("gpt-4".into())),
+        Just(ModelRule::Prefix("gpt-".into())),
+        Just(ModelRule::Any),
+    ]
+}
+
+fn model() -> impl Strategy<Value = Model<'static>> {
+    prop::sample::select(vec![
+        Model::Unread,
+        Model::Absent,
+        Model::Named("gpt-4"),
+        Model::Named("gpt-3"),
+        Model::Named("claude"),
+    ])
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
@@ -233,10 +260,12 @@ fn asked() -> impl Strategy<Value = Asked> {
         header_name(),
         source,
         any::<(bool, bool)>(),
+        model(),
     )
         .prop_map(
-            |(host, path, query, post, values, name, source, (grpc, zone))| {
+            |(host, path, query, post, values, name, source, (grpc, zone), model)| {
                 let mut asked = Asked::of(host, &path);
+                asked.model = model;
                 asked.query = query.map(Into::into);
                 asked.source = source.map(|address| address.parse().unwrap());
                 asked.zone = if zone { "z" } else { "" };

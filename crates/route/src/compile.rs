@@ -10,7 +10,9 @@ use tidegate_config::Config;
 use tidegate_config::model;
 use tidegate_config::values::{self, HostPattern};
 
-use crate::conditions::{Conditions, GrpcRule, HostRule, PathRule, Rule, SourceRule, TextRule};
+use crate::conditions::{
+    Conditions, GrpcRule, HostRule, ModelRule, PathRule, Rule, SourceRule, TextRule,
+};
 use crate::describe::describe;
 use crate::fault::{Abort, Fault, PerMillion};
 use crate::hash::HashKey;
@@ -21,7 +23,7 @@ use crate::retry::{Backoff, Condition, HedgePolicy, RetryBudget, RetryOn, RetryP
 use crate::rewrite::{HeaderEdits, PathRewrite, Redirect, Rewrite};
 use crate::route::{Action, Forward, Mirror, Respond, Route};
 use crate::router::Router;
-use crate::split::{Destination, Split, Target, UpstreamFrom, UpstreamIndex};
+use crate::split::{Destination, ProviderIndex, Split, Target, UpstreamFrom, UpstreamIndex};
 
 /// Why routes could not be compiled. A checked configuration does not get here but for what only compiling shows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +60,34 @@ pub enum Problem {
     NoAction,
 }
 
-type Upstreams<'a> = BTreeMap<&'a str, UpstreamIndex>;
+/// Where the names of targets stand in the config.
+struct Names<'a> {
+    upstreams: BTreeMap<&'a str, UpstreamIndex>,
+    providers: BTreeMap<&'a str, ProviderIndex>,
+}
+
+impl Names<'_> {
+    fn upstream(&self, name: &str) -> Destination {
+        match self.upstreams.get(name) {
+            Some(index) => Destination::Upstream {
+                name: name.into(),
+                index: *index,
+            },
+            None => Destination::Missing { name: name.into() },
+        }
+    }
+
+    fn provider(&self, name: &str, model: Option<&String>) -> Destination {
+        match self.providers.get(name) {
+            Some(index) => Destination::Provider {
+                name: name.into(),
+                index: *index,
+                model: model.map(|model| model.as_str().into()),
+            },
+            None => Destination::Missing { name: name.into() },
+        }
+    }
+}
 
 impl Router {
     /// Compiles the routes of a configuration. A destination that names no upstream is kept: it costs its own share of
@@ -67,12 +96,20 @@ impl Router {
     /// # Errors
     /// The first route that cannot be compiled.
     pub fn compile(config: &Config) -> Result<Router, CompileError> {
-        let upstreams: Upstreams<'_> = config
-            .upstreams
-            .iter()
-            .map(|upstream| upstream.name.as_str())
-            .zip((0..).map(UpstreamIndex))
-            .collect();
+        let names = Names {
+            upstreams: config
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.name.as_str())
+                .zip((0..).map(UpstreamIndex))
+                .collect(),
+            providers: config
+                .providers
+                .iter()
+                .map(|provider| provider.name.as_str())
+                .zip((0..).map(ProviderIndex))
+                .collect(),
+        };
         let mut routes = Vec::with_capacity(config.routes.len());
         let mut rules = Vec::with_capacity(config.routes.len());
         for (index, route) in config.routes.iter().enumerate() {
@@ -81,7 +118,7 @@ impl Router {
                 problem,
             };
             routes.push(Arc::new(
-                compile_route(index, route, &upstreams).map_err(failed)?,
+                compile_route(index, route, &names).map_err(failed)?,
             ));
             // A route without a match holds for every request.
             let everything = [model::Match::default()];
@@ -171,6 +208,11 @@ fn compile_match(route: u32, one: &model::Match) -> Result<Rule, Problem> {
                 .map_err(|_| Problem::Method(method.as_str().to_owned()))
         })
         .collect::<Result<_, _>>()?;
+    let models = one
+        .model
+        .iter()
+        .map(compile_model)
+        .collect::<Result<_, _>>()?;
     Ok(Rule {
         route,
         hosts,
@@ -181,6 +223,7 @@ fn compile_match(route: u32, one: &model::Match) -> Result<Rule, Problem> {
             headers,
             query,
             source,
+            models,
         },
     })
 }
@@ -190,6 +233,18 @@ fn lower_name(name: &str) -> Box<str> {
         .unwrap_or(name)
         .to_ascii_lowercase()
         .into()
+}
+
+fn compile_model(pattern: &values::ModelPattern) -> Result<ModelRule, Problem> {
+    Ok(match pattern {
+        values::ModelPattern::Any => ModelRule::Any,
+        values::ModelPattern::Exact(name) => ModelRule::Exact(name.as_str().into()),
+        values::ModelPattern::Prefix(prefix) => ModelRule::Prefix(prefix.as_str().into()),
+        values::ModelPattern::Regex(pattern) => ModelRule::Regex(
+            regex::bytes::Regex::new(pattern.as_str())
+                .map_err(|_| Problem::Pattern(pattern.to_string()))?,
+        ),
+    })
 }
 
 fn compile_text(text: &model::TextMatch) -> Result<TextRule, Problem> {
@@ -222,15 +277,11 @@ fn literal(path: &str) -> Result<String, Problem> {
     normal_literal(path).ok_or_else(|| Problem::Path(path.to_owned()))
 }
 
-fn compile_route(
-    index: usize,
-    route: &model::Route,
-    upstreams: &Upstreams<'_>,
-) -> Result<Route, Problem> {
+fn compile_route(index: usize, route: &model::Route, names: &Names<'_>) -> Result<Route, Problem> {
     let mut compiled = Route {
         index,
         name: route.name.as_str().into(),
-        action: compile_action(route, upstreams)?,
+        action: compile_action(route, names)?,
         rewrite: match &route.rewrite {
             Some(rewrite) => compile_rewrite(rewrite)?,
             None => Rewrite::default(),
@@ -262,7 +313,7 @@ fn compile_route(
     Ok(compiled)
 }
 
-fn compile_action(route: &model::Route, upstreams: &Upstreams<'_>) -> Result<Action, Problem> {
+fn compile_action(route: &model::Route, names: &Names<'_>) -> Result<Action, Problem> {
     if let Some(redirect) = &route.redirect {
         return Ok(Action::Redirect(Redirect {
             status: status(redirect.status)?,
@@ -282,21 +333,15 @@ fn compile_action(route: &model::Route, upstreams: &Upstreams<'_>) -> Result<Act
     if route.to.is_empty() {
         return Err(Problem::NoAction);
     }
-    let named = |name: &str| match upstreams.get(name) {
-        Some(index) => Destination::Upstream {
-            name: name.into(),
-            index: *index,
-        },
-        None => Destination::Missing { name: name.into() },
-    };
     let targets = route.to.iter().map(|target| {
         let to = match &target.destination {
-            model::Destination::Upstream(name) => named(name),
+            model::Destination::Upstream(name) => names.upstream(name),
+            model::Destination::Provider(name) => names.provider(name, target.model.as_ref()),
             model::Destination::UpstreamFrom(from) => Destination::FromHeader(UpstreamFrom::new(
                 header_name(&from.header)?,
                 from.allow
                     .iter()
-                    .map(|name| (name.as_str(), upstreams.get(name.as_str()).copied())),
+                    .map(|name| (name.as_str(), names.upstreams.get(name.as_str()).copied())),
             )),
         };
         Ok(Target::new(to, target.weight))
@@ -311,10 +356,18 @@ fn compile_action(route: &model::Route, upstreams: &Upstreams<'_>) -> Result<Act
         fallback: route
             .fallback
             .iter()
-            .map(|target| Target::new(named(&target.upstream), 1))
+            .map(|target| {
+                let to = match &target.destination {
+                    model::FallbackDestination::Upstream(name) => names.upstream(name),
+                    model::FallbackDestination::Provider(name) => {
+                        names.provider(name, target.model.as_ref())
+                    }
+                };
+                Target::new(to, 1)
+            })
             .collect(),
         mirror: route.mirror.as_ref().map(|mirror| Mirror {
-            target: Target::new(named(&mirror.upstream), 1),
+            target: Target::new(names.upstream(&mirror.upstream), 1),
             share: share(mirror.percent),
         }),
     }))

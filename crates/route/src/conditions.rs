@@ -5,7 +5,7 @@ use http::header::HeaderName;
 use regex::bytes::Regex;
 use tidegate_config::values::Cidr;
 
-use crate::request::RequestView;
+use crate::request::{Model, RequestView};
 
 /// A condition on a text; case-sensitive.
 #[derive(Clone, Debug)]
@@ -128,6 +128,29 @@ pub(crate) struct Conditions {
     pub(crate) headers: Box<[(HeaderName, TextRule)]>,
     pub(crate) query: Box<[(Box<str>, TextRule)]>,
     pub(crate) source: Option<SourceRule>,
+    /// Any of them; empty: every model, and requests that name none.
+    pub(crate) models: Box<[ModelRule]>,
+}
+
+/// What a model's name is compared with.
+#[derive(Clone, Debug)]
+pub(crate) enum ModelRule {
+    Any,
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    /// Finds something anywhere in the name.
+    Regex(Regex),
+}
+
+impl ModelRule {
+    fn holds(&self, name: &str) -> bool {
+        match self {
+            ModelRule::Any => true,
+            ModelRule::Exact(wanted) => **wanted == *name,
+            ModelRule::Prefix(wanted) => name.starts_with(&**wanted),
+            ModelRule::Regex(wanted) => wanted.is_match(name.as_bytes()),
+        }
+    }
 }
 
 impl Conditions {
@@ -137,6 +160,7 @@ impl Conditions {
             && self.headers.is_empty()
             && self.query.is_empty()
             && self.source.is_none()
+            && self.models.is_empty()
     }
 
     /// Cheapest first.
@@ -155,6 +179,12 @@ impl Conditions {
                         .map(|value| value.as_bytes()),
                 )
             })
+            && match request.model {
+                _ if self.models.is_empty() => true,
+                Model::Unread => true,
+                Model::Absent => false,
+                Model::Named(name) => self.models.iter().any(|rule| rule.holds(name)),
+            }
     }
 }
 

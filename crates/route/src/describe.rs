@@ -71,6 +71,9 @@ fn describe_match(one: &model::Match) -> String {
         );
         words.extend(source.zone.iter().map(|zone| format!("zone {zone}")));
     }
+    if !one.model.is_empty() {
+        words.push(format!("model {}", listed(one.model.iter())));
+    }
     words.join(", ")
 }
 

@@ -156,6 +156,7 @@ mod tests {
             source: Some("::ffff:10.0.0.1".parse().unwrap()),
             caller_region: "",
             caller_zone: "",
+            model: crate::request::Model::Unread,
         };
         let ann = Some(stable_hash(b"ann", 0));
         assert_eq!(

@@ -39,7 +39,7 @@ pub use hash::{HashKey, stable_hash};
 pub use index::Effort;
 pub use limit::{Concurrency, LimitAlgorithm, LimitKey, RateLimit};
 pub use path::{EscapedSlashes, PathPolicy, PathRefused};
-pub use request::RequestView;
+pub use request::{Model, RequestView};
 pub use retry::{
     AttemptOutcome, Backoff, Condition, Decision, GiveUp, HedgePolicy, Pushback, RetryPolicy,
     Tries, Written,
@@ -47,4 +47,4 @@ pub use retry::{
 pub use rewrite::{HeaderEdits, PathRewrite, Redirect, Rewrite, shadow_authority};
 pub use route::{Action, Description, Forward, Mirror, Respond, Route};
 pub use router::{Found, Router};
-pub use split::{Destination, Resolution, Split, Target, UpstreamIndex};
+pub use split::{Destination, ProviderIndex, Resolution, Split, Target, UpstreamIndex};

@@ -136,6 +136,7 @@ mod tests {
             source: None,
             caller_region: "",
             caller_zone: "",
+            model: crate::request::Model::Unread,
         })
     }
 

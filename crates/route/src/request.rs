@@ -28,6 +28,20 @@ pub struct RequestView<'a> {
     pub caller_region: &'a str,
     /// Zone of the caller, empty when unknown.
     pub caller_zone: &'a str,
+    /// Model that the body names, if the body has been read.
+    pub model: Model<'a>,
+}
+
+/// What is known of the model that a request's body names (LLM requests).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model<'a> {
+    /// The body has not been read. A match on models is taken to hold, and [`Found::needs_model`](crate::Found) says so.
+    #[default]
+    Unread,
+    /// The body was read and names none.
+    Absent,
+    /// This one.
+    Named(&'a str),
 }
 
 /// Room for a header's values put together on the stack.
@@ -171,6 +185,7 @@ mod tests {
             source: None,
             caller_region: "",
             caller_zone: "",
+            model: Model::Unread,
         }
     }
 

@@ -314,6 +314,7 @@ mod tests {
             source: None,
             caller_region: "",
             caller_zone: "",
+            model: crate::request::Model::Unread,
         };
         redirect
             .location(&request, 0, "http", port)

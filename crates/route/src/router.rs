@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::conditions::Rule;
 use crate::hash::HashKey;
 use crate::index::{Effort, HostBuffer, Index, lower_host};
-use crate::request::RequestView;
+use crate::request::{Model, RequestView};
 use crate::route::Route;
 use crate::split::UpstreamIndex;
 
@@ -27,6 +27,8 @@ pub struct Found<'r> {
     /// Leading bytes of the path that the match's exact path or prefix stands for; 0 if the match names neither.
     /// Prefix rewrites and redirects ask for it.
     pub matched: usize,
+    /// The match asks for a model and the body has not been read: read it and ask again.
+    pub needs_model: bool,
 }
 
 impl Router {
@@ -64,6 +66,7 @@ impl Router {
         Found {
             route: &self.routes[rule.route as usize],
             matched: rule.matched(request.path),
+            needs_model: request.model == Model::Unread && !rule.conditions.models.is_empty(),
         }
     }
 

@@ -25,6 +25,17 @@ impl UpstreamIndex {
     }
 }
 
+/// Position of a provider in the config's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProviderIndex(pub u32);
+
+impl ProviderIndex {
+    /// As an index into a slice.
+    pub fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
 type HashMap<K, V> = std::collections::HashMap<K, V, FixedState>;
 
 /// One entry of a split, a fallback chain or a mirror.
@@ -54,6 +65,15 @@ pub enum Destination {
     },
     /// The request names the upstream itself.
     FromHeader(UpstreamFrom),
+    /// A provider of the config.
+    Provider {
+        /// Its name, for metrics and people.
+        name: Arc<str>,
+        /// Its position.
+        index: ProviderIndex,
+        /// Model that it is asked for, before its mapping; None: the caller's.
+        model: Option<Arc<str>>,
+    },
 }
 
 /// `upstream_from`: a header or gRPC metadata value names the upstream, out of an allow list.
@@ -68,6 +88,8 @@ pub struct UpstreamFrom {
 pub enum Resolution {
     /// This upstream.
     Upstream(UpstreamIndex),
+    /// This provider.
+    Provider(ProviderIndex),
     /// Nothing: the config names an upstream that does not exist (our fault, 500 for this share only).
     Missing,
     /// The header that names the upstream is not there (404).
@@ -85,25 +107,31 @@ impl Target {
                 stable_hash(name.as_bytes(), 0)
             }
             Destination::FromHeader(from) => stable_hash(from.header.as_str().as_bytes(), 1),
+            Destination::Provider { name, .. } => stable_hash(name.as_bytes(), 2),
         };
         Target { to, weight, seed }
     }
 
-    /// The upstream for a request with these headers.
+    /// The upstream or provider for a request with these headers.
     pub fn resolve(&self, headers: &HeaderMap) -> Resolution {
         match &self.to {
             Destination::Upstream { index, .. } => Resolution::Upstream(*index),
+            Destination::Provider { index, .. } => Resolution::Provider(*index),
             Destination::Missing { .. } => Resolution::Missing,
             Destination::FromHeader(from) => from.resolve(headers),
         }
     }
 
-    /// Name for metrics and people: the upstream's, or `header NAME`.
+    /// Name for metrics and people: the upstream's, the provider's, or `header NAME`.
     pub fn describe(&self) -> String {
         match &self.to {
             Destination::Upstream { name, .. } => name.to_string(),
             Destination::Missing { name } => format!("{name} (missing)"),
             Destination::FromHeader(from) => format!("by header {}", from.header),
+            Destination::Provider { name, model, .. } => match model {
+                Some(model) => format!("{name} ({model})"),
+                None => name.to_string(),
+            },
         }
     }
 }

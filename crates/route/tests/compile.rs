@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tidegate_route::{
-    Abort, Action, AttemptOutcome, HashKey, LimitAlgorithm, PerMillion, RequestView, Resolution,
-    Router, UpstreamIndex,
+    Abort, Action, AttemptOutcome, HashKey, LimitAlgorithm, Model, PerMillion, ProviderIndex,
+    RequestView, Resolution, Router, UpstreamIndex,
 };
 
 fn router(yaml: &str) -> Router {
@@ -64,6 +64,7 @@ impl Ask {
             source: self.source,
             caller_region: "",
             caller_zone: self.zone,
+            model: Model::Unread,
         }
     }
 
@@ -556,5 +557,47 @@ fn a_match_is_described_in_words_without_showing_credentials() {
         router.routes()[0].describe().matches,
         "hosts a.local | *.b.local, path /v1/*, POST, header authorization, header x-tenant=a \
          or gRPC s.S/*, query q~[0-9]+, from 10.0.0.0/8, zone z"
+    );
+}
+
+#[test]
+fn a_match_on_models_asks_for_the_body_first_and_decides_by_the_name() {
+    let router = router(
+        "routes:
+  - { name: gpt, match: { path: { prefix: /v1/ }, model: [ 'gpt-*', '~^o[13]$' ] }, to: [ { provider: p, model: m } ] }
+  - { name: rest, match: { path: { prefix: /v1/ } }, to: [ { provider: p } ] }
+  - { name: else, to: [ { upstream: a } ] }
+providers: [ { name: p, type: ollama } ]
+upstreams: [ { name: a, endpoints: [ { address: 127.0.0.1:1 } ] } ]",
+    );
+    let asked = ask("x", "/v1/chat");
+    let with = |model| RequestView {
+        model,
+        ..asked.view()
+    };
+    let found = router.find(&with(Model::Unread)).unwrap();
+    assert!(found.needs_model);
+    for (model, route) in [
+        (Model::Named("gpt-4"), "gpt"),
+        (Model::Named("o3"), "gpt"),
+        (Model::Named("o33"), "rest"),
+        (Model::Absent, "rest"),
+    ] {
+        let found = router.find(&with(model)).unwrap();
+        assert_eq!((&*found.route.name, found.needs_model), (route, false));
+    }
+    let other = ask("x", "/other");
+    assert!(!router.find(&other.view()).unwrap().needs_model);
+    let forward = router.routes()[0].forward().unwrap();
+    assert_eq!(
+        forward.split.targets()[0].resolve(&HeaderMap::new()),
+        Resolution::Provider(ProviderIndex(0))
+    );
+    assert_eq!(router.routes()[0].describe().to, "p (m)");
+    assert!(
+        router.routes()[0]
+            .describe()
+            .matches
+            .contains("model gpt-* | ~^o[13]$")
     );
 }

@@ -1,7 +1,7 @@
 //! A request's way through the router allocates nothing.
 
 use http::{HeaderMap, HeaderValue, Method};
-use tidegate_route::{PathPolicy, RequestView, Router, path};
+use tidegate_route::{Model, PathPolicy, RequestView, Router, path};
 
 fn router(count: usize) -> Router {
     let mut yaml = String::from("listeners: [{ name: main, address: 127.0.0.1:0 }]\nroutes:\n");
@@ -59,6 +59,7 @@ fn finding_choosing_limiting_and_rewriting_allocate_nothing() {
                 source: None,
                 caller_region: "",
                 caller_zone: "",
+                model: Model::Unread,
             };
             let hit = router.find(&request);
             assert_eq!(hit.map(|hit| &*hit.route.name), wanted);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
-use tidegate_config::values::{ListenAddress, StateUrl};
+use tidegate_config::values::ListenAddress;
 use tidegate_config::{Config, Loaded};
 
 use crate::control::message::StartOrder;
@@ -45,7 +45,7 @@ impl Plan {
         upgrade: bool,
     ) -> std::io::Result<Self> {
         let config = &loaded.config;
-        let StateUrl::File(state) = &config.state.url;
+        let state = config.state.folder.as_deref().unwrap_or(Path::new("."));
         let paths = paths
             .iter()
             .map(std::path::absolute)

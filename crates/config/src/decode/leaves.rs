@@ -5,8 +5,9 @@ use crate::env;
 use crate::node::{Kind, Node, Scalar};
 use crate::schema::Defs;
 use crate::values::{
-    ByteSize, Cidr, GrpcStatus, HostPattern, HostPort, HttpUrl, LimitKey, Method, Pattern, Percent,
-    Period, RetryOn, StatusRange, Wrong, format_duration, parse_duration,
+    ByteSize, Cidr, GrpcStatus, HostPattern, HostPort, HttpUrl, LimitKey, Method, ModelPattern,
+    Pattern, Percent, Period, RetryOn, ServiceUrl, StatusRange, Wrong, format_duration,
+    parse_duration,
 };
 use serde_json::{Value as Json, json};
 use std::net::SocketAddr;
@@ -169,6 +170,8 @@ word! {
     Period: "a period", "write second, minute, hour, day or a duration", "string";
     HostPort: "an address", "write host:port", "string";
     HttpUrl: "a URL", "write http://host:port", "string";
+    ServiceUrl: "a URL", "write https://host or https://host/path", "string";
+    ModelPattern: "a pattern of models", "write a name, a prefix such as gpt-4*, an expression such as ~^gpt, or *", "string";
     Cidr: "a network", "write a network such as 10.0.0.0/8", "string";
     HostPattern: "a host name", "write a name, *.name or *", "string";
     LimitKey: "a key to count by", "write header:NAME, cookie:NAME, query:NAME, source_ip, host, path or method", "string";

@@ -3,6 +3,7 @@
 mod collections;
 mod fields;
 mod leaves;
+mod models;
 mod one_of;
 mod special;
 

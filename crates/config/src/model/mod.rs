@@ -2,6 +2,7 @@
 //! are applied and cross references resolved by the time a [`Config`] exists.
 
 mod listener;
+mod provider;
 mod route;
 mod route_match;
 mod traffic;
@@ -9,6 +10,7 @@ mod upstream;
 mod upstream_policy;
 
 pub use listener::*;
+pub use provider::*;
 pub use route::*;
 pub use route_match::*;
 pub use traffic::*;
@@ -18,6 +20,7 @@ pub use upstream_policy::*;
 use crate::checks::Lasting;
 use crate::record::record;
 use crate::values::{ListenAddress, LogTarget, Percent, Secret, StateUrl};
+use std::path::PathBuf;
 use std::time::Duration;
 
 record! {
@@ -39,7 +42,13 @@ record! {
         routes: Vec<Route>,
         /// Named pools of endpoints.
         upstreams: Vec<Upstream>,
-        ; later "providers", "services", "alerts", "notifiers", "keeper"
+        /// Providers of language models, each a pool of keys.
+        providers: Vec<Provider>,
+        /// Bodies of requests to providers.
+        request_bodies: RequestBodies = RequestBodies::default(),
+        /// Prices of models, for budgets in money.
+        prices: Prices = Prices::default(),
+        ; later "services", "alerts", "notifiers", "keeper"
         ; finish crate::validate::config
     }
 }
@@ -70,6 +79,8 @@ record! {
     pub default struct State {
         /// `file:PATH` (a folder). Default `file:./tidegate-data`.
         url: StateUrl = StateUrl::File("./tidegate-data".into()),
+        /// Folder for what belongs to this machine alone (sockets of the running roles). Default: that of `file:`, else ./tidegate-data.
+        folder: Option<PathBuf>,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Routes: a match and what is done with the requests that fit it.
 
-use super::{Concurrency, Fault, Hedge, Match, RateLimit, Retry};
-use crate::checks::{By, Defines, OneOfNumbers, Refers, RequestPath, TIMER, Within};
+use super::{Concurrency, Fault, Hedge, Match, RateLimit, Retry, VirtualKeys};
+use crate::checks::{By, Defines, NotEmpty, OneOfNumbers, Refers, RequestPath, TIMER, Within};
 use crate::names::Namespace;
 use crate::record::{one_of, record};
 use crate::values::{ByteSize, HashKey, HeaderName, HeaderText, OneOrMany, Pattern, Percent};
@@ -49,7 +49,14 @@ record! {
         concurrency: Option<Concurrency>,
         /// Bytes of a request's body; 0: no limit. Default: the listener's.
         body_bytes: Option<ByteSize>,
-        ; later "domain", "descriptors", "heartbeat"
+        /// While a provider's stream has no content yet, the caller gets a comment this often, so that no proxy on the way gives up.
+        /// For routes whose targets are all providers. Default: off.
+        heartbeat: Option<Duration> => TIMER,
+        /// Whether callers need a virtual key (see `tidegate keys`). Default off.
+        virtual_keys: VirtualKeys = VirtualKeys::Off,
+        /// A stream that breaks after content is continued by another attempt where the provider can go on from a partial answer. Default false.
+        continue_stream as "continue": bool = false,
+        ; later "domain", "descriptors"
         ; inspect crate::validate::route_keys
         ; finish crate::validate::route
         ; tidy crate::validate::route_tidy
@@ -61,10 +68,13 @@ record! {
     pub struct Target {
         /// Share of the requests: weight / sum of weights; 0 gets none. Default 1.
         weight: u32 = 1 => Within(0, 1_000_000),
+        /// Model that a provider is asked for, before its mapping. Default: the caller's.
+        model: Option<String> => NotEmpty,
         ; flatten
         /// Where to.
         destination: Destination
-        ; later "service", "provider", "graph"
+        ; later "service", "graph"
+        ; finish crate::validate::target
     }
 }
 
@@ -75,7 +85,9 @@ one_of! {
         Upstream(String) = "upstream" => Refers(Namespace::Upstream),
         /// The upstream that the request names.
         UpstreamFrom(UpstreamFrom) = "upstream_from",
-        ; later "service", "provider", "graph"
+        /// The provider of this name.
+        Provider(String) = "provider" => Refers(Namespace::Provider),
+        ; later "service", "graph"
     }
 }
 
@@ -92,9 +104,24 @@ record! {
 record! {
     /// A destination that is used when those before it have nothing fit or failed retryably.
     pub struct FallbackTarget {
+        /// Model that a provider is asked for, before its mapping. Default: the caller's.
+        model: Option<String> => NotEmpty,
+        ; flatten
+        /// Where to.
+        destination: FallbackDestination
+        ; later "service", "graph"
+        ; finish crate::validate::fallback
+    }
+}
+
+one_of! {
+    /// Where a request goes next.
+    pub enum FallbackDestination {
         /// The upstream of this name.
-        upstream: String => Refers(Namespace::Upstream),
-        ; later "service", "provider", "graph", "model"
+        Upstream(String) = "upstream" => Refers(Namespace::Upstream),
+        /// The provider of this name.
+        Provider(String) = "provider" => Refers(Namespace::Provider),
+        ; later "service", "graph"
     }
 }
 

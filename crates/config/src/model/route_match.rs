@@ -2,7 +2,7 @@
 
 use crate::checks::{By, NotEmpty, RequestPath};
 use crate::record::{one_of, record};
-use crate::values::{Cidr, HeaderName, HostPattern, Method, OneOrMany, Pattern};
+use crate::values::{Cidr, HeaderName, HostPattern, Method, ModelPattern, OneOrMany, Pattern};
 use std::collections::BTreeMap;
 
 record! {
@@ -22,7 +22,8 @@ record! {
         query: BTreeMap<String, TextMatch>,
         /// Where the request comes from.
         source: Option<SourceMatch>,
-        ; later "model"
+        /// The model that the body names (LLM requests): a name, a prefix such as `gpt-4*`, an expression such as `~^gpt`; any may hold.
+        model: OneOrMany<ModelPattern>,
         ; finish crate::validate::route_match
     }
 }

@@ -6,12 +6,14 @@
 #![allow(clippy::ptr_arg)]
 
 mod listeners;
+mod providers;
 mod reachable;
 mod routes;
 mod traffic;
 mod upstreams;
 
 pub(crate) use listeners::{consul_http, listener_tls, listener_tls_tidy};
+pub(crate) use providers::{fallback, provider, target};
 pub(crate) use routes::{
     authority, grpc_method, grpc_service, header_edits, host, redirect_keys, rewrite_keys, route,
     route_keys, route_match, route_tidy, scheme, split,
@@ -62,6 +64,19 @@ pub(crate) fn config(config: &mut Config, fields: &Fields<'_>, cx: &mut Cx<'_>) 
         } else {
             cx.resolve(path, at)
         });
+    }
+    if config.state.folder.is_none() {
+        config.state.folder = match &config.state.url {
+            StateUrl::File(path) => Some(path.clone()),
+            StateUrl::Redis(_) => {
+                let start = Span {
+                    source: 0,
+                    start: 0,
+                    end: 0,
+                };
+                Some(cx.resolve("./tidegate-data".as_ref(), start))
+            }
+        };
     }
     addresses(config, fields, cx);
     if let Some(routes) = fields.node("routes") {

@@ -81,6 +81,7 @@ fn covers(wide: &Match, narrow: &Match) -> bool {
         && texts(&wide.headers, &narrow.headers)
         && texts(&wide.query, &narrow.query)
         && (wide.source.is_none() || wide.source == narrow.source)
+        && (wide.model.is_empty() || wide.model == narrow.model)
 }
 
 fn hosts(wide: &[HostPattern], narrow: &[HostPattern]) -> bool {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 use std::net::IpAddr;
 
 /// Keys that mean something only when the request goes to an upstream.
-const FORWARD_ONLY: [&str; 11] = [
+const FORWARD_ONLY: [&str; 14] = [
     "split",
     "fallback",
     "mirror",
@@ -21,6 +21,9 @@ const FORWARD_ONLY: [&str; 11] = [
     "hedge",
     "concurrency",
     "body_bytes",
+    "heartbeat",
+    "virtual_keys",
+    "continue",
 ];
 
 /// Reports each pair of keys that exclude each other.
@@ -52,7 +55,7 @@ pub(crate) fn route_keys(fields: &Fields<'_>, cx: &mut Cx<'_>) {
         cx.error(
             fields.span(),
             "a route without an action",
-            "add `to: [ { upstream: NAME } ]`, `redirect` or `respond`",
+            "add `to: [ { upstream: NAME } ]`, `to: [ { provider: NAME } ]`, `redirect` or `respond`",
         );
         return;
     }
@@ -102,6 +105,7 @@ pub(crate) fn split(targets: &Vec<Target>, node: &Node, cx: &mut Cx<'_>) {
 }
 
 pub(crate) fn route(route: &mut Route, fields: &Fields<'_>, cx: &mut Cx<'_>) {
+    super::providers::route_to_providers(route, fields, cx);
     let prefix_needs = |section: &str, cx: &mut Cx<'_>| {
         let by_prefix = |m: &Match| matches!(m.path, Some(PathMatch::Prefix(_)));
         if (route.matches.is_empty() || !route.matches.iter().all(by_prefix))

@@ -265,20 +265,22 @@ impl fmt::Display for HttpUrl {
 /// Where durable state lives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StateUrl {
-    /// `file:PATH`: a folder.
+    /// `file:PATH`: a folder on this machine.
     File(PathBuf),
+    /// `redis://…` or `rediss://…`: shared by several Tidegates.
+    Redis(super::RedisUrl),
 }
 
 impl FromStr for StateUrl {
     type Err = Wrong;
     fn from_str(text: &str) -> Result<Self, Wrong> {
-        let help = "write file:PATH, e.g. file:./tidegate-data";
+        let help = "write file:PATH, e.g. file:./tidegate-data, or redis://HOST:PORT";
         match text.split_once(':') {
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            Some((
-                scheme @ ("redis" | "rediss" | "etcd" | "mysql" | "postgres" | "postgresql"),
-                _,
-            )) => Err(Wrong::new(format!("{scheme} is not in this build"), help)),
+            Some(("redis" | "rediss", _)) => text.parse().map(Self::Redis),
+            Some((scheme @ ("etcd" | "mysql" | "postgres" | "postgresql"), _)) => {
+                Err(Wrong::new(format!("{scheme} is not in this build"), help))
+            }
             _ => Err(Wrong::new("not a place for state", help)),
         }
     }
@@ -288,6 +290,7 @@ impl fmt::Display for StateUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Redis(url) => write!(f, "{url}"),
         }
     }
 }

@@ -7,9 +7,11 @@ mod address;
 mod duration;
 mod http_names;
 mod keys;
+mod models;
 mod quantity;
 mod secret;
 mod status;
+mod url;
 
 pub(crate) use address::is_host_name;
 pub use address::{
@@ -18,9 +20,11 @@ pub use address::{
 pub use duration::{Period, format_duration, parse_duration};
 pub use http_names::{HeaderName, HeaderText, Method, Pattern};
 pub use keys::{HashKey, LimitKey};
+pub use models::{ModelMapping, ModelPattern};
 pub use quantity::{ByteSize, Percent};
 pub use secret::Secret;
 pub use status::{GrpcStatus, RetryOn, StatusRange};
+pub use url::{RedisUrl, ServiceUrl};
 
 use std::ops::Deref;
 

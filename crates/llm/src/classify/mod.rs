@@ -27,19 +27,21 @@ pub enum Class {
     },
     /// Paid or granted volume is used up: money, credits, a monthly or daily quota. No waiting for a minute helps.
     QuotaExhausted {
+        /// What the quota binds: the account's money (`Key`), or a volume granted for one model.
+        scope: LimitScope,
         /// How long to stay away at least, if the provider said so. A floor, never a ceiling.
         retry_after: Option<Duration>,
     },
     /// The provider failed or is overloaded: a failure that counts, not the key's fault.
     ProviderDown,
-    /// The place that the request comes from is refused (country, region, network address): every key of this provider
-    /// meets the same here.
+    /// The place that the request comes from is refused (country, region, network address). The key may be good
+    /// elsewhere, and the provider's other keys most likely meet the same here.
     Region,
     /// The answer is no answer: not what the protocol says, or cut in the middle.
     Broken,
 }
 
-/// What a rate limit binds.
+/// What a limit binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LimitScope {
     /// The key for every model: the provider speaks of the account, the organisation or the key as a whole.
@@ -53,6 +55,10 @@ pub enum LimitScope {
 pub struct Evidence {
     /// What it means.
     pub class: Class,
+    /// Another key may do better. True for all that is not [`Class::Ok`] or the caller's plain mistake, and also for a
+    /// few faults of the caller's which depend on the key ("does not exist or you do not have access to it", a request
+    /// larger than this key's limit): nothing is held against the key, but the answer may be asked of another.
+    pub try_other: bool,
     /// The HTTP status, or the one that an error within a 200 stood for.
     pub status: u16,
     /// The provider's own code, type or reason (`insufficient_quota`, `1113`), at most 64 bytes.

@@ -54,7 +54,7 @@ fn line(
     end: usize,
 ) -> Result<(HeaderName, HeaderValue), FieldError> {
     let line = &section[start..end];
-    let Some(colon) = memchr::memchr(b':', line) else {
+    let Some(colon) = find_colon(line) else {
         return Err(match line.first() {
             Some(b' ' | b'\t') => FieldError::LeadingWhitespace,
             _ => FieldError::NoColon,
@@ -75,6 +75,24 @@ fn line(
         Ok(value) => Ok((name, value)),
         Err(_) => Err(FieldError::Value),
     }
+}
+
+/// Where the first colon stands. Names are short: eight bytes a step without a call beat the wider steps of a search that has to be set up.
+#[inline(always)]
+fn find_colon(line: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let mut rest = line;
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
+        // The lowest byte that is zero shows in the highest bit of its place; above it there may be false ones.
+        let word = u64::from_le_bytes(*word) ^ (ONES * b':' as u64);
+        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zeros != 0 {
+            return Some(line.len() - rest.len() + zeros.trailing_zeros() as usize / 8);
+        }
+        rest = after;
+    }
+    let at = rest.iter().position(|b| *b == b':')?;
+    Some(line.len() - rest.len() + at)
 }
 
 #[cold]
@@ -124,4 +142,26 @@ pub(super) static TOKEN: [bool; 256] = {
 /// Whether `bytes` is a non-empty token.
 pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|b| TOKEN[usize::from(*b)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find_colon;
+
+    #[test]
+    fn the_first_colon_is_found_wherever_it_stands() {
+        for len in 0..40 {
+            let plain = vec![b'a'; len];
+            assert_eq!(find_colon(&plain), None);
+            for at in 0..len {
+                // Bytes next to the colon's value, and further colons behind it.
+                for other in [b';', b'9', b'\0', 0xff, 0xba] {
+                    let mut line = vec![other; len];
+                    line[at] = b':';
+                    line[len - 1] = b':';
+                    assert_eq!(find_colon(&line), Some(at), "{len} {at} {other}");
+                }
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::error::FramingError;
 use super::fields::{TOKEN, is_ows, is_token};
+use super::host::is_valid_host;
 
 /// What the framing and connection headers of one head said.
 #[derive(Debug, Default)]
@@ -19,7 +20,8 @@ pub(super) struct Facts {
     /// An `upgrade` header that names only protocols that may be tunnelled.
     pub(super) upgrade: Upgrade,
     pub(super) hosts: u8,
-    pub(super) host: Option<HeaderValue>,
+    /// What the last `host` is worth.
+    pub(super) host: Host,
     pub(super) expect: Expect,
 }
 
@@ -30,6 +32,16 @@ pub(super) enum Coding {
     Absent,
     Chunked,
     Bad(FramingError),
+}
+
+/// The state of `host`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Host {
+    #[default]
+    Absent,
+    Empty,
+    Bad,
+    Good,
 }
 
 /// The state of `expect`.
@@ -61,7 +73,11 @@ impl Facts {
         match name.as_str().len() {
             4 if *name == HOST => {
                 self.hosts = self.hosts.saturating_add(1);
-                self.host = Some(value.clone());
+                self.host = match value.as_bytes() {
+                    [] => Host::Empty,
+                    host if is_valid_host(host) => Host::Good,
+                    _ => Host::Bad,
+                };
             }
             6 if *name == EXPECT => {
                 self.expect = if self.expect == Expect::Absent

@@ -6,13 +6,16 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::error::{FramingError, RequestError};
 use super::fields::{self, Keep};
-use super::framing::{Coding, Expect, Facts, Upgrade, may_begin_request};
+use super::framing::{Coding, Expect, Facts, Host, Upgrade, may_begin_request};
 use super::scan::{Extent, ScanError};
 use super::{BodyLength, HeadReader, Limits, Version, host};
 
 /// Empty lines that are ignored before a request (RFC 9112 §2.2: at least one; old clients send one
 /// after a body).
 const LEADING_EMPTY_LINES: u8 = 2;
+
+/// Fields that a gateway adds to a request, at most: the map should not grow for them.
+const ADDED: usize = 6;
 
 /// A request's head: everything before the body.
 #[derive(Debug, Clone)]
@@ -83,7 +86,7 @@ impl HeadReader {
         };
         let head = buf.split_to(extent.len).freeze();
         scratch.clear();
-        scratch.reserve(extent.lines);
+        scratch.reserve(extent.lines + ADDED);
         parse_head(&head, &extent, scratch).map(Some)
     }
 
@@ -239,18 +242,16 @@ fn check_host(
     version: Version,
     headers: &mut HeaderMap,
 ) -> Result<(), RequestError> {
-    match &facts.host {
+    match facts.host {
         _ if facts.hosts > 1 => return Err(RequestError::DuplicateHost),
-        None if version == Version::Http11 => return Err(RequestError::MissingHost),
-        None => {}
-        Some(value) if value.is_empty() => return Err(RequestError::MissingHost),
-        Some(value) if !host::is_valid_host(value.as_bytes()) => return Err(RequestError::BadHost),
-        Some(_) => {}
+        Host::Absent if version == Version::Http11 => return Err(RequestError::MissingHost),
+        Host::Absent | Host::Good => {}
+        Host::Empty => return Err(RequestError::MissingHost),
+        Host::Bad => return Err(RequestError::BadHost),
     }
     if let Some(authority) = target.authority() {
-        let same = facts
-            .host
-            .as_ref()
+        let same = headers
+            .get(HOST)
             .is_some_and(|value| value.as_bytes() == authority.as_str().as_bytes());
         if !same {
             let value =

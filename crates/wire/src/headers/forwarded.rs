@@ -148,18 +148,19 @@ impl ForwardedPolicy {
                 forwarded_value(chain.as_deref(), peer, caller.scheme, host.as_ref()),
             );
         }
+        // What was there under these names is gone: appending looks for nothing.
         if self.x_forwarded {
             let list = match &chain {
                 None => peer.text.clone(),
                 Some(chain) => address_list(chain, peer),
             };
-            headers.insert(&X_FORWARDED_FOR, list);
-            headers.insert(
+            headers.append(&X_FORWARDED_FOR, list);
+            headers.append(
                 &X_FORWARDED_PROTO,
                 HeaderValue::from_static(caller.scheme.as_str()),
             );
             if let Some(host) = host {
-                headers.insert(&X_FORWARDED_HOST, host);
+                headers.append(&X_FORWARDED_HOST, host);
             }
         }
         caller

@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
 use tidegate_route::path::normalize;
-use tidegate_route::{Abort, Action, Forward, RequestView, Resolution, UpstreamIndex};
+use tidegate_route::{Abort, Action, Forward, Model, RequestView, Resolution, UpstreamIndex};
 use tidegate_wire::grpc::{GrpcStatus, http_to_grpc_status};
 use tidegate_wire::headers::Scheme;
 
@@ -116,6 +116,7 @@ pub(crate) fn plan(
         source,
         caller_region: snapshot.local.region(),
         caller_zone: snapshot.local.zone(),
+        model: Model::Unread,
     };
     let Some(found) = snapshot.router.find(&view) else {
         if context.is_grpc
@@ -315,7 +316,7 @@ fn targets(
     let first = match chosen.map(|target| target.resolve(view.headers)) {
         Some(Resolution::Upstream(index)) => Some(index),
         // Its own share fails, the others do not; a fallback takes it over.
-        Some(Resolution::Missing) | None => None,
+        Some(Resolution::Missing | Resolution::Provider(_)) | None => None,
         Some(Resolution::HeaderAbsent) => {
             return Err(Problem::new(
                 StatusCode::NOT_FOUND,
@@ -363,7 +364,10 @@ fn targets(
 pub(crate) fn upstream(resolution: Resolution) -> Option<UpstreamIndex> {
     match resolution {
         Resolution::Upstream(index) => Some(index),
-        Resolution::Missing | Resolution::HeaderAbsent | Resolution::NotAllowed => None,
+        Resolution::Provider(_)
+        | Resolution::Missing
+        | Resolution::HeaderAbsent
+        | Resolution::NotAllowed => None,
     }
 }
 

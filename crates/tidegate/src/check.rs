@@ -1,10 +1,11 @@
 //! `tidegate check`: validates, and says what the configuration holds.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
-use tidegate_config::{Diagnostics, Loaded};
+use tidegate_config::{Diagnostic, Diagnostics, Loaded, Severity};
 
 use crate::cli::Check;
 
@@ -13,7 +14,7 @@ pub(crate) const BAD: u8 = 2;
 
 /// Runs the command.
 pub(crate) fn run(options: &Check) -> ExitCode {
-    let loaded = tidegate_config::load(&options.paths);
+    let loaded = load(&options.paths);
     if options.json {
         let report = match &loaded {
             Ok(loaded) => json!({
@@ -43,6 +44,36 @@ pub(crate) fn run(options: &Check) -> ExitCode {
             tell(&problems);
             ExitCode::from(BAD)
         }
+    }
+}
+
+/// Loads a configuration and looks at everything that a start would refuse: what only compiling shows, files of TLS, where the log goes.
+///
+/// # Errors
+/// Every problem of the texts; when there is none, every problem beyond them.
+pub(crate) fn load(paths: &[PathBuf]) -> Result<Loaded, Diagnostics> {
+    let loaded = tidegate_config::load(paths)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let problems = match runtime {
+        Ok(runtime) => runtime.block_on(async { tidegate_gateway::check(&loaded) }),
+        Err(error) => Err(vec![format!("cannot be checked: {error}")]),
+    };
+    match problems {
+        Ok(()) => Ok(loaded),
+        Err(problems) => Err(Diagnostics(problems.into_iter().map(problem).collect())),
+    }
+}
+
+fn problem(message: String) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        path: String::new(),
+        message,
+        place: None,
+        related: None,
+        help: String::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::plan::Plan;
 
 /// Runs the command. On success this does not return: the process becomes the supervisor.
 pub(crate) fn run(options: &Up, log: &str) -> ExitCode {
-    let loaded = match tidegate_config::load(&options.paths) {
+    let loaded = match check::load(&options.paths) {
         Ok(loaded) => loaded,
         Err(problems) => {
             check::tell(&problems);

@@ -48,6 +48,36 @@ fn a_bad_configuration_is_code_2_with_every_problem_on_stderr() {
 }
 
 #[test]
+fn what_a_start_would_refuse_is_refused_by_check_with_every_problem() {
+    let site = Site::new();
+    let text = site.config(
+        "routes: [ { name: all, respond: { body: x } } ]\n",
+        "access_log: /nowhere/access.log\nupstreams:\n  - { name: up, endpoints: [ { address: 127.0.0.1:1 } ], tls: { ca: broken.pem } }\n",
+    );
+    let broken = "-----BEGIN CERTIFICATE-----\nbm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
+    fs::write(site.path().with_file_name("broken.pem"), broken).unwrap();
+    site.write(&text);
+    for command in ["check", "up"] {
+        let output = run(&[command, site.path().to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert_eq!(stdout(&output), "");
+        assert_holds(
+            &stderr(&output),
+            &[
+                "upstream up",
+                "broken.pem",
+                "access_log",
+                "/nowhere/access.log",
+            ],
+        );
+    }
+    let output = run(&["check", "--json", site.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(report["diagnostics"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn check_tells_programs_the_same_as_json() {
     let site = Site::new();
     let output = run(&["check", "--json", site.path().to_str().unwrap()]);

@@ -10,6 +10,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
   && useradd --system --home-dir /var/lib/tidegate --create-home tidegate
 USER tidegate
 COPY --from=build /src/target/dist/tidegate /usr/bin/tidegate
+# What lives while it runs (sockets, a lock) goes here: the configuration's folder is not writable.
+ENV STATE_DIRECTORY=/var/lib/tidegate
 WORKDIR /var/lib/tidegate
 EXPOSE 8080
 # Readiness is on the admin port (/readyz); SIGTERM drains, SIGHUP reloads.

@@ -212,6 +212,11 @@ impl Reading {
         }
         let root = merge(roots, &mut problems);
         let mut cx = Cx::new(sources);
+        // systemd's `StateDirectory=` (a list when it names several), and the container image: a configuration in /etc cannot have
+        // its state beside it.
+        cx.state_folder = env("STATE_DIRECTORY")
+            .and_then(|list| list.split(':').next().map(PathBuf::from))
+            .filter(|folder| folder.is_absolute());
         let value = if sources.is_empty() {
             None
         } else {

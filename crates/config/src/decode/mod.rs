@@ -55,6 +55,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) secrets: Vec<Span>,
     /// Files that secrets were read from.
     pub(crate) secret_files: Vec<PathBuf>,
+    /// The folder that the service manager made for our state; it takes the place of the default.
+    pub(crate) state_folder: Option<PathBuf>,
 }
 
 impl<'a> Cx<'a> {
@@ -66,6 +68,7 @@ impl<'a> Cx<'a> {
             names: Names::default(),
             secrets: Vec::new(),
             secret_files: Vec::new(),
+            state_folder: None,
         }
     }
 

@@ -77,9 +77,9 @@ record! {
 record! {
     /// Where durable state lives.
     pub default struct State {
-        /// `file:PATH` (a folder). Default `file:./tidegate-data`.
+        /// `file:PATH` (a folder). Default: the folder in $STATE_DIRECTORY (systemd sets it, so does the container image), else `file:./tidegate-data`.
         url: StateUrl = StateUrl::File("./tidegate-data".into()),
-        /// Folder for what belongs to this machine alone (sockets of the running roles). Default: that of `file:`, else ./tidegate-data.
+        /// Folder for what belongs to this machine alone (sockets of the running roles). Default: that of `file:`, else as for `url`.
         folder: Option<PathBuf>,
     }
 }

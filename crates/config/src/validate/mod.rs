@@ -59,10 +59,10 @@ pub(crate) fn config(config: &mut Config, fields: &Fields<'_>, cx: &mut Cx<'_>) 
             start: 0,
             end: 0,
         };
-        config.state.url = StateUrl::File(if source.base.as_os_str().is_empty() {
-            path.clone()
-        } else {
-            cx.resolve(path, at)
+        config.state.url = StateUrl::File(match &cx.state_folder {
+            Some(folder) => folder.clone(),
+            None if source.base.as_os_str().is_empty() => path.clone(),
+            None => cx.resolve(path, at),
         });
     }
     if config.state.folder.is_none() {
@@ -74,7 +74,10 @@ pub(crate) fn config(config: &mut Config, fields: &Fields<'_>, cx: &mut Cx<'_>) 
                     start: 0,
                     end: 0,
                 };
-                Some(cx.resolve("./tidegate-data".as_ref(), start))
+                Some(match &cx.state_folder {
+                    Some(folder) => folder.clone(),
+                    None => cx.resolve("./tidegate-data".as_ref(), start),
+                })
             }
         };
     }

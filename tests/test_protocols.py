@@ -114,6 +114,39 @@ def test_early_hints_pass_through(tidegate, server):
         assert [code for code, _ in stream.interim] == [103] and stream.body == b"page"
 
 
+def test_interim_answers_lose_what_is_for_one_hop_only(tidegate, server):
+    fields = [("link", "</a.css>; rel=preload"), ("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "timeout=5")]
+    gateway = tidegate(simple(server(upstream.interim(103, fields))))
+    hop = {"connection", "x-hop", "keep-alive"}
+    assert not hop & set(dict(gateway.get().interim[0][1]))
+    with http2.Client(gateway.port) as two:
+        stream = two.response(two.request())
+        assert stream.status == 200 and not hop & set(dict(stream.interim[0][1]))
+
+
+def test_the_words_behind_a_status_pass(tidegate, server):
+    async def answer(_request, connection):
+        await connection.write(b"HTTP/1.1 200 Quite Well\r\ncontent-length: 0\r\n\r\n")
+
+    gateway = tidegate(simple(server(answer)))
+    with gateway.client() as client:
+        assert [client.request("GET", "/").reason for _ in range(2)] == ["Quite Well"] * 2
+    with http2.Client(gateway.port) as two:
+        assert two.response(two.request()).status == 200
+
+
+def test_an_answer_of_our_own_to_head_has_no_body(tidegate, server):
+    gateway = tidegate(simple(server(), match={"path": {"prefix": "/known"}}))
+    with gateway.client() as one:
+        for _ in range(2):
+            one.send_request("HEAD", "/")
+            assert one.response(head_request=True).status == 404
+    with http2.Client(gateway.port) as two:
+        stream = two.response(two.request(http2.request_headers("HEAD")))
+        assert stream.status == 404 and stream.ended and stream.body == b""
+        assert int(stream.header("content-length")) > 0
+
+
 def test_expect_continue_is_asked_of_the_server(tidegate, server):
     behind = server(upstream.echo())
     gateway = tidegate(simple(behind))

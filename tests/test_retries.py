@@ -1,11 +1,14 @@
 """Which failures a caller never sees, which it must see, and what another attempt may cost."""
 
+import asyncio
+import socket
 import threading
 import time
 
+import grpc
 import pytest
 
-from harness import http1, upstream
+from harness import http1, http2, upstream
 from harness.gateway import route, simple, upstream as pool
 from harness.load import Load
 from harness.net import free_port
@@ -175,6 +178,163 @@ def test_a_post_is_not_hedged_unless_marked_replayable(tidegate, server):
     config["routes"][0]["retry"] = {"replay": True}
     gateway.reload(config)
     assert gateway.request("POST", "/", body=b"x").body == b"quick"
+
+
+def test_a_hedge_that_finds_no_place_leaves_the_first_attempt_running(tidegate, server):
+    answers = threading.Event()
+
+    async def waits(request, connection):
+        while not answers.is_set():
+            await asyncio.sleep(0.005)
+        await connection.respond(200, b"slow")
+
+    slow, other = server(waits), server()
+    pool = {**in_order(slow, other), "connection_pool": {"max_connections": 1, "max_pending_requests": 1}}
+    gateway = tidegate(simple(upstream_more=pool, retry={"attempts": 2, "on": ["5xx"]}, hedge={"delay": "500ms", "max": 2}), workers=1)
+    with gateway.client() as first, gateway.client() as queued:
+        first.send_request("GET", "/")
+        until(lambda: slow.requests, what="the only connection is taken")
+        queued.send_request("POST", "/")  # and the only place in the queue
+        until(lambda: gateway.metric("tidegate_retries_total", kind="hedge") == 1, what="the hedge")
+        answers.set()
+        assert first.response().body == b"slow"
+        assert queued.response().body == b"slow"
+    assert [request.method for request in slow.requests] == ["GET", "POST"] and not other.requests
+
+
+# --- whose fault the silence is --------------------------------------------------------------------
+
+
+def test_time_in_our_own_queue_is_not_held_against_the_member(tidegate, server):
+    slow = server(upstream.hang())
+    pool = {**in_order(slow), "connection_pool": {"max_connections": 1}}
+    routes = [
+        route("up", name="long", match={"path": {"prefix": "/long"}}),
+        route("up", name="deadline", match={"path": {"prefix": "/deadline"}}, timeout="50ms"),
+        route("up", name="try", match={"path": {"prefix": "/try"}}, retry={"attempts": 1, "per_try_timeout": "50ms"}),
+    ]
+    gateway = tidegate({"routes": routes, "upstreams": [{"name": "up", **pool}]}, workers=1)
+    with gateway.client() as client:
+        client.send_request("GET", "/long")
+        until(lambda: slow.requests, what="the only connection is taken")
+        for path in ("/deadline", "/try"):
+            assert gateway.get(path).status == 504
+            assert gateway.request("POST", path, body=b"x").status == 504
+        assert gateway.member(slow)["failures"] == 0
+        assert len(slow.requests) == 1
+    until(lambda: slow.cancelled)
+    # The same silence of the member itself is.
+    assert gateway.get("/deadline").status == 504
+    until(lambda: gateway.member(slow)["failures"] == 1)
+
+
+def test_a_connect_that_takes_too_long_is_the_members_fault(tidegate):
+    with socket.socket() as full, socket.socket() as one, socket.socket() as two:
+        # A listener whose queue is full answers no further SYN.
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for each in (one, two):
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        port = full.getsockname()[1]
+        pool = {**in_order(port), "connection_pool": {"connect_timeout": "10s"}}
+        gateway = tidegate(simple(upstream_more=pool, timeout="300ms"))
+        assert gateway.get().status == 504
+        assert gateway.member(f"127.0.0.1:{port}")["failures"] == 1
+
+
+def test_a_member_that_says_it_has_too_much_to_do_gets_less(tidegate, server):
+    limited, free = server(upstream.status(429)), server()
+    gateway = tidegate(simple(limited, free, upstream_more={"balance": "peak_ewma"}))
+    for _ in range(100):
+        assert gateway.get().status in (200, 429)
+    assert len(limited.requests) < 20
+    assert gateway.member(limited)["failures"] == 0
+
+
+# --- injected delays ------------------------------------------------------------------------------
+
+
+def delayed(*servers, delay="60s", **more):
+    return simple(*servers, fault={"delay": {"duration": delay, "percent": 100}}, **more)
+
+
+def inflight(gateway):
+    return gateway.metric("tidegate_inflight", route="all")
+
+
+@pytest.mark.parametrize("leave", ["whole", "unfinished", "http2"])
+def test_a_caller_that_leaves_a_delay_gives_its_place_back(tidegate, server, leave):
+    behind = server()
+    gateway = tidegate(delayed(behind, concurrency={"requests": 1}))
+    for _ in range(2):
+        with http2.Client(gateway.port) if leave == "http2" else gateway.client() as client:
+            if leave == "http2":
+                client.request()
+            elif leave == "whole":
+                client.send_request("GET", "/")
+            else:
+                client.send(http1.head("POST", "/", [("host", "a"), ("content-length", 9)]) + b"half")
+            until(lambda: inflight(gateway) == 1, what="the only place is taken")
+            assert gateway.get().status == 429
+        until(lambda: inflight(gateway) == 0, what="the place is free again")
+    assert not behind.requests
+
+
+def test_a_delay_does_not_outlast_the_timeout_and_blames_nobody(tidegate, server):
+    behind = server()
+    gateway = tidegate(delayed(behind, timeout="200ms"))
+    answer = gateway.get()
+    assert answer.status == 504 and answer.error_code() == "timeout"
+    assert gateway.member(behind)["failures"] == 0 and not behind.requests
+
+
+def test_a_delayed_request_keeps_its_body(tidegate, server):
+    gateway = tidegate(delayed(server(upstream.echo()), delay="100ms"))
+    for body in (b"x" * 100_000, [b"chunk" * 100, b"more"]):
+        answer = gateway.request("POST", "/", body=body)
+        assert answer.body == (b"".join(body) if isinstance(body, list) else body)
+
+
+# --- calls cut in the middle ----------------------------------------------------------------------
+
+
+def test_a_grpc_call_whose_server_dies_in_the_middle_is_unavailable(tidegate, grpc_server, channel):
+    behind = grpc_server("one")
+    gateway = tidegate(simple(behind))
+    said = threading.Semaphore(1)
+
+    def talk():
+        while said.acquire(timeout=10):
+            yield b"word"
+
+    answers = channel(gateway.port).stream_stream("/bench.Echo/Chat")(talk(), timeout=20)
+    assert next(answers) == b"word"
+    behind.kill()
+    with pytest.raises(grpc.RpcError) as error:
+        next(answers)
+    said.release()
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "upstream died" in error.value.details()
+    until(lambda: gateway.member(behind)["failures"] == 1)
+
+
+def test_a_grpc_call_that_outlasts_the_timeout_is_told_so_after_its_first_answers(tidegate, grpc_server, channel):
+    behind = grpc_server("one")
+    gateway = tidegate(simple(behind, timeout="500ms"))
+    said = threading.Semaphore(1)
+
+    def talk():
+        while said.acquire(timeout=10):
+            yield b"word"
+
+    answers = channel(gateway.port).stream_stream("/bench.Echo/Chat")(talk(), timeout=20)
+    assert next(answers) == b"word"
+    with pytest.raises(grpc.RpcError) as error:
+        next(answers)
+    said.release()
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "not complete in time" in error.value.details()
 
 
 # --- fallback -------------------------------------------------------------------------------------

@@ -157,6 +157,27 @@ def test_other_protocols_and_plain_connect_are_refused(tidegate, server):
     assert not behind.requests
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_open_websocket_is_in_flight_until_it_ends(tidegate, server, version):
+    behind = server(upstream.by_path({"/chat": upstream.websocket(), "/": upstream.ok()}))
+    gateway = tidegate(simple(behind, upstream_more={"connection_pool": {"max_requests": 1}}))
+    member = lambda: gateway.member(behind)
+    for count in (1, 2):
+        with gateway.client() if version == 1 else Tunnel(gateway.port) as end:
+            if version == 1:
+                assert upgrade(end).status == 101
+            else:
+                end.open("/chat")
+                assert end.status == 200
+            until(lambda: gateway.metric("tidegate_attempts_total", verdict="ok") >= count, what="the handshake's verdict")
+            assert member()["inflight"] == 1
+            refused = gateway.get()
+            assert (refused.status, refused.error_code()) == (503, "overload")
+        until(lambda: member()["inflight"] == 0, what="its end")
+    assert gateway.get().status == 200
+    assert member()["failures"] == 0
+
+
 def test_one_end_that_breaks_off_breaks_the_other(tidegate, server):
     behind = server(upstream.by_path({"/chat": upstream.websocket(), "/reset": None}))
 

@@ -23,7 +23,9 @@ mod models;
 mod openai;
 mod prepare;
 
+pub use answer::{Answer, Broke, Step};
 pub use call::Call;
 pub use dialect::{Dialect, Endpoint, Front};
 pub use fault::{ErrorAnswer, Fault, FaultKind};
+pub use prepare::{Plan, PrepareOptions, Prepared};
 pub use registry::{ProviderKind, ProviderSpec, Secret, SpecError};

@@ -25,6 +25,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) prompt_cache_key: Option<Cow<'a, str>>,
     /// Every key with its span and that of its value, in order; filled when asked for.
     pub(crate) members: Vec<Member<'a>>,
+    /// A key is spelled with escapes, so `members` lacks it.
+    pub(crate) escaped_keys: bool,
 }
 
 /// A key of the object with its value, by place.
@@ -151,15 +153,17 @@ impl<'a> Visitor<'a> for Top<'a, '_> {
             }
             let raw: &'a RawValue = map.next_value()?;
             let at = place(raw.get());
-            if self.members
-                && let Cow::Borrowed(key) = key
-            {
-                let name = place(key);
-                fields.members.push(Member {
-                    key,
-                    at: name.start - 1..at.end,
-                    key_at: name.start - 1..name.end + 1,
-                });
+            match &key {
+                Cow::Borrowed(key) if self.members => {
+                    let name = place(key);
+                    fields.members.push(Member {
+                        key,
+                        at: name.start - 1..at.end,
+                        key_at: name.start - 1..name.end + 1,
+                    });
+                }
+                Cow::Borrowed(_) => {}
+                Cow::Owned(_) => fields.escaped_keys = true,
             }
             if wanted
                 && let Err(fault) = fields.take(&key, raw, at)

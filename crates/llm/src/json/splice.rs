@@ -16,7 +16,8 @@ pub(crate) fn splice(text: &Bytes, mut edits: Vec<Edit>) -> Bytes {
     if edits.is_empty() {
         return text.clone();
     }
-    edits.sort_by_key(|edit| edit.at.start);
+    // What is put in at a place comes before what is taken away there.
+    edits.sort_by_key(|edit| (edit.at.start, edit.at.end));
     let added: usize = edits.iter().map(|edit| edit.with.len()).sum();
     let mut out = Vec::with_capacity(text.len() + added);
     let mut done = 0;

@@ -1,1 +1,176 @@
+//! A call made into a request to a provider.
+//!
+//! Where the provider speaks the caller's dialect, the body stays as it came, byte for byte, but for the model's name (and
+//! what the provider's row in the table says it can't take). Where it does not, the body is taken apart into the
+//! [intermediate form](crate::ir) and written in the provider's dialect.
 
+mod body;
+mod headers;
+mod path;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use crate::call::{BodyKind, Call};
+use crate::fault::{Fault, FaultKind};
+use crate::registry::{ProviderKind, ProviderSpec, Secret};
+use crate::{Dialect, Endpoint};
+
+/// What an attempt is prepared with, besides the provider and its key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PrepareOptions<'a> {
+    /// Unix time, seconds: for signatures and for `created` in translated answers.
+    pub now_unix: u64,
+    /// Have the provider report the usage of streams, also where the caller did not ask: for accounts and metrics. What was
+    /// not asked for is kept from the caller.
+    pub count_usage: bool,
+    /// What the caller already has of an answer that broke off: the request asks to go on from there.
+    pub continue_from: Option<&'a str>,
+}
+
+/// A request to a provider.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// `POST`, or `GET` for lists.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// Everything but `host`, `content-length` and what belongs to a connection.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// How the answer is to be read.
+    pub plan: Plan,
+}
+
+/// How the answer to a prepared request is to be read.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(crate) kind: ProviderKind,
+    pub(crate) front: Dialect,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) back: Back,
+    pub(crate) stream: bool,
+    pub(crate) array_stream: bool,
+    /// The caller wants the usage at the end of a stream.
+    pub(crate) include_usage: bool,
+    /// The usage was asked for on our own account: the frame with it alone is not the caller's.
+    pub(crate) hide_usage: bool,
+    /// The model as the provider knows it.
+    pub(crate) model: String,
+    pub(crate) created: u64,
+}
+
+/// What the provider answers in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Back {
+    /// The caller's own dialect and endpoint.
+    Same,
+    /// Another endpoint, translated.
+    Other(Endpoint, Dialect),
+}
+
+impl Plan {
+    /// Whether the answer is passed on as it comes.
+    pub fn is_relay(&self) -> bool {
+        self.back == Back::Same
+    }
+
+    /// The model as the provider knows it.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+}
+
+impl Call {
+    /// Makes a request of this call for a provider. `model` is the provider's name of it; `headers` are the caller's.
+    ///
+    /// # Errors
+    /// The caller's: the body is not what its dialect says, or asks for what the provider's dialect can't express
+    /// ([`FaultKind::Untranslatable`]), or for an endpoint that the provider has not ([`FaultKind::UnsupportedEndpoint`]).
+    pub fn prepare(
+        &self,
+        spec: &ProviderSpec,
+        secret: Secret<'_>,
+        model: &str,
+        headers: &HeaderMap,
+        options: PrepareOptions<'_>,
+    ) -> Result<Prepared, Fault> {
+        let back = self.back(spec)?;
+        let stream = self.stream();
+        let body::Written { body, hide_usage } = match back {
+            Back::Same => body::same(self, spec, model, options)?,
+            Back::Other(endpoint, dialect) => {
+                body::translated(self, spec, model, endpoint, dialect, options)?
+            }
+        };
+        let endpoint = match back {
+            Back::Same => self.endpoint(),
+            Back::Other(endpoint, _) => endpoint,
+        };
+        let target = path::target(spec, endpoint, model, stream);
+        let mut headers = headers::headers(spec, self, back, headers);
+        headers::show(spec, secret, &target, &mut headers, &body, options.now_unix)?;
+        Ok(Prepared {
+            method: Method::POST,
+            target,
+            headers,
+            body,
+            plan: Plan {
+                kind: spec.kind,
+                front: self.dialect(),
+                endpoint: self.endpoint(),
+                back,
+                stream,
+                array_stream: self.array_stream(),
+                include_usage: self.include_usage(),
+                hide_usage,
+                model: model.to_owned(),
+                created: options.now_unix,
+            },
+        })
+    }
+
+    /// Which endpoint of the provider this goes to.
+    fn back(&self, spec: &ProviderSpec) -> Result<Back, Fault> {
+        let endpoint = self.endpoint();
+        let serves = spec.row().serves;
+        if spec.original || (self.dialect() == spec.dialect() && serves.contains(&endpoint)) {
+            return Ok(Back::Same);
+        }
+        // Cohere's own format of a rerank is what all others copied.
+        if endpoint == Endpoint::Rerank && serves.contains(&endpoint) {
+            return Ok(Back::Same);
+        }
+        if matches!(self.kind(), BodyKind::Json { .. }) {
+            let dialect = spec.dialect();
+            if endpoint.generates() {
+                let to = match dialect {
+                    Dialect::OpenAi | Dialect::Cohere | Dialect::Bedrock => Endpoint::Chat,
+                    Dialect::Anthropic => Endpoint::Messages,
+                    Dialect::Gemini if self.stream() => Endpoint::StreamGenerate,
+                    Dialect::Gemini => Endpoint::Generate,
+                };
+                if serves.contains(&to) {
+                    return Ok(Back::Other(to, dialect));
+                }
+            }
+            if matches!(
+                endpoint,
+                Endpoint::Embeddings | Endpoint::EmbedContent | Endpoint::BatchEmbedContents
+            ) {
+                let to = match dialect {
+                    Dialect::Gemini => Endpoint::BatchEmbedContents,
+                    _ => Endpoint::Embeddings,
+                };
+                if serves.contains(&to) {
+                    return Ok(Back::Other(to, dialect));
+                }
+            }
+        }
+        Err(Fault::new(
+            FaultKind::UnsupportedEndpoint,
+            format!("the provider has no endpoint for {}", endpoint.operation()),
+        ))
+    }
+}

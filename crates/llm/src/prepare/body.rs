@@ -1,0 +1,198 @@
+//! The body of a request to a provider.
+
+use bytes::Bytes;
+
+use super::PrepareOptions;
+use crate::call::{BodyKind, Call, Fields};
+use crate::fault::{Fault, FaultKind};
+use crate::json::{self, Edit, splice};
+use crate::registry::ProviderSpec;
+use crate::{Dialect, Endpoint};
+
+/// A body, and whether the usage in the answer is for us alone.
+pub(super) struct Written {
+    pub(super) body: Bytes,
+    pub(super) hide_usage: bool,
+}
+
+/// The caller's own bytes but for the model's name and what the provider's variant can't take.
+pub(super) fn same(
+    call: &Call,
+    spec: &ProviderSpec,
+    model: &str,
+    options: PrepareOptions<'_>,
+) -> Result<Written, Fault> {
+    let body = call.body();
+    let mut written = Written {
+        body: body.clone(),
+        hide_usage: false,
+    };
+    let mut edits = Vec::new();
+    match call.kind() {
+        BodyKind::Form { model: at, .. } => {
+            if model != call.model() {
+                edits.push(Edit {
+                    at: at.clone(),
+                    with: model.as_bytes().to_vec(),
+                });
+            }
+        }
+        BodyKind::Json { model: at } => {
+            if let Some(at) = at
+                && model != call.model()
+            {
+                edits.push(Edit {
+                    at: at.clone(),
+                    with: quoted(model),
+                });
+            }
+            let chat = matches!(call.endpoint(), Endpoint::Chat | Endpoint::Completions);
+            if chat && !spec.original {
+                written.hide_usage = openai_edits(call, spec, options, &mut edits)?;
+            }
+            if let Some(partial) = options.continue_from {
+                edits.extend(continuation(call, partial)?);
+            }
+        }
+    }
+    written.body = splice(body, edits);
+    Ok(written)
+}
+
+fn quoted(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    json::string(&mut out, text);
+    out
+}
+
+/// Changes to a chat request in OpenAI's dialect; true if the usage is asked for on our own account.
+fn openai_edits(
+    call: &Call,
+    spec: &ProviderSpec,
+    options: PrepareOptions<'_>,
+    edits: &mut Vec<Edit>,
+) -> Result<bool, Fault> {
+    let quirks = spec.row().quirks;
+    let ask =
+        call.stream() && !call.include_usage() && options.count_usage && !quirks.no_stream_options;
+    if !ask && quirks.rename.is_empty() && quirks.drop.is_empty() && !quirks.no_stream_options {
+        return Ok(false);
+    }
+    let fields = Fields::read_with_members(call.body())?;
+    let has = |name: &str| fields.members.iter().any(|member| member.key == name);
+    // No client spells keys with escapes; whoever does is not helped.
+    if fields.escaped_keys {
+        return Ok(false);
+    }
+    let dropped = |name: &str| {
+        quirks.drop.contains(&name) || (quirks.no_stream_options && name == "stream_options")
+    };
+    let mut at = 0;
+    while let Some(member) = fields.members.get(at) {
+        let run = fields.members[at..]
+            .iter()
+            .take_while(|member| dropped(member.key))
+            .count();
+        if run > 0 {
+            // A run of members goes with the comma behind it, or at the object's end with the one before it.
+            let last = &fields.members[at + run - 1];
+            let span = match (at.checked_sub(1), fields.members.get(at + run)) {
+                (_, Some(next)) => member.at.start..next.at.start,
+                (Some(before), None) => fields.members[before].at.end..last.at.end,
+                (None, None) => member.at.start..last.at.end,
+            };
+            edits.push(Edit {
+                at: span,
+                with: Vec::new(),
+            });
+            at += run;
+            continue;
+        }
+        if let Some((_, to)) = quirks.rename.iter().find(|(from, _)| *from == member.key)
+            && !has(to)
+        {
+            edits.push(Edit {
+                at: member.key_at.clone(),
+                with: quoted(to),
+            });
+        }
+        at += 1;
+    }
+    if ask {
+        const ASK: &[u8] = br#"{"include_usage":true}"#;
+        match fields.stream_options {
+            Some(at) => edits.push(Edit {
+                at,
+                with: ASK.to_vec(),
+            }),
+            // Where there is `stream: true` there is a member to stand before.
+            None => {
+                if let Some(first) = fields.members.first() {
+                    let mut with = br#""stream_options":"#.to_vec();
+                    with.extend_from_slice(ASK);
+                    with.push(b',');
+                    edits.push(Edit {
+                        at: first.at.start..first.at.start,
+                        with,
+                    });
+                }
+            }
+        }
+    }
+    Ok(ask)
+}
+
+/// Adds what the caller already has as the beginning of the answer.
+fn continuation(call: &Call, partial: &str) -> Result<Option<Edit>, Fault> {
+    let (list, item): (&str, &dyn Fn(&mut Vec<u8>)) = match (call.dialect(), call.endpoint()) {
+        (Dialect::OpenAi, Endpoint::Chat) | (Dialect::Anthropic, Endpoint::Messages) => {
+            ("messages", &|out| {
+                json::object(out, |message| {
+                    message.str("role", "assistant");
+                    message.str("content", partial);
+                });
+            })
+        }
+        (Dialect::Gemini, _) => ("contents", &|out| {
+            json::object(out, |content| {
+                content.str("role", "model");
+                content.arr("parts", |parts| parts.obj(|part| part.str("text", partial)));
+            });
+        }),
+        _ => {
+            return Err(Fault::new(
+                FaultKind::Untranslatable,
+                "an answer can't be continued here",
+            ));
+        }
+    };
+    let fields = Fields::read_with_members(call.body())?;
+    let Some(member) = fields.members.iter().find(|member| member.key == list) else {
+        return Ok(None);
+    };
+    let value = &call.body()[member.at.clone()];
+    // A list that is not empty, which `messages` never is: before its closing bracket.
+    if !value.ends_with(b"]") || value[..value.len() - 1].trim_ascii_end().ends_with(b"[") {
+        return Ok(None);
+    }
+    let end = member.at.end - 1;
+    let mut with = vec![b','];
+    item(&mut with);
+    Ok(Some(Edit { at: end..end, with }))
+}
+
+/// The request in another dialect.
+pub(super) fn translated(
+    call: &Call,
+    spec: &ProviderSpec,
+    model: &str,
+    endpoint: Endpoint,
+    dialect: Dialect,
+    options: PrepareOptions<'_>,
+) -> Result<Written, Fault> {
+    let _ = (call, spec, model, endpoint, dialect, options);
+    Err(Fault::new(
+        FaultKind::Untranslatable,
+        "the provider speaks another dialect",
+    ))
+}

@@ -1,0 +1,141 @@
+//! Headers of a request to a provider: what the caller sent that is the provider's business, and the key.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION,
+    REFERER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
+
+use super::Back;
+use crate::Dialect;
+use crate::call::{BodyKind, Call};
+use crate::fault::{Fault, FaultKind};
+use crate::registry::{Auth, ProviderSpec, Secret};
+
+/// What a caller's header may hold that is not for the provider: the caller's own key, what belongs to the connection, what
+/// says where the caller is.
+fn is_ours(name: &HeaderName) -> bool {
+    const OURS: &[HeaderName] = &[
+        AUTHORIZATION,
+        PROXY_AUTHORIZATION,
+        COOKIE,
+        HOST,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        CONTENT_ENCODING,
+        TRANSFER_ENCODING,
+        ACCEPT_ENCODING,
+        ACCEPT,
+        CONNECTION,
+        EXPECT,
+        TE,
+        TRAILER,
+        UPGRADE,
+        ORIGIN,
+        REFERER,
+    ];
+    const OURS_BY_NAME: &[&str] = &[
+        "x-api-key",
+        "api-key",
+        "x-goog-api-key",
+        "keep-alive",
+        "proxy-connection",
+        "forwarded",
+        "via",
+        "x-real-ip",
+    ];
+    OURS.contains(name)
+        || OURS_BY_NAME.contains(&name.as_str())
+        || ["x-forwarded-", "x-amz-", "x-tidegate-", "x-envoy-"]
+            .iter()
+            .any(|start| name.as_str().starts_with(start))
+}
+
+/// Headers that are about the conversation with SDKs, and mean nothing in another dialect.
+fn is_dialects(name: &HeaderName) -> bool {
+    ["anthropic-", "openai-", "x-goog-", "x-stainless-"]
+        .iter()
+        .any(|start| name.as_str().starts_with(start))
+        || *name == USER_AGENT
+}
+
+pub(super) fn headers(
+    spec: &ProviderSpec,
+    call: &Call,
+    back: Back,
+    callers: &HeaderMap,
+) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(callers.len() + 6);
+    for (name, value) in callers {
+        if is_ours(name) || (back != Back::Same && is_dialects(name)) {
+            continue;
+        }
+        headers.append(name.clone(), value.clone());
+    }
+    headers.insert(
+        CONTENT_TYPE,
+        match call.kind() {
+            BodyKind::Form { content_type, .. } => content_type.clone(),
+            BodyKind::Json { .. } => HeaderValue::from_static("application/json"),
+        },
+    );
+    // Every answer is looked into, so it must not come packed.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(
+        ACCEPT,
+        HeaderValue::from_static(match (call.stream(), spec.dialect()) {
+            (true, Dialect::Bedrock) => "application/vnd.amazon.eventstream",
+            (true, _) => "text/event-stream",
+            (false, _) if back == Back::Same => "*/*",
+            (false, _) => "application/json",
+        }),
+    );
+    if spec.dialect() == Dialect::Anthropic && !headers.contains_key("anthropic-version") {
+        headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
+    }
+    for (name, value) in &spec.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    headers
+}
+
+/// Adds the key, or signs.
+pub(super) fn show(
+    spec: &ProviderSpec,
+    secret: Secret<'_>,
+    target: &str,
+    headers: &mut HeaderMap,
+    body: &Bytes,
+    now_unix: u64,
+) -> Result<(), Fault> {
+    // A key with a line end in it is the operator's mistake; the key itself must not be told.
+    let bad = || {
+        Fault::new(
+            FaultKind::Internal,
+            "a key of the provider is no header value",
+        )
+    };
+    let sensitive = |text: &str| {
+        let mut value = HeaderValue::from_str(text).map_err(|_| bad())?;
+        value.set_sensitive(true);
+        Ok::<_, Fault>(value)
+    };
+    match secret {
+        Secret::None => {}
+        Secret::Key(key) => match spec.row().auth {
+            Auth::Bearer | Auth::Aws => {
+                headers.insert(AUTHORIZATION, sensitive(&format!("Bearer {key}"))?);
+            }
+            Auth::Header(name) => {
+                headers.insert(HeaderName::from_static(name), sensitive(key)?);
+            }
+        },
+        Secret::Aws { .. } => {
+            let _ = (target, body, now_unix);
+            return Err(bad());
+        }
+    }
+    Ok(())
+}

@@ -37,6 +37,22 @@ def test_every_link_leads_somewhere():
     assert not broken
 
 
+def test_links_of_the_book_stay_in_it():
+    """What a page includes has no relative links: they would be looked for beside the page."""
+    leaving = []
+    for page in PAGES:
+        text = page.read_text()
+        for name, anchor in re.findall(r"\{\{#include ([^:}]+)(?::(\w+))?\}\}", text):
+            part = (page.parent / name).resolve().read_text()
+            if anchor:
+                part = part[part.index(f"ANCHOR: {anchor} ") : part.index(f"ANCHOR_END: {anchor} ")]
+            leaving += [(page.name, target) for target in re.findall(r"\]\(([^)\s]+)\)", part) if not re.match(r"[a-z]+:", target)]
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", re.sub(r"```.*?```", "", text, flags=re.S)):
+            if not re.match(r"[a-z]+:", target) and "/" in target:
+                leaving.append((page.name, target))
+    assert not leaving
+
+
 def test_every_page_is_in_the_summary():
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (TOP / "docs/src/SUMMARY.md").read_text()))
     assert listed == {page.name for page in PAGES} - {"SUMMARY.md"}

@@ -23,6 +23,10 @@ use super::window::{Estimator, WORTH, Windows};
 pub(crate) struct Link {
     /// Bytes of bodies since the last measurement began.
     received: Cell<usize>,
+    /// Streams of different callers.
+    callers: Cell<usize>,
+    /// The window of each stream.
+    window: Cell<u32>,
     settled: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
@@ -31,6 +35,16 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn received(&self, bytes: usize) {
         self.received.set(self.received.get().wrapping_add(bytes));
+    }
+
+    /// How many different callers have a stream on the connection; of a caller's own connection it is never told.
+    pub(crate) fn shared_by(&self, callers: usize) {
+        self.callers.set(callers);
+    }
+
+    /// The receive window of each stream, in bytes; 0 before the start.
+    pub(crate) fn window(&self) -> u32 {
+        self.window.get()
     }
 
     /// Ready once the peer's settings are known, or the connection is over.
@@ -129,6 +143,7 @@ impl Pulse {
         start: Windows,
         keepalive: Option<Keepalive>,
     ) -> Self {
+        link.window.set(start.stream);
         Self {
             pings,
             link,
@@ -153,8 +168,14 @@ impl Pulse {
         self.keep_driver(cx);
         if let Some(round_trip) = self.measured.take() {
             let bytes = self.link.received.replace(0);
-            let grown = self.estimator.sample(bytes, round_trip, Instant::now());
-            self.wanted = grown.or(self.wanted);
+            let callers = self.link.callers.get();
+            let grown = self
+                .estimator
+                .sample(bytes, round_trip, callers, Instant::now());
+            if let Some(windows) = grown {
+                self.link.window.set(windows.stream);
+                self.wanted = Some(windows);
+            }
         }
         if let Some(sent) = self.sent
             && let Poll::Ready(answer) = self.pings.poll_pong(cx)

@@ -6,7 +6,7 @@
 //! flows, and what arrives until its answer is one round trip's worth. If that nearly fills the window, the window is what limits
 //! the sender, and it becomes twice the sample; if the throughput did not rise since the last time, more would only fill queues.
 //!
-//! Nothing shrinks: the bound of what a connection may hold is [`MAX`].
+//! Nothing shrinks: the bound of what a connection may hold is [`MAX`], towards an endpoint [`ENDPOINT`]'s.
 
 use std::time::{Duration, Instant};
 
@@ -25,12 +25,18 @@ pub(crate) const CALLER: Windows = Windows {
     connection: 1024 * 1024,
 };
 
-/// What a connection to an endpoint begins with. Many callers share it, and each that stops reading holds a stream's window of it: with
-/// the largest one from the start it takes 32 of them to hold up the others. There are few such connections.
+/// What a connection to an endpoint begins with. Many callers share it, and each that stops reading holds a stream's window of it, so
+/// that a few would hold up all the others. Therefore its window is large from the start, [`room`] is how many streams may stand still
+/// without that, and windows grow only as far as the streams there are leave them. It is memory only while callers stand still.
 pub(crate) const ENDPOINT: Windows = Windows {
     stream: CALLER.stream,
-    connection: MAX.connection,
+    connection: 32 * 1024 * 1024,
 };
+
+/// Streams with windows of this size that may all stand still on a connection to an endpoint without holding up another.
+pub(crate) fn room(stream: u32) -> usize {
+    (ENDPOINT.connection / stream.max(ENDPOINT.stream)) as usize
+}
 
 /// What a connection may come to: 40 MB/s a stream at 100 ms.
 pub(crate) const MAX: Windows = Windows {
@@ -80,7 +86,7 @@ impl Estimator {
 
     /// Whether nothing more can be learned.
     pub(crate) fn is_done(&self) -> bool {
-        self.windows == MAX
+        self.windows.stream >= MAX.stream && self.windows.connection >= MAX.connection
     }
 
     /// Whether the next measurement may begin.
@@ -88,14 +94,16 @@ impl Estimator {
         !self.is_done() && self.next.is_none_or(|at| now >= at)
     }
 
-    /// Takes one measurement: so many bytes came in one round trip, which ended now. Gives the windows if they have to grow.
+    /// Takes one measurement: so many bytes came in one round trip, which ended now, on a connection that different callers have so
+    /// many streams on. Gives the windows if they have to grow.
     pub(crate) fn sample(
         &mut self,
         bytes: usize,
         round_trip: Duration,
+        callers: usize,
         now: Instant,
     ) -> Option<Windows> {
-        let grown = self.judge(bytes, round_trip);
+        let grown = self.judge(bytes, round_trip, callers);
         if grown.is_some() {
             self.steady = 0;
             self.pause /= 2;
@@ -110,7 +118,7 @@ impl Estimator {
         grown
     }
 
-    fn judge(&mut self, bytes: usize, round_trip: Duration) -> Option<Windows> {
+    fn judge(&mut self, bytes: usize, round_trip: Duration, callers: usize) -> Option<Windows> {
         // A clock that does not tell two moments apart must not make the throughput infinite.
         let seconds = round_trip.max(Duration::from_micros(1)).as_secs_f64();
         if self.round_trip == 0.0 {
@@ -128,10 +136,12 @@ impl Estimator {
             return None;
         }
         let wanted = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-        let stream = wanted.clamp(self.windows.stream, MAX.stream);
+        let most = self.windows.connection.max(MAX.connection);
+        let share = u32::try_from(callers).map_or(0, |callers| most / callers.max(1));
+        let stream = wanted.min(MAX.stream).min(share).max(self.windows.stream);
         let connection = stream
             .saturating_mul(STREAMS)
-            .clamp(self.windows.connection, MAX.connection);
+            .clamp(self.windows.connection, most);
         let windows = Windows { stream, connection };
         (windows != self.windows).then(|| {
             self.windows = windows;
@@ -161,7 +171,7 @@ mod tests {
             samples += 1;
             let line = rate * round_trip.as_secs_f64();
             let bytes = line.min(f64::from(windows.stream)) as usize;
-            if let Some(grown) = estimator.sample(bytes, round_trip, now) {
+            if let Some(grown) = estimator.sample(bytes, round_trip, 1, now) {
                 windows = grown;
             }
         }
@@ -196,10 +206,30 @@ mod tests {
         let mut estimator = Estimator::new(CALLER);
         let now = Instant::now();
         let full = CALLER.stream as usize;
-        let grown = estimator.sample(full, 10 * MS, now).expect("it was full");
+        let grown = estimator
+            .sample(full, 10 * MS, 1, now)
+            .expect("it was full");
         assert_eq!(grown.stream, CALLER.stream * 2);
         // Twice the bytes, but in many times the time: they wait in queues.
-        assert_eq!(estimator.sample(full * 2, 500 * MS, now), None);
+        assert_eq!(estimator.sample(full * 2, 500 * MS, 1, now), None);
+    }
+
+    #[test]
+    fn windows_towards_an_endpoint_leave_room_for_every_caller_to_stand_still() {
+        let grown = |callers: usize| {
+            let mut estimator = Estimator::new(ENDPOINT);
+            let now = Instant::now();
+            let grown = estimator.sample(1 << 30, MS, callers, now);
+            grown.map_or(ENDPOINT.stream, |windows| {
+                assert_eq!(windows.connection, ENDPOINT.connection);
+                windows.stream
+            })
+        };
+        assert_eq!(grown(1), MAX.stream);
+        assert_eq!(grown(1000), ENDPOINT.stream);
+        for callers in 1..=room(ENDPOINT.stream) {
+            assert!(callers <= room(grown(callers)), "{callers}");
+        }
     }
 
     #[test]
@@ -209,7 +239,7 @@ mod tests {
         assert!(estimator.is_due(start));
         let mut now = start;
         for _ in 0..20 {
-            assert_eq!(estimator.sample(1000, MS, now), None);
+            assert_eq!(estimator.sample(1000, MS, 1, now), None);
             assert!(!estimator.is_due(now + PAUSE / 2));
             now += LONGEST_PAUSE;
             assert!(estimator.is_due(now));
@@ -226,7 +256,7 @@ mod tests {
             let mut before = CALLER;
             let now = Instant::now();
             for (bytes, micros) in samples {
-                if let Some(grown) = estimator.sample(bytes, Duration::from_micros(micros), now) {
+                if let Some(grown) = estimator.sample(bytes, Duration::from_micros(micros), 1, now) {
                     prop_assert!(grown.stream >= before.stream && grown.connection >= before.connection);
                     prop_assert!(grown != before);
                     prop_assert!(grown.stream <= MAX.stream && grown.connection <= MAX.connection);

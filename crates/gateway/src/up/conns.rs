@@ -302,7 +302,7 @@ impl EndpointConns {
                 continue;
             }
             // The fullest below the soft limit: frames of many streams share a write, and spare connections can end.
-            if active < soft {
+            if active < soft.min(conn.room()) {
                 if best.is_none_or(|b| b.active.get() < active) {
                     best = Some(conn);
                 }

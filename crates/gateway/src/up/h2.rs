@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use ::h2::client::{Builder, ResponseFuture, SendRequest};
@@ -24,7 +24,7 @@ use crate::down::Part;
 use crate::down::h2::send_within_window;
 use crate::exchange::websocket;
 use crate::io::pulse::{Keepalive, Link, Pulse};
-use crate::io::window::ENDPOINT;
+use crate::io::window::{ENDPOINT, room};
 
 const MAX_FRAME: u32 = 64 * 1024;
 /// Bytes that one stream may have waiting for the socket.
@@ -110,10 +110,24 @@ impl H2Conn {
         Ok(conn)
     }
 
+    /// Streams whose callers may all stop reading without holding up another.
+    pub(crate) fn room(&self) -> usize {
+        room(self.link.window())
+    }
+
     /// Streams that the peer allows at once.
     pub(crate) fn peer_limit(&self) -> usize {
         self.send.borrow().current_max_send_streams()
     }
+}
+
+/// Whether no stream can be opened any more: the connection is over or has used up its numbers. The codec refuses single requests as
+/// well, for their headers or because one waits already for the peer's limit, and those say nothing of the others.
+fn takes_no_more(send: &mut SendRequest<Bytes>) -> bool {
+    matches!(
+        send.poll_ready(&mut Context::from_waker(Waker::noop())),
+        Poll::Ready(Err(_))
+    )
 }
 
 /// A reserved place on a connection, given back when dropped.
@@ -126,6 +140,7 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn new(conn: Rc<H2Conn>, home: Rc<EndpointConns>) -> Self {
         conn.active.set(conn.active.get() + 1);
+        conn.link.shared_by(conn.active.get());
         conn.streams.set(conn.streams.get() + 1);
         Self { conn, home }
     }
@@ -140,6 +155,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let active = self.conn.active.get() - 1;
         self.conn.active.set(active);
+        self.conn.link.shared_by(active);
         if active == 0 {
             self.conn.idle_since.set(Instant::now());
         }
@@ -209,8 +225,10 @@ impl H2Up {
         let (response, send) = match sent {
             Ok(pair) => pair,
             Err(_) => {
-                // The connection is on its way out; nothing was written.
-                lease.conn.closed.set(true);
+                // Nothing was written.
+                if takes_no_more(&mut lease.conn.send.borrow_mut()) {
+                    lease.conn.closed.set(true);
+                }
                 return Err(UpError::Unsent);
             }
         };
@@ -380,5 +398,50 @@ impl H2Up {
 
     pub(crate) fn cancel(mut self) {
         self.send.send_reset(Reason::CANCEL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(connection: Option<&'static str>) -> Request<()> {
+        let mut request = Request::get("http://h/").version(Version::HTTP_2);
+        if let Some(value) = connection {
+            request = request.header(http::header::CONNECTION, value);
+        }
+        request.body(()).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn a_refused_request_leaves_the_connection_open_to_others() {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = tokio::spawn(async move {
+            let mut server = ::h2::server::Builder::new()
+                .max_concurrent_streams(1)
+                .handshake::<_, Bytes>(far)
+                .await
+                .expect("a server");
+            let mut held = Vec::new();
+            while let Some(Ok(stream)) = server.accept().await {
+                held.push(stream);
+            }
+        });
+        let (mut send, connection) = ::h2::client::handshake(near).await.expect("a client");
+        let driver = tokio::spawn(connection);
+        // What no header of HTTP/2 may be.
+        assert!(send.send_request(request(Some("close")), true).is_err());
+        assert!(!takes_no_more(&mut send));
+        let _first = send.send_request(request(None), true).expect("open");
+        while send.current_max_send_streams() != 1 {
+            tokio::task::yield_now().await;
+        }
+        // One waits for the peer's limit, so a third is refused.
+        let _second = send.send_request(request(None), true).expect("open");
+        assert!(send.send_request(request(None), true).is_err());
+        assert!(!takes_no_more(&mut send));
+        server.abort();
+        let _ = driver.await;
+        assert!(takes_no_more(&mut send));
     }
 }

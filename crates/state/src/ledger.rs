@@ -52,13 +52,6 @@ pub(crate) enum Effect {
     Counter(Key, Option<Counter>),
 }
 
-impl Effect {
-    /// Whether the caller may only be told of its success when this is durable.
-    pub(crate) fn is_urgent(&self) -> bool {
-        !matches!(self, Self::Counter(..))
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Entry(Key),
@@ -81,7 +74,7 @@ impl Ledger {
     pub(crate) fn restore(&mut self, effect: Effect) {
         match effect {
             Effect::Entry(key, version, entry) => {
-                self.version = self.version.max(version.0);
+                self.restore_version(version);
                 self.set_entry(key, entry);
             }
             Effect::Lease(name, holding) => {
@@ -89,6 +82,11 @@ impl Ledger {
             }
             Effect::Counter(key, counter) => self.set_counter(key, counter),
         }
+    }
+
+    /// Versions go on after this one.
+    pub(crate) fn restore_version(&mut self, version: Version) {
+        self.version = self.version.max(version.0);
     }
 
     /// When the next entry or counter ends.

@@ -24,16 +24,26 @@
 
 mod clock;
 mod error;
+mod file;
 mod key;
+mod lead;
 mod ledger;
 mod memory;
+mod open;
 mod operation;
+mod redis;
+mod remote;
 mod store;
 mod watch;
 
 pub use error::Error;
+pub use file::file;
 pub use key::{InvalidKey, Key, Prefix};
+pub use lead::Candidate;
 pub use memory::memory;
+pub use open::{FILE_NAME, OpenError, StateUrl, open};
+pub use redis::redis;
+pub use remote::{Server, remote};
 pub use store::{
     Add, Entry, Epoch, Expect, Fence, Guard, LARGEST_VALUE, LONGEST_HOLDER, LONGEST_TTL, Lease,
     LeaseView, Listing, Store, Version,

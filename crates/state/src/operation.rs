@@ -5,19 +5,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::key::{Key, Prefix};
-use crate::ledger::whole_ms;
+use crate::ledger::{LARGEST_COUNT, whole_ms};
 use crate::store::{
     Add, Entry, Epoch, Guard, LARGEST_VALUE, LONGEST_HOLDER, LONGEST_TTL, Lease, LeaseView,
     Listing, Store, Version,
 };
 use crate::watch::{Feed, Watch};
 
+/// How long an operation may take before its caller is told that the store is not available.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What can be asked of a backend. Times to live are whole milliseconds.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Operation {
     Get {
         key: Key,
@@ -27,6 +31,7 @@ pub(crate) enum Operation {
     },
     Put {
         key: Key,
+        #[serde(with = "crate::remote::bytes")]
         value: Bytes,
         ttl_ms: Option<u64>,
         guard: Guard,
@@ -59,8 +64,23 @@ pub(crate) enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether doing it again after an answer was lost is as good as doing it once.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Get { .. }
+            | Self::List { .. }
+            | Self::Lease { .. }
+            | Self::Acquire { .. }
+            | Self::Renew { .. }
+            | Self::Release { .. } => true,
+            Self::Put { .. } | Self::Delete { .. } | Self::Add { .. } => false,
+        }
+    }
+}
+
 /// What comes back.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Entry(Option<Entry>),
     Listing(Listing),
@@ -219,10 +239,14 @@ impl<B: Backend> Store for Front<B> {
     }
 
     async fn add_all(&self, adds: &[Add]) -> Result<Vec<u64>, Error> {
-        for ttl in adds.iter().filter_map(|add| add.ttl) {
-            ttl_ms(ttl)?;
+        let mut adds = adds.to_vec();
+        for add in &mut adds {
+            add.ttl.map(ttl_ms).transpose()?;
+            // Beyond this the value stops anyway; and all backends count exactly up to here.
+            let most = LARGEST_COUNT as i64;
+            add.delta = add.delta.clamp(-most, most);
+            add.ceiling = add.ceiling.map(|ceiling| ceiling.min(LARGEST_COUNT));
         }
-        let adds = adds.to_vec();
         let asked = adds.len();
         match self.0.execute(Operation::Add { adds }).await? {
             Answer::Added(values) if values.len() == asked => Ok(values),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -20,12 +21,12 @@ pub const LONGEST_HOLDER: usize = 256;
 
 /// The mark of one write. Every write of a store gets a higher one than all before it, whatever its key, also across
 /// restarts and after a deletion; so an entry that was deleted and made again is not mistaken for the old one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version(pub u64);
 
 /// The number of one holding of a lease. It only grows: whoever sees a lower one than before sees a holder of the
 /// past. Numbers are not consecutive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 impl fmt::Display for Version {
@@ -41,9 +42,10 @@ impl fmt::Display for Epoch {
 }
 
 /// A value with what the store knows of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// At most [`LARGEST_VALUE`] bytes.
+    #[serde(with = "crate::remote::bytes")]
     pub value: Bytes,
     /// The write that made it.
     pub version: Version,
@@ -52,7 +54,7 @@ pub struct Entry {
 }
 
 /// The entries below a prefix at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     /// The store's last write before that moment, whatever its key.
     pub version: Version,
@@ -61,7 +63,7 @@ pub struct Listing {
 }
 
 /// What a write expects to find.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expect {
     /// Anything or nothing.
     #[default]
@@ -73,7 +75,7 @@ pub enum Expect {
 }
 
 /// A lease that a write depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
     /// The lease's name.
     pub lease: Key,
@@ -82,7 +84,7 @@ pub struct Fence {
 }
 
 /// The conditions of a write; they and the write are one atomic step. The default has none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
     /// Refused with [`Error::Conflict`] otherwise.
     pub expect: Expect,
@@ -151,7 +153,7 @@ impl Lease {
 }
 
 /// A lease as others see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseView {
     /// The latest epoch that was granted.
     pub epoch: Epoch,
@@ -160,7 +162,7 @@ pub struct LeaseView {
 }
 
 /// One addition to a counter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Add {
     /// The counter. Counters are a space of their own: neither listed nor watched, and no entry's neighbour.
     pub key: Key,

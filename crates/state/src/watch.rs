@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 
 use crate::key::{Key, Prefix};
@@ -33,7 +34,7 @@ pub enum Event {
 }
 
 /// A change as a backend publishes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Change {
     /// `None`: deleted.
     Entry(Key, Version, Option<Entry>),

@@ -1,0 +1,103 @@
+//! What is counted of a provider, on the stripe of the worker that counts.
+
+use tidegate_core::StripedCounter;
+
+use crate::judge::{Next, NoAnswer, Outcome, class_name};
+
+/// Stripes; more workers share.
+const WORKERS: usize = 8;
+
+/// Names of outcomes, as labels.
+const OUTCOMES: [&str; 14] = [
+    "ok",
+    "caller_fault",
+    "key_dead",
+    "model_denied",
+    "limited",
+    "quota_exhausted",
+    "provider_down",
+    "region",
+    "broken",
+    "connect_failure",
+    "timeout",
+    "reset",
+    "refused_here",
+    "cancelled",
+];
+
+/// Counters of a provider since it was made. Labels are bounded: names from the code alone.
+#[derive(Debug)]
+pub struct Counts {
+    attempts: [StripedCounter; OUTCOMES.len()],
+    failovers: [StripedCounter; OUTCOMES.len()],
+    exhausted: StripedCounter,
+    sticky_moves: StripedCounter,
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        let counter = |_| StripedCounter::new(WORKERS);
+        Counts {
+            attempts: std::array::from_fn(counter),
+            failovers: std::array::from_fn(counter),
+            exhausted: counter(0),
+            sticky_moves: counter(0),
+        }
+    }
+}
+
+fn index(outcome: &Outcome<'_>) -> usize {
+    let name = match outcome {
+        Outcome::Answer(evidence) => class_name(&evidence.class),
+        Outcome::NoAnswer(why) => NoAnswer::as_str(*why),
+        Outcome::Cancelled => "cancelled",
+    };
+    OUTCOMES
+        .iter()
+        .position(|known| *known == name)
+        .unwrap_or(0)
+}
+
+impl Counts {
+    pub(crate) fn attempt(&self, worker: usize, outcome: &Outcome<'_>, next: Next) {
+        let index = index(outcome);
+        self.attempts[index].add(worker, 1);
+        if !matches!(next, Next::Done) {
+            self.failovers[index].add(worker, 1);
+        }
+    }
+
+    pub(crate) fn exhausted(&self, worker: usize) {
+        self.exhausted.add(worker, 1);
+    }
+
+    pub(crate) fn sticky_move(&self, worker: usize) {
+        self.sticky_moves.add(worker, 1);
+    }
+
+    /// Attempts by outcome.
+    pub fn attempts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        OUTCOMES
+            .iter()
+            .copied()
+            .zip(self.attempts.iter().map(StripedCounter::sum))
+    }
+
+    /// Attempts after which the request went on to another key, attempt or provider, by outcome.
+    pub fn failovers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        OUTCOMES
+            .iter()
+            .copied()
+            .zip(self.failovers.iter().map(StripedCounter::sum))
+    }
+
+    /// Requests that found no fit key.
+    pub fn no_key(&self) -> u64 {
+        self.exhausted.sum()
+    }
+
+    /// Sessions that had to leave their key.
+    pub fn session_moves(&self) -> u64 {
+        self.sticky_moves.sum()
+    }
+}

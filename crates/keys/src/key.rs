@@ -1,0 +1,130 @@
+//! An API key as a member of a pool, and the little of it that people may see.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::identity::KeyId;
+
+/// The key itself: for the wire only. `Debug` shows its fingerprint.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// A key as the configuration has it; empty for a provider that needs none.
+    pub fn new(text: &str) -> Token {
+        Token(text.into())
+    }
+
+    /// What goes onto the wire, and nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What people may see of it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.0)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({})", self.fingerprint())
+    }
+}
+
+/// What people see of a key, everywhere: `sk-…9f3c`. Not its identity; two keys may look alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(Arc<str>);
+
+/// A key shorter than this shows nothing of itself: four of its letters would be too large a part.
+const SHORT: usize = 16;
+
+impl Fingerprint {
+    fn of(key: &str) -> Fingerprint {
+        if key.is_empty() {
+            return Fingerprint("none".into());
+        }
+        // AWS: `ACCESS_KEY_ID:SECRET[:SESSION]`. The id is no secret, the rest is.
+        let shown = match key.split_once(':') {
+            Some((id, _)) if id.starts_with("AKIA") || id.starts_with("ASIA") => id,
+            _ => key,
+        };
+        let letters = shown.chars().count();
+        if letters < SHORT || !shown.is_ascii() {
+            return Fingerprint("…".into());
+        }
+        let head = shown
+            .bytes()
+            .take(4)
+            .position(|b| b == b'-' || b == b'_')
+            .map_or("", |at| &shown[..=at]);
+        Fingerprint(format!("{head}…{}", &shown[letters - 4..]).into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// A key in a pool.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    /// Who it is, for pools, the store and other replicas.
+    pub id: KeyId,
+    /// What people see of it.
+    pub fingerprint: Fingerprint,
+    /// The key itself.
+    pub token: Token,
+}
+
+/// The id says it all: it is a hash of origin and key.
+impl PartialEq for ApiKey {
+    fn eq(&self, other: &ApiKey) -> bool {
+        self.id == other.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_fingerprint_shows_the_kind_and_four_letters() {
+        let shown = |key: &str| Token::new(key).fingerprint().to_string();
+        let long = format!("sk-ant-{}9f3c", "Ab1".repeat(12));
+        assert_eq!(shown(&long), "sk-…9f3c");
+        assert_eq!(shown("gsk_abcdefghijklmnop1234"), "gsk_…1234");
+        assert_eq!(shown("AIzaSyA-abcdefghijklmnop1234"), "…1234");
+        assert_eq!(shown("AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG"), "…MPLE");
+        assert_eq!(shown("short-key-12345"), "…");
+        assert_eq!(shown(""), "none");
+        assert_eq!(shown("schlüssel-schlüssel-schlüssel"), "…");
+    }
+
+    proptest! {
+        #[test]
+        fn no_debug_and_no_fingerprint_holds_more_than_eight_letters_of_a_key(key in "[a-z_-]{3}[A-Za-z0-9]{20,60}") {
+            let token = Token::new(&key);
+            for shown in [format!("{token:?}"), token.fingerprint().to_string()] {
+                let told = |part: &[u8]| shown.contains(std::str::from_utf8(part).unwrap());
+                prop_assert!(!key.as_bytes().windows(5).any(told), "{}", shown);
+            }
+        }
+    }
+}

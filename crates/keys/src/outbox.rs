@@ -1,0 +1,68 @@
+//! What changed here and others should know: filled by requests and probes, emptied by the sharing task.
+
+use std::sync::{Mutex, PoisonError};
+
+use tidegate_core::{Scope, Time};
+use tokio::sync::Notify;
+
+use crate::identity::KeyId;
+use crate::notes::Note;
+
+/// A key in a scope: what has a health of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// The key.
+    pub key: KeyId,
+    /// A model by the provider's name, or [`Scope::EMPTY`] for all.
+    pub scope: Scope,
+}
+
+/// What happened to a slot.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum What {
+    /// It is out; [`Time::NEVER`]: until a probe passes.
+    Out { until: Time, note: Note },
+    /// Somebody made sure that it works.
+    Back { epoch: Option<u64> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) slot: Slot,
+    pub(crate) what: What,
+    pub(crate) at: Time,
+}
+
+/// Most changes that wait; later ones are found again by what they changed (the pools keep the health itself).
+const MOST: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    changes: Mutex<Vec<Change>>,
+    wake: Notify,
+}
+
+impl Outbox {
+    pub(crate) fn put(&self, change: Change) {
+        {
+            let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            if changes.len() < MOST {
+                changes.push(change);
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Something may have happened that shows in a pool's events.
+    pub(crate) fn nudge(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn drain(&self) -> Vec<Change> {
+        std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}

@@ -207,7 +207,6 @@ impl H1Exchange {
         let extras = ResponseExtras {
             to_head: self.head_request,
             reason: reason.as_deref().map(|words| &words[..]),
-            ..ResponseExtras::default()
         };
         if status == StatusCode::SWITCHING_PROTOCOLS {
             self.keep_alive = false;

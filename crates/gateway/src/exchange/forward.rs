@@ -1,4 +1,6 @@
 //! A request that goes on: attempts until one answers, then the answer relayed to its end.
+//!
+//! What is rare (errors, tunnels) is boxed: every exchange pays for the largest state of this future.
 
 use std::future::poll_fn;
 use std::task::{self, Poll, Waker};
@@ -56,7 +58,7 @@ pub(crate) async fn forward(
     let deadline = deadline(&state, &request.headers, context);
     if let Some(delay) = delay {
         if let Err(lost) = injected(started + delay, deadline, down).await {
-            return lose(context, lost, down, running).await;
+            return Box::pin(lose(context, lost, down, running)).await;
         }
         watch.set(route.idle_timeout.map(|t| Instant::now() + t));
     }
@@ -77,7 +79,7 @@ pub(crate) async fn forward(
         .body_bytes
         .unwrap_or(context.caller.listener.body_bytes);
     if limit > 0 && matches!(out.body, BodyLength::Exact(n) if n > limit) {
-        return fail(context, &too_large(), down, running).await;
+        return Box::pin(lose(context, Lost::TooLarge, down, running)).await;
     }
     let copy = mirror.map(|index| mirror::Copy::new(context, index, &out));
     let keep = if may_retry(&state) || copy.is_some() {
@@ -119,7 +121,7 @@ pub(crate) async fn forward(
                 running.count_as(&traffic);
             }
             running.report.upstream = targets.last().map(|t| t.upstream.name.clone());
-            lose(context, lost, down, running).await;
+            Box::pin(lose(context, lost, down, running)).await;
         }
     }
 }
@@ -249,7 +251,8 @@ async fn relay(
             let verdict = unfit.verdict();
             count(&upstream.attempts, worker.index, &verdict);
             pick.finish(verdict, Some(latency), worker.now());
-            return fail(context, &unfit.problem(), down, running).await;
+            let told = async move { fail(context, &unfit.problem(), down, running).await };
+            return Box::pin(told).await;
         }
     }
     if let (Some(reason), Down::H1(d)) = (response.reason.take(), &mut *down) {
@@ -272,7 +275,7 @@ async fn relay(
         // What the tunnel carries says nothing about the endpoint, but it is in flight there as long as it is open.
         let _in_flight = pick.finish_held(Verdict::Ok, Some(latency), worker.now());
         if begun {
-            let moved = tunnel::tunnel(up, down, watch, idle).await;
+            let moved = Box::pin(tunnel::tunnel(up, down, watch, idle)).await;
             report.bytes_up += moved.up;
             report.bytes_down = moved.down;
         }

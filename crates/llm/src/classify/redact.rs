@@ -134,7 +134,7 @@ fn key_shaped(word: &str) -> bool {
         return true;
     }
     let lower = word.to_ascii_lowercase();
-    lower.split_inclusive('/').any(|part| begins_as_key(part)) || begins_as_key(&lower)
+    lower.split_inclusive('/').any(begins_as_key) || begins_as_key(&lower)
 }
 
 fn begins_as_key(word: &str) -> bool {

@@ -1,9 +1,11 @@
-"""HTTP/2 windows grow where they hold traffic up, and only there."""
+"""HTTP/2 windows grow where they hold traffic up, and only there; who stops reading holds up nobody else."""
 
+import h2.events
 from hyperframe.frame import DataFrame, PingFrame, SettingsFrame, WindowUpdateFrame
 
-from harness import http2, upstream
+from harness import http2, tunnel, upstream
 from harness.gateway import simple
+from harness.wait import until
 
 START, LARGEST, LARGEST_CONNECTION = 256 << 10, 4 << 20, 8 << 20
 INITIAL_WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
@@ -86,3 +88,62 @@ def test_small_bodies_cost_no_pings(tidegate, server):
     with Uploader(gateway.port, 1000) as client:
         assert client.run().status == 200
         assert client.pings_seen == 0 and client.largest == START
+
+
+def test_window_updates_for_every_frame_of_a_long_download_are_no_flood(tidegate, server):
+    size, got, frames = 32 << 20, 0, 0
+    gateway = tidegate(simple(server(upstream.download(size))))
+    with http2.Client(gateway.port) as client:
+        stream = client.streams.setdefault(client.request(), http2.Stream())
+        while not stream.done:
+            frames += isinstance(client.next_frame(), DataFrame)
+            got += len(stream.body)
+            stream.body = b""
+    assert stream.ended and got == size and frames > 2000
+
+
+class Bulk(tunnel.Server):
+    """Answers `/bulk` with two megabytes, as the windows allow, and anything else at once."""
+
+    def __init__(self):
+        super().__init__(connect=False)
+        self.ends = []
+
+    def _serve(self, end):
+        self.ends.append(end)
+        super()._serve(end)
+
+    def _take(self, end, event):
+        if isinstance(event, h2.events.RequestReceived) and dict(event.headers)[":path"] == "/bulk":
+            self.requests.append(dict(event.headers))
+            end.codec.send_headers(event.stream_id, [(":status", "200")])
+            end.send(event.stream_id, b"b" * (2 << 20), end=True)
+        else:
+            if isinstance(event, h2.events.StreamReset):
+                end.pending.pop(event.stream_id, None)
+            super()._take(end, event)
+
+    def stalled(self):
+        """Whether all that is left to send waits for windows."""
+        return all(end.codec.local_flow_control_window(stream) == 0 for end in list(self.ends) for stream in list(end.pending))
+
+
+def test_callers_that_stop_reading_hold_up_nobody_on_the_connection_they_share(tidegate):
+    behind = Bulk()
+    gateway = tidegate(simple(behind, upstream_more={"protocol": "http2", "connection_pool": {"max_connections": 1}}), workers=1)
+    stopped = [http2.Client(gateway.port, settings={INITIAL_WINDOW: 0}) for _ in range(40)]
+    try:
+        for caller in stopped:
+            caller.request(http2.request_headers(path="/bulk"))
+        until(lambda: len(behind.requests) == 40 and behind.stalled(), what="as much sent as may be")
+        for _ in range(3):
+            assert gateway.get("/other", timeout=5).body == b"ok"
+        assert behind.connections == 1
+        # One that reads on gets all of it.
+        with http2.Client(gateway.port) as reader:
+            answer = reader.response(reader.request(http2.request_headers(path="/bulk")))
+            assert answer.ended and len(answer.body) == 2 << 20
+    finally:
+        for caller in stopped:
+            caller.close()
+        behind.stop()

@@ -1,5 +1,6 @@
 //! Counts the HTTP/2 frames that cost their receiver work and carry nothing: PING, SETTINGS, PRIORITY, RST_STREAM, empty DATA and
-//! HEADERS, WINDOW_UPDATE and CONTINUATION, relative to the frames that do carry something.
+//! HEADERS, WINDOW_UPDATE and CONTINUATION, relative to the frames that do carry something, either way: who downloads sends nothing but
+//! window updates, some clients two for each frame that they get.
 //!
 //! The h2 codec bounds memory (pending resets, header lists, continuation runs); a peer may still burn the worker's CPU with cheap
 //! control frames. Envoy bounds the same ratio. Only frame heads are looked at: nine bytes a frame, nothing a byte.
@@ -21,13 +22,78 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 const PREFACE: usize = 24;
 
-/// The account of one connection.
+/// Finds the frames in one direction's bytes, however they are cut.
 #[derive(Debug)]
-pub(crate) struct FloodGuard {
+struct Heads {
     /// Bytes to pass over before the next frame head.
     skip: usize,
     head: [u8; 9],
     have: usize,
+}
+
+/// What a frame's head says.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    kind: u8,
+    length: usize,
+    flags: u8,
+}
+
+impl Frame {
+    /// DATA or HEADERS that say something.
+    fn carries(self) -> bool {
+        const END_STREAM: u8 = 0x1;
+        match self.kind {
+            0x0 => self.length > 0 || self.flags & END_STREAM != 0,
+            0x1 => self.length > 0,
+            _ => false,
+        }
+    }
+}
+
+impl Heads {
+    /// The first frame comes after `skip` bytes.
+    fn after(skip: usize) -> Self {
+        Self {
+            skip,
+            head: [0; 9],
+            have: 0,
+        }
+    }
+
+    fn find(&mut self, mut bytes: &[u8], mut found: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            let pass = self.skip.min(bytes.len());
+            self.skip -= pass;
+            bytes = &bytes[pass..];
+            let take = (9 - self.have).min(bytes.len());
+            if self.skip > 0 || take == 0 {
+                continue;
+            }
+            self.head[self.have..self.have + take].copy_from_slice(&bytes[..take]);
+            self.have += take;
+            bytes = &bytes[take..];
+            if self.have == 9 {
+                self.have = 0;
+                let length = usize::from(self.head[0]) << 16
+                    | usize::from(self.head[1]) << 8
+                    | usize::from(self.head[2]);
+                self.skip = length;
+                found(Frame {
+                    kind: self.head[3],
+                    length,
+                    flags: self.head[4],
+                });
+            }
+        }
+    }
+}
+
+/// The account of one connection.
+#[derive(Debug)]
+pub(crate) struct FloodGuard {
+    received: Heads,
+    sent: Heads,
     control: u32,
     carriers: u32,
     since: Instant,
@@ -37,37 +103,33 @@ impl FloodGuard {
     /// For a server side that starts at the client's preface.
     pub(crate) fn server(now: Instant) -> Self {
         Self {
-            skip: PREFACE,
-            head: [0; 9],
-            have: 0,
+            received: Heads::after(PREFACE),
+            sent: Heads::after(0),
             control: 0,
             carriers: 0,
             since: now,
         }
     }
 
+    /// Takes what was sent to the peer.
+    pub(crate) fn send(&mut self, sent: &[u8]) {
+        let carriers = &mut self.carriers;
+        self.sent.find(sent, |frame| {
+            *carriers = carriers.saturating_add(u32::from(frame.carries()));
+        });
+    }
+
     /// Takes what was read; false when the peer floods.
-    pub(crate) fn admit(&mut self, mut read: &[u8]) -> bool {
-        while !read.is_empty() {
-            let pass = self.skip.min(read.len());
-            self.skip -= pass;
-            read = &read[pass..];
-            let take = (9 - self.have).min(read.len());
-            if self.skip > 0 || take == 0 {
-                continue;
-            }
-            self.head[self.have..self.have + take].copy_from_slice(&read[..take]);
-            self.have += take;
-            read = &read[take..];
-            if self.have == 9 {
-                self.have = 0;
-                let length = usize::from(self.head[0]) << 16
-                    | usize::from(self.head[1]) << 8
-                    | usize::from(self.head[2]);
-                self.skip = length;
-                self.count(self.head[3], length, self.head[4]);
-            }
-        }
+    pub(crate) fn admit(&mut self, read: &[u8]) -> bool {
+        let (carriers, control) = (&mut self.carriers, &mut self.control);
+        self.received.find(read, |frame| {
+            let count = if frame.carries() {
+                &mut *carriers
+            } else {
+                &mut *control
+            };
+            *count = count.saturating_add(1);
+        });
         if self.control <= FREE + self.carriers.saturating_mul(PER_CARRIER) {
             return true;
         }
@@ -80,20 +142,6 @@ impl FloodGuard {
             return true;
         }
         false
-    }
-
-    fn count(&mut self, kind: u8, length: usize, flags: u8) {
-        const END_STREAM: u8 = 0x1;
-        let carries = match kind {
-            0x0 => length > 0 || flags & END_STREAM != 0,
-            0x1 => length > 0,
-            _ => false,
-        };
-        if carries {
-            self.carriers = self.carriers.saturating_add(1);
-        } else {
-            self.control = self.control.saturating_add(1);
-        }
     }
 }
 
@@ -146,7 +194,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        this.guard.send(&buf[..written]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -154,7 +205,15 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let of_this = left.min(buf.len());
+            this.guard.send(&buf[..of_this]);
+            left -= of_this;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -207,6 +266,26 @@ mod tests {
                 assert!(guard.admit(&frame(8, 0, &[0; 4])));
             }
         }
+    }
+
+    #[test]
+    fn what_is_sent_pays_for_the_window_updates_of_who_downloads() {
+        let mut guard = FloodGuard::server(Instant::now());
+        assert!(guard.admit(&[0; 24]));
+        for _ in 0..FREE {
+            guard.send(&frame(0, 0, &[0; 1000]));
+            for _ in 0..2 {
+                assert!(guard.admit(&frame(8, 0, &[0; 4])));
+            }
+        }
+        // Answers to the peer's own pings pay for none.
+        let mut guard = FloodGuard::server(Instant::now());
+        assert!(guard.admit(&[0; 24]));
+        let refused = (0..=FREE).any(|_| {
+            guard.send(&frame(6, 1, &[0; 8]));
+            !guard.admit(&frame(6, 0, &[0; 8]))
+        });
+        assert!(refused);
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn count(counter: &AtomicU64, by: i64) {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct EndpointConns {
-    upstream: Arc<Upstream>,
+    pub(super) upstream: Arc<Upstream>,
     target: Arc<Target>,
     siblings: Rc<Siblings>,
     #[expect(

@@ -45,6 +45,8 @@ pub(crate) struct H2Conn {
     pub(crate) born: Instant,
     pub(crate) idle_since: Cell<Instant>,
     pub(crate) streams: Cell<u64>,
+    /// Streams that it must expect when as many requests are under way as may be, on as few connections.
+    expected: usize,
     link: Rc<Link>,
 }
 
@@ -72,7 +74,9 @@ impl H2Conn {
             .await
             .map_err(|_| UpError::Connect)?;
         let now = Instant::now();
+        let pool = &home.upstream.config.connection_pool;
         let conn = Rc::new(Self {
+            expected: pool.max_requests.div_ceil(pool.max_connections.max(1)) as usize,
             send: RefCell::new(send),
             active: Cell::new(0),
             closed: Cell::new(false),
@@ -110,6 +114,12 @@ impl H2Conn {
         Ok(conn)
     }
 
+    /// Counts a stream more or less.
+    fn set_active(&self, active: usize) {
+        self.active.set(active);
+        self.link.shared_by(active.max(self.expected));
+    }
+
     /// Streams whose callers may all stop reading without holding up another.
     pub(crate) fn room(&self) -> usize {
         room(self.link.window())
@@ -139,8 +149,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(crate) fn new(conn: Rc<H2Conn>, home: Rc<EndpointConns>) -> Self {
-        conn.active.set(conn.active.get() + 1);
-        conn.link.shared_by(conn.active.get());
+        conn.set_active(conn.active.get() + 1);
         conn.streams.set(conn.streams.get() + 1);
         Self { conn, home }
     }
@@ -154,8 +163,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let active = self.conn.active.get() - 1;
-        self.conn.active.set(active);
-        self.conn.link.shared_by(active);
+        self.conn.set_active(active);
         if active == 0 {
             self.conn.idle_since.set(Instant::now());
         }

@@ -158,4 +158,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) enum Role {
     /// The request path
     Gateway,
+    /// The embedded store's owner
+    Control,
 }

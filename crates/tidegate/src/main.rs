@@ -1,8 +1,9 @@
 //! The `tidegate` binary: command line, supervisor, wiring of the roles. It holds no logic of its own.
 //!
-//! `tidegate up` runs as two processes: the [`supervisor`], which holds the listening sockets and does next to
-//! nothing, and a gateway ([`role`]), which does the work and may die or be replaced at any time. They talk over
-//! Unix sockets ([`control`]).
+//! `tidegate up` runs as two or three processes: the [`supervisor`], which holds the listening sockets and does next to
+//! nothing; a gateway ([`role`]), which does the work and may die or be replaced at any time; and control, which owns
+//! the embedded store, where the configuration needs that ([`plan::needs_control`]). They talk over Unix sockets
+//! ([`control`]).
 
 mod check;
 mod cli;
@@ -61,6 +62,12 @@ fn main() -> ExitCode {
         } => {
             log::start(filter);
             role::run()
+        }
+        Command::Role {
+            role: Role::Control,
+        } => {
+            log::start(filter);
+            role::control::run()
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
-use tidegate_config::values::ListenAddress;
+use tidegate_config::values::{ListenAddress, StateUrl};
 use tidegate_config::{Config, Loaded};
 
 use crate::control::message::StartOrder;
@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) sockets: Vec<SocketId>,
     /// Connections that all listeners together allow.
     pub(crate) connections: u64,
+    /// The folder of the embedded store that control has to serve, absolute; `None`: nothing needs control.
+    pub(crate) store: Option<PathBuf>,
     /// Whether to replace a running one.
     pub(crate) upgrade: bool,
 }
@@ -64,6 +66,7 @@ impl Plan {
                 .iter()
                 .map(|listener| u64::from(listener.limits.connections))
                 .sum(),
+            store: store_folder(config),
             upgrade,
         })
     }
@@ -113,6 +116,19 @@ pub(crate) fn sockets(config: &Config) -> Vec<SocketId> {
         address: address(&admin.address),
     });
     listeners.chain(admin).collect()
+}
+
+/// Whether a control process is needed: something keeps state, and in a file of this machine.
+pub(crate) fn needs_control(config: &Config) -> bool {
+    matches!(config.state.url, StateUrl::File(_)) && !config.providers.is_empty()
+}
+
+/// The folder of the embedded store that control has to serve, absolute.
+pub(crate) fn store_folder(config: &Config) -> Option<PathBuf> {
+    match &config.state.url {
+        StateUrl::File(folder) if needs_control(config) => Some(absolute(folder)),
+        _ => None,
+    }
 }
 
 /// Unix paths are absolute, for they are compared with those of a process started in another folder.

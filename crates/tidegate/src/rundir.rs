@@ -1,5 +1,5 @@
 //! The folder for what lives only while Tidegate runs: the lock that makes one supervisor the only one, its control
-//! socket, and one adoption socket a gateway.
+//! socket, one adoption socket a gateway, and the sockets of the embedded store.
 //!
 //! It is the `run` folder inside the state folder, readable by the owner alone: whoever can open the sockets in it
 //! can take the listening sockets.
@@ -13,8 +13,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::control::Channel;
+use crate::control::message::Order;
+
 const LOCK: &str = "lock";
 const CONTROL: &str = "supervisor.sock";
+const OWNER: &str = "owner.sock";
+const STORE: &str = "state.sock";
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +174,45 @@ impl RunDir {
         }
         living.sort_by_key(|(pid, _)| *pid);
         living
+    }
+
+    /// Where the embedded store is served.
+    pub(crate) fn store_socket(&self) -> PathBuf {
+        self.path.join(STORE)
+    }
+
+    /// Listens where the embedded store is served. Only its owner may.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn listen_store(&self) -> io::Result<UnixListener> {
+        let listener = self.listen(STORE)?;
+        std::fs::set_permissions(self.store_socket(), Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+
+    /// Listens where the owner of the embedded store is asked to go. Only that may.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn listen_owner(&self) -> io::Result<UnixListener> {
+        self.listen(OWNER)
+    }
+
+    /// Removes the owner's sockets, while it still owns the store.
+    pub(crate) fn remove_store(&self) {
+        for name in [STORE, OWNER] {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+    }
+
+    /// Asks the owner of the embedded store to go, if there is one.
+    pub(crate) fn dismiss_owner(&self) {
+        if let Ok(stream) = UnixStream::connect(self.address(OWNER))
+            && let Ok(owner) = Channel::new(stream)
+        {
+            let _ = owner.send(&Order::Drain { keep_admin: false }, None);
+        }
     }
 
     /// A file that only its descriptor leads to.

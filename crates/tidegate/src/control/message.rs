@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sockets::SocketId;
 
-/// Supervisor to gateway.
+/// Supervisor to gateway, or to control.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Order {
@@ -32,6 +32,8 @@ pub(crate) enum Order {
     },
     /// All sockets are given: serve.
     Start(StartOrder),
+    /// To control instead of `start`: own the embedded store and serve it.
+    Own(OwnOrder),
     /// Read the configuration again.
     Reload,
     /// Take no new connection, finish what is in flight, end.
@@ -55,7 +57,16 @@ pub(crate) struct StartOrder {
     pub(crate) run: PathBuf,
 }
 
-/// Gateway to supervisor.
+/// What control is started with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OwnOrder {
+    /// The folder with the state file, absolute.
+    pub(crate) folder: PathBuf,
+    /// The folder for runtime files, absolute.
+    pub(crate) run: PathBuf,
+}
+
+/// Gateway, or control, to supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Report {
@@ -103,6 +114,11 @@ pub(crate) enum Report {
         reason: String,
         /// The sockets of the running configuration; the supervisor closes the others, bound for this reload.
         sockets: Vec<SocketId>,
+    },
+    /// Its configuration needs the embedded store in this folder served, or none: before `ready` and `reloaded`.
+    Store {
+        /// Absolute.
+        folder: Option<PathBuf>,
     },
     /// It drains because it was told by a signal of its own.
     Draining,

@@ -118,6 +118,9 @@ impl Serving {
         };
         let (link, told) = Link::start(channel, adoption, identity)?;
         let remembered = recalled || hand_over(&link, &run, &hash, texts);
+        link.report(&Report::Store {
+            folder: plan::store_folder(&config),
+        });
         link.report(&Report::Ready { hash, grace_ms });
         let inputs = Inputs {
             told,
@@ -280,6 +283,9 @@ impl Serving {
         drop(identity);
         self.files
             .send_if_modified(|watched| std::mem::replace(watched, files) != *watched);
+        self.link.report(&Report::Store {
+            folder: plan::store_folder(&loaded.config),
+        });
         self.link.report(&Report::Reloaded {
             hash: loaded.hash.clone(),
             grace_ms,

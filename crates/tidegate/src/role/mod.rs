@@ -5,6 +5,7 @@
 
 mod accepted;
 mod admin;
+pub(crate) mod control;
 mod gateway;
 mod link;
 mod watch;
@@ -104,10 +105,14 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn receive_start() -> Result<Given, RoleError> {
+/// The control socket, which is the standard input.
+fn own_channel() -> Result<Channel, RoleError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned()?;
-    let mut channel =
-        Channel::new(UnixStream::from(stdin)).map_err(|_| RoleError::NotStartedBySupervisor)?;
+    Channel::new(UnixStream::from(stdin)).map_err(|_| RoleError::NotStartedBySupervisor)
+}
+
+fn receive_start() -> Result<Given, RoleError> {
+    let mut channel = own_channel()?;
     let (mut sockets, mut accepted) = (Vec::new(), None);
     loop {
         match channel.receive(Wait::Yes) {

@@ -20,6 +20,9 @@ const START_TIME: Duration = Duration::from_secs(60);
 /// Time beyond the grace that a draining gateway has to end by itself.
 const DRAIN_MARGIN: Duration = Duration::from_secs(3);
 
+/// Time that control has to answer the calls it has taken and to close its file, as long as calls may take.
+const CONTROL_GRACE: Duration = Duration::from_secs(5);
+
 /// Where a gateway is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -76,27 +79,7 @@ impl Gateway {
         sockets: &[HeldSocket],
         grace: Duration,
     ) -> io::Result<Self> {
-        let (channel, theirs) = Channel::pair()?;
-        let mut command = crate::exe::command();
-        clean_environment(&mut command).args(["role", "gateway"]);
-        // Its own group: Ctrl-C in a terminal reaches the supervisor alone, which then has it drain.
-        command
-            .process_group(0)
-            .stdin(Stdio::from(OwnedFd::from(theirs)));
-        let child = command.spawn()?;
-        // The command keeps a copy of the child's end; the end must be the child's alone, so that its death is seen.
-        drop(command);
-        let now = Instant::now();
-        let gateway = Self {
-            channel,
-            pid: child.id(),
-            child: Some(child),
-            stage: Stage::Starting,
-            since: now,
-            deadline: Some(now + START_TIME),
-            grace,
-            failure: None,
-        };
+        let gateway = Self::process("gateway", grace)?;
         // A send that fails means that it died already, which the next read tells.
         for held in sockets {
             let _ = gateway.channel.send(
@@ -113,6 +96,40 @@ impl Gateway {
         }
         let _ = gateway.channel.send(&Order::Start(start.clone()), None);
         Ok(gateway)
+    }
+
+    /// Starts control, which is a process with the same life: starting, serving, draining.
+    ///
+    /// # Errors
+    /// The system's, when no process or descriptor can be had.
+    pub(super) fn spawn_control(order: &Order) -> io::Result<Self> {
+        let control = Self::process("control", CONTROL_GRACE)?;
+        let _ = control.channel.send(order, None);
+        Ok(control)
+    }
+
+    fn process(role: &str, grace: Duration) -> io::Result<Self> {
+        let (channel, theirs) = Channel::pair()?;
+        let mut command = crate::exe::command();
+        clean_environment(&mut command).args(["role", role]);
+        // Its own group: Ctrl-C in a terminal reaches the supervisor alone, which then has it drain.
+        command
+            .process_group(0)
+            .stdin(Stdio::from(OwnedFd::from(theirs)));
+        let child = command.spawn()?;
+        // The command keeps a copy of the child's end; the end must be the child's alone, so that its death is seen.
+        drop(command);
+        let now = Instant::now();
+        Ok(Self {
+            channel,
+            pid: child.id(),
+            child: Some(child),
+            stage: Stage::Starting,
+            since: now,
+            deadline: Some(now + START_TIME),
+            grace,
+            failure: None,
+        })
     }
 
     /// Takes a gateway that serves already and outlived its supervisor.

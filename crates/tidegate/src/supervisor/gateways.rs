@@ -80,6 +80,7 @@ impl Supervisor {
                     }
                 }
                 Report::Failed { reason } => gateway.fail(reason),
+                Report::Store { folder } if current => self.control.wanted = folder,
                 Report::Need { id } => self.on_need(gateway, id),
                 Report::Reloaded {
                     hash,
@@ -127,6 +128,7 @@ impl Supervisor {
                 }
                 // Part of an adoption, which is over.
                 Report::Socket { .. } | Report::Hello(_) => {}
+                Report::Store { .. } => {}
             }
         }
     }

@@ -15,6 +15,7 @@
 //! signal are all this same rule.
 
 mod backoff;
+mod control;
 mod gateway;
 mod gateways;
 mod handover;
@@ -31,6 +32,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::backoff::Backoff;
+use self::control::Control;
 use self::gateway::{Accepted, Gateway, Stage};
 use self::handover::{Predecessor, Successor};
 use self::signals::Signals;
@@ -84,6 +86,7 @@ struct Supervisor {
     phase: Phase,
     current: Option<Gateway>,
     outgoing: Vec<Gateway>,
+    control: Control,
     backoff: Backoff,
     /// When the next gateway is started, while there is none.
     restart_at: Option<Instant>,
@@ -114,6 +117,7 @@ impl Supervisor {
             self.on_successor();
             self.on_gateways();
             self.on_time(Instant::now());
+            self.on_control(Instant::now());
             if let Some(code) = self.over() {
                 return code;
             }
@@ -131,7 +135,9 @@ impl Supervisor {
             self.leave();
             return Some(ExitCode::FAILURE);
         }
-        if self.phase == Phase::Draining && self.current.is_none() && self.outgoing.is_empty() {
+        let roles =
+            self.current.is_some() || !self.outgoing.is_empty() || self.control.process.is_some();
+        if self.phase == Phase::Draining && !roles {
             tracing::info!(clean = !self.unclean, "ended");
             self.leave();
             return Some(if self.unclean {
@@ -149,6 +155,9 @@ impl Supervisor {
         if let Some(current) = &mut self.current {
             current.kill();
         }
+        if let Some((process, _)) = &mut self.control.process {
+            process.drain(false, Instant::now());
+        }
         if let Some(seat) = &self.seat {
             self.run.remove_control(&seat.lock);
             if self.outgoing.is_empty() {
@@ -164,6 +173,10 @@ impl Supervisor {
             self.predecessor.as_ref().map(AsFd::as_fd),
             self.successor.as_ref().map(AsFd::as_fd),
             self.current.as_ref().map(AsFd::as_fd),
+            self.control
+                .process
+                .as_ref()
+                .map(|(process, _)| process.as_fd()),
             self.seat.as_ref().map(|seat| seat.control.as_fd()),
             Some(self.signals.as_fd()),
         ];
@@ -197,7 +210,11 @@ impl Supervisor {
             .chain(&self.outgoing)
             .filter_map(Gateway::deadline);
         let predecessor = self.predecessor.as_ref().and_then(Predecessor::deadline);
-        gateways.chain(self.restart_at).chain(predecessor).min()
+        gateways
+            .chain(self.restart_at)
+            .chain(predecessor)
+            .chain(self.control.deadline())
+            .min()
     }
 
     fn on_signals(&mut self) {
@@ -250,6 +267,7 @@ impl Supervisor {
                 for gateway in self.current.iter_mut().chain(&mut self.outgoing) {
                     gateway.kill();
                 }
+                self.control.kill();
             }
             Phase::Draining => {}
         }

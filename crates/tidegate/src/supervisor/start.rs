@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::control::Control;
 use super::gateway::Gateway;
 use super::handover::{self, Predecessor, RequestError};
 use super::signals::Signals;
@@ -103,6 +104,11 @@ impl Supervisor {
             offered,
         } = place;
         let (sockets, discarded) = gather(&plan.sockets, offered)?;
+        if seat.is_some() && plan.store.is_none() {
+            // One that an earlier run with another configuration left.
+            run.dismiss_owner();
+        }
+        let control = Control::wanting(plan.store.clone());
         let mut supervisor = Self {
             plan,
             run,
@@ -115,6 +121,7 @@ impl Supervisor {
             phase: Phase::Running,
             current: None,
             outgoing: Vec::new(),
+            control,
             backoff: Backoff::default(),
             restart_at: None,
             served: false,

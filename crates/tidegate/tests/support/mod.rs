@@ -285,7 +285,7 @@ impl Running {
     /// The process id of the gateway that became ready last.
     pub(crate) fn gateway(&self) -> u32 {
         let events = self.events("gateway ready");
-        u32::try_from(events.last().unwrap()["pid"].as_u64().unwrap()).unwrap()
+        pid_in(events.last().unwrap()).unwrap()
     }
 
     /// Sends a signal to the supervisor.
@@ -310,13 +310,13 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for event in self.events("gateway started") {
-            if let Some(pid) = event["pid"]
-                .as_u64()
-                .and_then(|pid| u32::try_from(pid).ok())
-                && is_gateway(pid)
-            {
-                signal_to(pid, Signal::KILL);
+        for role in ["gateway", "control"] {
+            for event in self.events(&format!("{role} started")) {
+                if let Some(pid) = pid_in(&event)
+                    && is_role(role, pid)
+                {
+                    signal_to(pid, Signal::KILL);
+                }
             }
         }
         if std::thread::panicking() {
@@ -331,10 +331,20 @@ pub(crate) fn signal_to(pid: u32, signal: Signal) {
     let _ = rustix::process::kill_process(pid, signal);
 }
 
+/// The process that an event is about.
+pub(crate) fn pid_in(event: &Value) -> Option<u32> {
+    u32::try_from(event["pid"].as_u64()?).ok()
+}
+
 /// Whether this process is a gateway that runs.
 pub(crate) fn is_gateway(pid: u32) -> bool {
+    is_role("gateway", pid)
+}
+
+/// Whether this process runs this role.
+pub(crate) fn is_role(role: &str, pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/cmdline"))
-        .is_ok_and(|line| line.contains("role\0gateway"))
+        .is_ok_and(|line| line.contains(&format!("role\0{role}")))
 }
 
 /// Clients that ask all the time, each request on a connection of its own, until stopped.

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 mod choice;
+mod clock;
 mod counts;
 mod failover;
 mod identity;
@@ -20,7 +21,11 @@ mod registry;
 mod rotation;
 mod settings;
 
+pub mod probe;
+pub mod share;
+
 pub use choice::Choice;
+pub use clock::{Clock, MonotonicClock};
 pub use counts::Counts;
 pub use failover::{Failover, Statuses};
 pub use identity::{Identity, KeyId};

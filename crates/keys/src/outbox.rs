@@ -28,6 +28,8 @@ pub(crate) enum What {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
+    /// The provider that found it out: its pool knows.
+    pub(crate) from: Option<std::sync::Arc<str>>,
     pub(crate) slot: Slot,
     pub(crate) what: What,
     pub(crate) at: Time,

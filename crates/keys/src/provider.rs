@@ -273,7 +273,13 @@ impl Provider {
 
     /// Tells the sharing task.
     pub(crate) fn tell(&self, slot: Slot, what: What, at: Time) {
-        self.outbox.put(Change { slot, what, at });
+        let from = Some(self.name.clone());
+        self.outbox.put(Change {
+            from,
+            slot,
+            what,
+            at,
+        });
     }
 
     /// A key is out, as somebody found. False if it is not ours.

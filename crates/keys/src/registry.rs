@@ -195,16 +195,22 @@ impl Keys {
         next
     }
 
+    fn others(&self, but: Option<&str>) -> Vec<Arc<Provider>> {
+        let mut providers = self.providers();
+        providers.retain(|p| Some(&**p.name()) != but);
+        providers
+    }
+
     /// A key is out for every provider that has it.
-    pub(crate) fn hold(&self, slot: &Slot, until: Time, note: &Note, now: Time) {
-        for provider in self.providers.load().values() {
+    pub(crate) fn hold(&self, slot: &Slot, until: Time, note: &Note, but: Option<&str>, now: Time) {
+        for provider in self.others(but) {
             provider.hold(slot, until, note.clone(), now);
         }
     }
 
     /// A key works for every provider that has it.
-    pub(crate) fn release(&self, slot: &Slot, now: Time) {
-        for provider in self.providers.load().values() {
+    pub(crate) fn release(&self, slot: &Slot, but: Option<&str>, now: Time) {
+        for provider in self.others(but) {
             provider.release(slot, now);
         }
     }

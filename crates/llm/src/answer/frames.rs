@@ -1,10 +1,8 @@
 //! What a frame of a stream holds, seen in place: nothing is allocated, whatever the frame's size.
 
 use crate::json::{Cursor, Malformed};
-use crate::usage::Usage;
+use crate::usage::{self, Usage};
 use crate::{Dialect, Endpoint};
-
-use super::counts;
 
 /// What a frame of a relayed stream holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -61,13 +59,7 @@ fn chat(data: &[u8]) -> Result<Look, Malformed> {
     top(data, |key, cursor| {
         match key {
             b"error" => look.error |= cursor.says()?,
-            b"usage" => {
-                if cursor.is_object() {
-                    look.usage = Some(counts::openai(cursor)?);
-                } else {
-                    cursor.value()?;
-                }
-            }
+            b"usage" if cursor.is_object() => look.usage = Some(usage::openai(cursor)?),
             b"choices" => cursor.array(|cursor| {
                 choices = true;
                 cursor.object(|key, cursor| {
@@ -130,7 +122,7 @@ fn responses(data: &[u8]) -> Result<Look, Malformed> {
             })?,
             b"response" => cursor.object(|key, cursor| {
                 if key == b"usage" && cursor.is_object() {
-                    look.usage = Some(counts::openai(cursor)?);
+                    look.usage = Some(usage::openai(cursor)?);
                 } else {
                     cursor.value()?;
                 }
@@ -170,10 +162,10 @@ fn messages(data: &[u8]) -> Result<Look, Malformed> {
     top(data, |key, cursor| {
         match key {
             b"type" => kind = cursor.text()?.unwrap_or_default(),
-            b"usage" if cursor.is_object() => look.usage = Some(counts::anthropic(cursor)?),
+            b"usage" if cursor.is_object() => look.usage = Some(usage::anthropic(cursor)?),
             b"message" => cursor.object(|key, cursor| {
                 if key == b"usage" && cursor.is_object() {
-                    look.usage = Some(counts::anthropic(cursor)?);
+                    look.usage = Some(usage::anthropic(cursor)?);
                 } else {
                     cursor.value()?;
                 }
@@ -220,7 +212,7 @@ fn gemini(data: &[u8]) -> Result<Look, Malformed> {
     top(data, |key, cursor| {
         match key {
             b"error" => look.error |= cursor.says()?,
-            b"usageMetadata" if cursor.is_object() => look.usage = Some(counts::gemini(cursor)?),
+            b"usageMetadata" if cursor.is_object() => look.usage = Some(usage::gemini(cursor)?),
             // A refused prompt is an answer, and has no candidates.
             b"promptFeedback" => cursor.object(|key, cursor| {
                 if key == b"blockReason" && cursor.says()? {
@@ -284,7 +276,7 @@ fn other(data: &[u8]) -> Result<Look, Malformed> {
     top(data, |key, cursor| {
         match key {
             b"error" => look.error |= cursor.says()?,
-            b"usage" if cursor.is_object() => look.usage = Some(counts::openai(cursor)?),
+            b"usage" if cursor.is_object() => look.usage = Some(usage::openai(cursor)?),
             _ => {
                 cursor.value()?;
             }

@@ -11,10 +11,10 @@
 //! Content is what the caller asked for: text, reasoning, a tool call, the reason of the end. Frames that only open an
 //! answer (a role, `message_start`, `response.created`), comments and pings are kept back until there is some.
 
-mod counts;
 mod frames;
 mod held;
 mod relay;
+mod translate;
 mod whole;
 
 use std::sync::Arc;
@@ -26,11 +26,12 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use crate::call::stream_head;
 use crate::classify::{self, Class, Evidence};
 use crate::fault::{self, ErrorAnswer, Fault, FaultKind, Told};
-use crate::prepare::Plan;
+use crate::prepare::{Back, Plan};
 use crate::usage::Usage;
 
 use held::Held;
 use relay::Relay;
+use translate::Translate;
 use whole::Whole;
 
 /// What came of feeding an [`Answer`].
@@ -89,6 +90,8 @@ enum State {
     Whole(Whole),
     /// A stream of frames in the caller's dialect.
     Relay(Relay),
+    /// A stream of frames in another dialect.
+    Translate(Box<Translate>),
     /// Whole, or failed.
     Over(Step),
 }
@@ -131,10 +134,19 @@ impl Answer {
             .unwrap_or_default();
         self.state = if !status.is_success() {
             State::Error(Vec::new())
-        } else if content_type.starts_with("text/event-stream") {
-            State::Relay(Relay::new(&self.plan))
         } else {
-            State::Whole(Whole::new(content_type))
+            match self.plan.back {
+                Back::Same if content_type.starts_with("text/event-stream") => {
+                    State::Relay(Relay::new(&self.plan))
+                }
+                // A provider that answers a stream in one piece: most likely an error.
+                Back::Other(_, dialect)
+                    if self.plan.stream && !content_type.starts_with("application/json") =>
+                {
+                    State::Translate(Box::new(Translate::new(&self.plan, dialect)))
+                }
+                _ => State::Whole(Whole::new(content_type, &self.plan)),
+            }
         };
     }
 
@@ -143,62 +155,47 @@ impl Answer {
         if chunk.is_empty() {
             return self.over().unwrap_or(Step::Progress);
         }
+        if let State::Error(body) = &mut self.state {
+            let room = ERROR_LIMIT.saturating_sub(body.len());
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            return Step::Progress;
+        }
+        let mut sink = Sink {
+            held: &mut self.held,
+            begun: &mut self.begun,
+            usage: &mut self.usage,
+            now_unix: self.now_unix,
+            secret: self.secret.as_deref(),
+        };
         let seen = match &mut self.state {
-            State::Fresh => return self.protocol(),
-            State::Error(body) => {
-                let room = ERROR_LIMIT.saturating_sub(body.len());
-                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                return Step::Progress;
-            }
+            State::Whole(whole) => whole.data(chunk, &mut sink),
+            State::Relay(relay) => relay.data(chunk, &mut sink),
+            State::Translate(translate) => translate.data(&chunk, &mut sink),
             State::Over(step) => return *step,
-            State::Whole(whole) => Seen::Step(whole.data(chunk, &mut self.held, &mut self.begun)),
-            State::Relay(relay) => relay.data(
-                chunk,
-                &mut Sink {
-                    held: &mut self.held,
-                    begun: &mut self.begun,
-                    usage: &mut self.usage,
-                    now_unix: self.now_unix,
-                    secret: self.secret.as_deref(),
-                },
-            ),
+            State::Fresh | State::Error(_) => return self.protocol(),
         };
         self.settle(seen, out)
     }
 
     /// The body has ended as its framing says.
     pub fn end(&mut self, out: &mut Vec<Bytes>) -> Step {
-        let state = std::mem::replace(&mut self.state, State::Fresh);
-        let seen = match state {
-            State::Fresh => return self.protocol(),
-            State::Over(step) => {
-                self.state = State::Over(step);
-                return step;
-            }
-            State::Error(body) => return self.refused(&body),
-            State::Whole(whole) => whole.end(
-                &self.plan,
-                self.status,
-                &self.headers,
-                &mut Sink {
-                    held: &mut self.held,
-                    begun: &mut self.begun,
-                    usage: &mut self.usage,
-                    now_unix: self.now_unix,
-                    secret: self.secret.as_deref(),
-                },
-            ),
-            State::Relay(mut relay) => {
-                let seen = relay.end(&mut Sink {
-                    held: &mut self.held,
-                    begun: &mut self.begun,
-                    usage: &mut self.usage,
-                    now_unix: self.now_unix,
-                    secret: self.secret.as_deref(),
-                });
-                self.state = State::Relay(relay);
-                seen
-            }
+        if let State::Error(body) = &mut self.state {
+            let body = std::mem::take(body);
+            return self.refused(&body);
+        }
+        let mut sink = Sink {
+            held: &mut self.held,
+            begun: &mut self.begun,
+            usage: &mut self.usage,
+            now_unix: self.now_unix,
+            secret: self.secret.as_deref(),
+        };
+        let seen = match &mut self.state {
+            State::Whole(whole) => whole.end(&self.plan, self.status, &self.headers, &mut sink),
+            State::Relay(relay) => relay.end(&mut sink),
+            State::Translate(translate) => translate.end(&mut sink),
+            State::Over(step) => return *step,
+            State::Fresh | State::Error(_) => return self.protocol(),
         };
         self.settle(seen, out)
     }
@@ -411,20 +408,9 @@ pub(crate) struct Sink<'s> {
 }
 
 impl Sink<'_> {
-    /// A later count takes the place of an earlier one, part by part: Anthropic tells the input first and the output last.
-    pub(crate) fn count(&mut self, seen: Usage) {
-        let usage = self.usage.get_or_insert_default();
-        for (old, new) in [
-            (&mut usage.input, seen.input),
-            (&mut usage.output, seen.output),
-            (&mut usage.cached, seen.cached),
-            (&mut usage.cache_written, seen.cache_written),
-            (&mut usage.reasoning, seen.reasoning),
-            (&mut usage.audio_input, seen.audio_input),
-            (&mut usage.audio_output, seen.audio_output),
-        ] {
-            *old = (*old).max(new);
-        }
+    /// What the provider counted, added to what it said before.
+    pub(crate) fn count(&mut self, seen: &Usage) {
+        self.usage.get_or_insert_default().merge(seen);
     }
 }
 

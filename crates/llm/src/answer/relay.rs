@@ -11,7 +11,7 @@ use crate::sse::{FRAME_LIMIT, Frame, Scanner};
 use crate::{Dialect, Endpoint};
 
 /// Frames that open an answer never come to this; beyond it they are given out.
-const HOLD_LIMIT: usize = 256 * 1024;
+pub(super) const HOLD_LIMIT: usize = 256 * 1024;
 
 pub(super) struct Relay {
     kind: ProviderKind,
@@ -272,7 +272,7 @@ impl Judge<'_> {
             }
         }
         if let Some(usage) = usage {
-            sink.count(usage);
+            sink.count(&usage);
         }
         *self.finished |= finished || done;
         *sink.begun |= content || done && *self.finished;

@@ -3,40 +3,54 @@
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use super::held::Held;
 use super::relay::broken;
-use super::{Seen, Sink, Step, counts};
+use super::{Seen, Sink, Step};
 use crate::Dialect;
 use crate::classify::{self, Class};
 use crate::json::Cursor;
 use crate::prepare::{Back, Plan};
+use crate::translation::{self, embeddings};
 use crate::usage::Usage;
 
 /// A JSON answer up to here is kept until it is whole: a cut one can then be had from another key. Longer ones (images in
 /// base64) are passed on as they come.
 const HOLD_LIMIT: usize = 1024 * 1024;
 
+/// A longer answer is not translated.
+const TRANSLATE_LIMIT: usize = 64 * 1024 * 1024;
+
 pub(super) struct Whole {
     json: bool,
+    /// It is translated, so it has to be whole.
+    keep: bool,
 }
 
 impl Whole {
-    pub(super) fn new(content_type: &str) -> Self {
+    pub(super) fn new(content_type: &str, plan: &Plan) -> Self {
+        let keep = !plan.is_relay();
         Self {
-            json: content_type.contains("json") || content_type.is_empty(),
+            json: keep || content_type.contains("json") || content_type.is_empty(),
+            keep,
         }
     }
 
-    pub(super) fn data(&mut self, chunk: Bytes, held: &mut Held, begun: &mut bool) -> Step {
-        held.push(chunk);
-        if !self.json || held.len() > HOLD_LIMIT {
-            *begun = true;
+    pub(super) fn data(&mut self, chunk: Bytes, sink: &mut Sink<'_>) -> Seen {
+        sink.held.push(chunk);
+        if self.keep {
+            if sink.held.len() > TRANSLATE_LIMIT {
+                return Seen::Fault(broken(
+                    "answer-too-long",
+                    "the answer is too long to be translated",
+                ));
+            }
+        } else if !self.json || sink.held.len() > HOLD_LIMIT {
+            *sink.begun = true;
         }
-        Step::Progress
+        Seen::Step(Step::Progress)
     }
 
     pub(super) fn end(
-        self,
+        &self,
         plan: &Plan,
         status: StatusCode,
         headers: &HeaderMap,
@@ -57,39 +71,52 @@ impl Whole {
         if evidence.class != Class::Ok {
             return Seen::Fault(Box::new(evidence));
         }
-        // An empty answer has nothing to be wrong (204).
-        if self.json && !body.is_empty() {
-            let Some(usage) = look(plan.front, &body) else {
-                return Seen::Fault(broken("answer-malformed", "the answer is no JSON"));
-            };
-            if let Some(usage) = usage {
-                sink.count(usage);
+        let (seen, usage) = match plan.back {
+            // An empty answer has nothing to be wrong (204).
+            Back::Same if !self.json || body.is_empty() => (true, None),
+            Back::Same => (is_json(&body), Usage::read(plan.front, &body)),
+            Back::Other(_, dialect) => {
+                let usage = Usage::read(dialect, &body);
+                (translate(plan, dialect, &body, usage, sink), usage)
             }
+        };
+        if !seen {
+            return Seen::Fault(broken(
+                "answer-malformed",
+                "the answer is none of the provider's dialect",
+            ));
         }
-        let _ = Back::Same;
+        if let Some(usage) = usage {
+            sink.count(&usage);
+        }
         *sink.begun = true;
         Seen::Step(Step::Done)
     }
 }
 
-/// The usage of a whole answer; `None` if it is no JSON.
-fn look(dialect: Dialect, body: &[u8]) -> Option<Option<Usage>> {
-    let mut usage = None;
+/// Puts the translated answer in the place of the provider's.
+fn translate(
+    plan: &Plan,
+    dialect: Dialect,
+    body: &[u8],
+    usage: Option<Usage>,
+    sink: &mut Sink<'_>,
+) -> bool {
+    let told = plan.told();
+    let written = if plan.endpoint.generates() {
+        translation::whole(dialect, plan.endpoint, body, usage, &told)
+    } else {
+        embeddings::answer(dialect, plan.endpoint, body, usage, plan.base64, &told)
+    };
+    let Ok(written) = written else {
+        return false;
+    };
+    sink.held.clear();
+    sink.held.push(written.into());
+    true
+}
+
+fn is_json(body: &[u8]) -> bool {
     let mut cursor = Cursor::new(body);
-    let read = cursor.object(|key, cursor| {
-        match (dialect, key) {
-            (Dialect::Gemini, b"usageMetadata") if cursor.is_object() => {
-                usage = Some(counts::gemini(cursor)?);
-            }
-            (Dialect::Anthropic, b"usage") if cursor.is_object() => {
-                usage = Some(counts::anthropic(cursor)?);
-            }
-            (_, b"usage") if cursor.is_object() => usage = Some(counts::openai(cursor)?),
-            _ => {
-                cursor.value()?;
-            }
-        }
-        Ok(())
-    });
-    (read.is_ok() && cursor.end().is_ok()).then_some(usage)
+    cursor.value().is_ok() && cursor.end().is_ok()
 }

@@ -187,16 +187,7 @@ fn typed<'a, T: Deserialize<'a>>(
 
 /// A string that borrows where it can, or null.
 fn text<'a>(key: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, str>>, Fault> {
-    Ok(typed::<Key<'a>>(key, raw, "a string").map_or_else(
-        |fault| {
-            if raw.get() == "null" {
-                Ok(None)
-            } else {
-                Err(fault)
-            }
-        },
-        |key| Ok(key.map(|key| key.0)),
-    )?)
+    Ok(typed::<Key<'a>>(key, raw, "a string")?.map(|text| text.0))
 }
 
 impl<'a> Fields<'a> {
@@ -242,10 +233,8 @@ impl<'a> Fields<'a> {
             }
             "n" => self.choices = typed(key, raw, "a number").unwrap_or(None),
             "user" => self.user = text(key, raw)?.or(self.user.take()),
-            "safety_identifier" => {
-                if self.user.is_none() {
-                    self.user = text(key, raw).unwrap_or(None);
-                }
+            "safety_identifier" if self.user.is_none() => {
+                self.user = text(key, raw).unwrap_or(None);
             }
             "metadata" => {
                 #[derive(Deserialize)]

@@ -136,6 +136,12 @@ impl Obj<'_> {
         self.key(key).extend_from_slice(json.as_bytes());
     }
 
+    pub(crate) fn opt_raw(&mut self, key: &str, json: Option<&str>) {
+        if let Some(json) = json {
+            self.raw(key, json);
+        }
+    }
+
     pub(crate) fn obj(&mut self, key: &str, fill: impl FnOnce(&mut Obj<'_>)) {
         object(self.key(key), fill);
     }
@@ -154,16 +160,12 @@ impl Arr<'_> {
         self.out
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first
-    }
-
     pub(crate) fn str(&mut self, value: &str) {
         string(self.next(), value);
     }
 
-    pub(crate) fn json(&mut self, value: &Json<'_>) {
-        json(self.next(), value);
+    pub(crate) fn num(&mut self, value: f64) {
+        number(self.next(), value);
     }
 
     pub(crate) fn obj(&mut self, fill: impl FnOnce(&mut Obj<'_>)) {

@@ -5,8 +5,10 @@ use bytes::Bytes;
 use super::PrepareOptions;
 use crate::call::{BodyKind, Call, Fields};
 use crate::fault::{Fault, FaultKind};
+use crate::ir::{Part, Role, Text};
 use crate::json::{self, Edit, splice};
 use crate::registry::ProviderSpec;
+use crate::translation::{self, embeddings};
 use crate::{Dialect, Endpoint};
 
 /// A body, and whether the usage in the answer is for us alone.
@@ -144,21 +146,22 @@ fn openai_edits(
 
 /// Adds what the caller already has as the beginning of the answer.
 fn continuation(call: &Call, partial: &str) -> Result<Option<Edit>, Fault> {
-    let (list, item): (&str, &dyn Fn(&mut Vec<u8>)) = match (call.dialect(), call.endpoint()) {
+    let mut item = Vec::with_capacity(partial.len() + 64);
+    let list = match (call.dialect(), call.endpoint()) {
         (Dialect::OpenAi, Endpoint::Chat) | (Dialect::Anthropic, Endpoint::Messages) => {
-            ("messages", &|out| {
-                json::object(out, |message| {
-                    message.str("role", "assistant");
-                    message.str("content", partial);
-                });
-            })
+            json::object(&mut item, |message| {
+                message.str("role", "assistant");
+                message.str("content", partial);
+            });
+            "messages"
         }
-        (Dialect::Gemini, _) => ("contents", &|out| {
-            json::object(out, |content| {
+        (Dialect::Gemini, Endpoint::Generate | Endpoint::StreamGenerate) => {
+            json::object(&mut item, |content| {
                 content.str("role", "model");
                 content.arr("parts", |parts| parts.obj(|part| part.str("text", partial)));
             });
-        }),
+            "contents"
+        }
         _ => {
             return Err(Fault::new(
                 FaultKind::Untranslatable,
@@ -177,7 +180,7 @@ fn continuation(call: &Call, partial: &str) -> Result<Option<Edit>, Fault> {
     }
     let end = member.at.end - 1;
     let mut with = vec![b','];
-    item(&mut with);
+    with.append(&mut item);
     Ok(Some(Edit { at: end..end, with }))
 }
 
@@ -186,13 +189,26 @@ pub(super) fn translated(
     call: &Call,
     spec: &ProviderSpec,
     model: &str,
-    endpoint: Endpoint,
-    dialect: Dialect,
     options: PrepareOptions<'_>,
 ) -> Result<Written, Fault> {
-    let _ = (call, spec, model, endpoint, dialect, options);
-    Err(Fault::new(
-        FaultKind::Untranslatable,
-        "the provider speaks another dialect",
-    ))
+    if !call.endpoint().generates() {
+        let body = embeddings::request(call.endpoint(), call.body(), spec.dialect(), model)?;
+        return Ok(Written {
+            body: body.into(),
+            hide_usage: false,
+        });
+    }
+    let tree = json::parse(call.body())
+        .map_err(|_| Fault::new(FaultKind::NotJson, "the body is no JSON"))?;
+    let mut request = translation::read_request(call.endpoint(), &tree)?;
+    if let Some(partial) = options.continue_from {
+        request.say(Role::Assistant, vec![Part::Text(Text::new(partial))]);
+    }
+    // The caller's stream is written anew: what it did not ask for is not written.
+    let usage = call.include_usage() || options.count_usage || call.endpoint() != Endpoint::Chat;
+    let body = translation::write_request(&request, spec, model, usage)?;
+    Ok(Written {
+        body: body.into(),
+        hide_usage: false,
+    })
 }

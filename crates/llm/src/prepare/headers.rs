@@ -1,18 +1,18 @@
 //! Headers of a request to a provider: what the caller sent that is the provider's business, and the key.
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
     CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION,
     REFERER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
+use http::{HeaderMap, Method};
 
 use super::Back;
-use crate::Dialect;
 use crate::call::{BodyKind, Call};
 use crate::fault::{Fault, FaultKind};
 use crate::registry::{Auth, ProviderSpec, Secret};
+use crate::{Dialect, aws};
 
 /// What a caller's header may hold that is not for the provider: the caller's own key, what belongs to the connection, what
 /// says where the caller is.
@@ -122,19 +122,31 @@ pub(super) fn show(
         value.set_sensitive(true);
         Ok::<_, Fault>(value)
     };
-    match secret {
-        Secret::None => {}
-        Secret::Key(key) => match spec.row().auth {
-            Auth::Bearer | Auth::Aws => {
-                headers.insert(AUTHORIZATION, sensitive(&format!("Bearer {key}"))?);
-            }
-            Auth::Header(name) => {
-                headers.insert(HeaderName::from_static(name), sensitive(key)?);
-            }
-        },
-        Secret::Aws { .. } => {
-            let _ = (target, body, now_unix);
-            return Err(bad());
+    let Secret::Key(key) = secret else {
+        return Ok(());
+    };
+    if spec.row().auth == Auth::Aws
+        && let Ok(credentials) = aws::Credentials::parse(key)
+    {
+        return aws::sign(
+            &credentials,
+            &spec.region,
+            "bedrock",
+            &Method::POST,
+            spec.base_url.authority.as_str(),
+            target,
+            headers,
+            body,
+            now_unix,
+        )
+        .map_err(|_| Fault::new(FaultKind::Internal, "the request can't be signed"));
+    }
+    match spec.row().auth {
+        Auth::Bearer | Auth::Aws => {
+            headers.insert(AUTHORIZATION, sensitive(&format!("Bearer {key}"))?);
+        }
+        Auth::Header(name) => {
+            headers.insert(HeaderName::from_static(name), sensitive(key)?);
         }
     }
     Ok(())

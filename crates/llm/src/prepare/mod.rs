@@ -14,6 +14,7 @@ use http::{HeaderMap, Method};
 use crate::call::{BodyKind, Call};
 use crate::fault::{Fault, FaultKind};
 use crate::registry::{ProviderKind, ProviderSpec, Secret};
+use crate::translation::{Told, embeddings};
 use crate::{Dialect, Endpoint};
 
 /// What an attempt is prepared with, besides the provider and its key.
@@ -24,6 +25,8 @@ pub struct PrepareOptions<'a> {
     /// Have the provider report the usage of streams, also where the caller did not ask: for accounts and metrics. What was
     /// not asked for is kept from the caller.
     pub count_usage: bool,
+    /// Any number that other requests have not: for ids in translated answers where the provider gives none.
+    pub seed: u64,
     /// What the caller already has of an answer that broke off: the request asks to go on from there.
     pub continue_from: Option<&'a str>,
 }
@@ -59,6 +62,9 @@ pub struct Plan {
     /// The model as the provider knows it.
     pub(crate) model: String,
     pub(crate) created: u64,
+    pub(crate) seed: u64,
+    /// Embeddings: the caller wants base64.
+    pub(crate) base64: bool,
 }
 
 /// What the provider answers in.
@@ -80,6 +86,15 @@ impl Plan {
     pub fn model(&self) -> &str {
         &self.model
     }
+
+    pub(crate) fn told(&self) -> Told<'_> {
+        Told {
+            model: &self.model,
+            created: self.created,
+            include_usage: self.include_usage,
+            seed: self.seed,
+        }
+    }
 }
 
 impl Call {
@@ -100,9 +115,7 @@ impl Call {
         let stream = self.stream();
         let body::Written { body, hide_usage } = match back {
             Back::Same => body::same(self, spec, model, options)?,
-            Back::Other(endpoint, dialect) => {
-                body::translated(self, spec, model, endpoint, dialect, options)?
-            }
+            Back::Other(..) => body::translated(self, spec, model, options)?,
         };
         let endpoint = match back {
             Back::Same => self.endpoint(),
@@ -127,6 +140,10 @@ impl Call {
                 hide_usage,
                 model: model.to_owned(),
                 created: options.now_unix,
+                seed: options.seed,
+                base64: back != Back::Same
+                    && self.endpoint() == Endpoint::Embeddings
+                    && embeddings::wants_base64(self.body()),
             },
         })
     }

@@ -31,40 +31,19 @@ pub struct ProviderSpec {
 pub enum Secret<'a> {
     /// Nothing is shown: self-hosted servers.
     None,
-    /// A key, as the provider's table says; for vertex an access token.
+    /// The key as the configuration has it: shown as the provider's table says. For bedrock `ACCESS_KEY_ID:SECRET[:SESSION]`,
+    /// with which requests are signed, or an API key; for vertex an access token.
     Key(&'a str),
-    /// An AWS access key; requests are signed.
-    Aws {
-        /// `AKIA…`.
-        access_key: &'a str,
-        /// Its secret.
-        secret_key: &'a str,
-        /// Of temporary credentials.
-        session_token: Option<&'a str>,
-    },
 }
 
 impl<'a> Secret<'a> {
-    /// Reads a token of the configuration: `ACCESS_KEY_ID:SECRET[:SESSION]` for bedrock (anything else there is an API key),
-    /// the key itself for all others; empty is no key.
-    pub fn of(kind: ProviderKind, token: &'a str) -> Self {
+    /// Empty is no key.
+    pub fn of(token: &'a str) -> Self {
         if token.is_empty() {
-            return Self::None;
+            Self::None
+        } else {
+            Self::Key(token)
         }
-        if kind == ProviderKind::Bedrock
-            && let Some((access_key, rest)) = token.split_once(':')
-        {
-            let (secret_key, session_token) = match rest.split_once(':') {
-                Some((secret, session)) => (secret, Some(session)),
-                None => (rest, None),
-            };
-            return Self::Aws {
-                access_key,
-                secret_key,
-                session_token,
-            };
-        }
-        Self::Key(token)
     }
 }
 
@@ -73,7 +52,6 @@ impl std::fmt::Debug for Secret<'_> {
         f.write_str(match self {
             Self::None => "Secret::None",
             Self::Key(_) => "Secret::Key(…)",
-            Self::Aws { .. } => "Secret::Aws(…)",
         })
     }
 }
@@ -277,25 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_read_and_never_shown() {
-        let aws = Secret::of(ProviderKind::Bedrock, "AKIA:s3cret:sess");
-        assert!(matches!(
-            aws,
-            Secret::Aws {
-                access_key: "AKIA",
-                secret_key: "s3cret",
-                session_token: Some("sess")
-            }
-        ));
-        assert!(matches!(
-            Secret::of(ProviderKind::Bedrock, "ABSK123"),
-            Secret::Key("ABSK123")
-        ));
-        assert!(matches!(
-            Secret::of(ProviderKind::OpenAi, "a:b"),
-            Secret::Key("a:b")
-        ));
-        assert!(matches!(Secret::of(ProviderKind::OpenAi, ""), Secret::None));
-        assert!(!format!("{aws:?}").contains("s3cret"));
+    fn a_secret_is_never_shown() {
+        assert!(!format!("{:?}", Secret::of("s3cret")).contains("s3cret"));
+        assert!(matches!(Secret::of(""), Secret::None));
     }
 }

@@ -1,0 +1,96 @@
+//! The two ends of a translated stream: one reads the provider's frames, one writes the caller's.
+
+use super::{Confused, Told};
+use crate::ir::Event;
+use crate::json::{Json, parse};
+use crate::{Dialect, Endpoint, anthropic, bedrock, cohere, gemini, openai};
+
+/// Reads a provider's frames.
+#[derive(Debug)]
+pub(crate) enum Decoder {
+    OpenAi(openai::Decoder),
+    Anthropic(anthropic::Decoder),
+    Gemini(gemini::Decoder),
+    Cohere(cohere::Decoder),
+    Bedrock(bedrock::Decoder),
+}
+
+impl Decoder {
+    pub(crate) fn new(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::OpenAi => Self::OpenAi(openai::Decoder::default()),
+            Dialect::Anthropic => Self::Anthropic(anthropic::Decoder::default()),
+            Dialect::Gemini => Self::Gemini(gemini::Decoder::default()),
+            Dialect::Cohere => Self::Cohere(cohere::Decoder::default()),
+            Dialect::Bedrock => Self::Bedrock(bedrock::Decoder::default()),
+        }
+    }
+
+    /// A frame: its name, if it has one, and its data.
+    pub(crate) fn frame(
+        &mut self,
+        name: &[u8],
+        data: &[u8],
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Confused> {
+        if let Self::OpenAi(decoder) = self
+            && data.trim_ascii() == b"[DONE]"
+        {
+            decoder.done(sink);
+            return Ok(());
+        }
+        let tree: Json<'_> = parse(data).map_err(|_| Confused)?;
+        match self {
+            Self::OpenAi(decoder) => decoder.frame(&tree, sink),
+            Self::Anthropic(decoder) => decoder.frame(&tree, sink),
+            Self::Gemini(decoder) => decoder.frame(&tree, sink),
+            Self::Cohere(decoder) => decoder.frame(&tree, sink),
+            Self::Bedrock(decoder) => decoder.frame(name, &tree, sink),
+        }
+    }
+
+    /// The stream may end here though its end was not told.
+    pub(crate) fn may_end(&self) -> bool {
+        match self {
+            Self::OpenAi(decoder) => decoder.may_end(),
+            Self::Anthropic(decoder) => decoder.may_end(),
+            Self::Gemini(decoder) => decoder.may_end(),
+            Self::Cohere(decoder) => decoder.may_end(),
+            Self::Bedrock(decoder) => decoder.may_end(),
+        }
+    }
+}
+
+/// Writes a caller's frames.
+#[derive(Debug)]
+pub(crate) enum Encoder {
+    Chat(openai::ChatStream),
+    Responses(Box<openai::ResponsesStream>),
+    Completions(openai::CompletionsStream),
+    Messages(anthropic::MessagesStream),
+    Gemini(gemini::GeminiStream),
+}
+
+impl Encoder {
+    pub(crate) fn new(endpoint: Endpoint, told: &Told<'_>) -> Self {
+        match endpoint {
+            Endpoint::Responses => Self::Responses(Box::new(openai::ResponsesStream::new(told))),
+            Endpoint::Completions => Self::Completions(openai::CompletionsStream::new(told)),
+            Endpoint::Messages => Self::Messages(anthropic::MessagesStream::new(told)),
+            Endpoint::Generate | Endpoint::StreamGenerate => {
+                Self::Gemini(gemini::GeminiStream::new(told))
+            }
+            _ => Self::Chat(openai::ChatStream::new(told)),
+        }
+    }
+
+    pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::Chat(stream) => stream.event(event, out),
+            Self::Responses(stream) => stream.event(event, out),
+            Self::Completions(stream) => stream.event(event, out),
+            Self::Messages(stream) => stream.event(event, out),
+            Self::Gemini(stream) => stream.event(event, out),
+        }
+    }
+}

@@ -107,11 +107,25 @@ proptest! {
 
 #[test]
 fn weights_hold_while_everybody_is_idle() {
-    let mut bench = Bench::new(policy(Balance::default()), weighted(&[6, 3, 1]));
-    let got = one_by_one(&mut bench, 10_000, |_, chance| nearly_steady(chance));
-    for (member, want) in [(0, 0.6), (1, 0.3), (2, 0.1)] {
-        let share = share(&got, member);
-        assert!((share - want).abs() < 0.03, "{share} for {want}");
+    // Three are all looked at; of thirty, two.
+    for (balance, sizes) in [
+        (Balance::default(), &[1][..]),
+        (Balance::LeastRequest, &[1, 10]),
+    ] {
+        for &each in sizes {
+            let weights: Vec<u32> = [6, 3, 1].iter().flat_map(|w| vec![*w; each]).collect();
+            let mut bench = Bench::new(policy(balance.clone()), weighted(&weights));
+            let got = one_by_one(&mut bench, 10_000, |_, chance| nearly_steady(chance));
+            for (group, want) in [(0, 0.6), (1, 0.3), (2, 0.1)] {
+                let members = group * each as u32..(group + 1) * each as u32;
+                let share: f64 = members.map(|m| share(&got, m)).sum();
+                assert!(
+                    (share - want).abs() < 0.03,
+                    "{}, {each} of each weight: {share} for {want}",
+                    balance.name()
+                );
+            }
+        }
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! Few members are all looked at, many by two random ones (power of two choices, Mitzenmacher 2001).
 //!
+//! Least request keeps to the weights whatever the load: what is compared is the requests in flight per weight, and among members that
+//! are alike in it (idle ones, mostly) the choice is by chance in proportion to the weights; of many, the two that are compared are drawn
+//! in that proportion. Comparing (requests + 1) / weight would give everything to the heaviest as long as it is idle. (Envoy's least
+//! request with unequal weights draws by weight / (requests + 1).)
+//!
 //! The average latency is a measurement: it differs between equal members, and the one that happens to look fastest
 //! must not get every request until its next slow answer. So the full scan of peak EWMA gives everybody a chance that
 //! falls steeply with the cost: latencies within [`SLACK`] of the least count as equal, one that is several times
@@ -11,6 +16,7 @@
 //! compared by a cost that its small weight makes high, it would get nothing as long as anybody else is idle, and
 //! compared by its few requests in flight, far too much when all are busy.
 
+use super::cycle::Shares;
 use super::{Ask, Entry, TRIES};
 use crate::rng::Rng;
 
@@ -20,6 +26,9 @@ const SLACK: f64 = 1.5;
 const LATENCY_POWER: i32 = 4;
 /// How steeply it falls with the load.
 const LOAD_POWER: i32 = 8;
+
+/// Loads that differ by less than this part are equal.
+const EQUAL: f64 = 1e-6;
 
 /// What is compared.
 #[derive(Clone, Copy, PartialEq)]
@@ -34,6 +43,8 @@ pub(crate) struct ByCost {
     cost: Cost,
     /// Up to so many members are all looked at.
     full_scan: usize,
+    /// Shares by weight, for drawing two to compare; unless all are alike.
+    shares: Option<Shares>,
     /// Members in their slow start, with the upper ends of their shares of all requests.
     ramping: Box<[(f64, usize)]>,
 }
@@ -44,9 +55,19 @@ fn load<T>(entry: &Entry<T>) -> f64 {
     f64::from(entry.member.hot.inflight()) * f64::from(entry.inverse_weight) + 1.0
 }
 
+/// Weight in force, in the mean weight of the group.
+#[inline]
+fn weight<T>(entry: &Entry<T>) -> f64 {
+    1.0 / f64::from(entry.inverse_weight)
+}
+
 impl ByCost {
-    pub(crate) fn new<T>(cost: Cost, full_scan: usize, entries: &[Entry<T>]) -> ByCost {
-        let weight = |e: &Entry<T>| 1.0 / f64::from(e.inverse_weight);
+    pub(crate) fn new<T>(
+        cost: Cost,
+        full_scan: usize,
+        shares: Shares,
+        entries: &[Entry<T>],
+    ) -> ByCost {
         let sum: f64 = entries.iter().map(weight).sum();
         let mut end = 0.0;
         let mut ramping = Vec::new();
@@ -57,6 +78,7 @@ impl ByCost {
         ByCost {
             cost,
             full_scan,
+            shares: Some(shares).filter(|shares| cost == Cost::Requests && !shares.even()),
             ramping: ramping.into(),
         }
     }
@@ -73,11 +95,29 @@ impl ByCost {
         }
     }
 
-    /// For comparing two, or all of them exactly.
+    /// For comparing two.
     #[inline]
     fn cost<T>(&self, entry: &Entry<T>, ask: &Ask) -> f64 {
-        let waiting = f64::from(entry.member.hot.inflight() + 1);
-        self.latency(entry, ask) * waiting * f64::from(entry.inverse_weight)
+        match self.cost {
+            Cost::Requests => load(entry),
+            Cost::Wait => {
+                let waiting = f64::from(entry.member.hot.inflight() + 1);
+                self.latency(entry, ask) * waiting * f64::from(entry.inverse_weight)
+            }
+        }
+    }
+
+    /// Two to compare.
+    #[inline]
+    fn two(&self, count: u32, rng: &mut impl Rng) -> (usize, usize) {
+        if let Some(shares) = &self.shares {
+            return (shares.at_random(rng), shares.at_random(rng));
+        }
+        let bits = rng.next_u64();
+        let first = ((bits >> 32) * u64::from(count)) >> 32;
+        let mut second = ((bits & 0xFFFF_FFFF) * u64::from(count - 1)) >> 32;
+        second += u64::from(second >= first);
+        (first as usize, second as usize)
     }
 
     /// Index of the chosen entry, or `None` if none is eligible.
@@ -131,11 +171,7 @@ impl ByCost {
         let count = entries.len() as u32;
         if entries.len() > self.full_scan && count > 1 {
             for _ in 0..TRIES {
-                let bits = rng.next_u64();
-                let first = ((bits >> 32) * u64::from(count)) >> 32;
-                let mut second = ((bits & 0xFFFF_FFFF) * u64::from(count - 1)) >> 32;
-                second += u64::from(second >= first);
-                let (first, second) = (first as usize, second as usize);
+                let (first, second) = self.two(count, rng);
                 let (a, b) = (entries.get(first)?, entries.get(second)?);
                 match (eligible(a), eligible(b)) {
                     (true, true) => {
@@ -150,7 +186,7 @@ impl ByCost {
         }
         let all = entries.iter().enumerate().filter(|(_, e)| eligible(e));
         match self.cost {
-            Cost::Requests => cheapest(all.map(|(i, e)| (i, self.cost(e, ask))), rng),
+            Cost::Requests => cheapest(all.map(|(i, e)| (i, load(e), weight(e))), rng),
             Cost::Wait => {
                 let least = all
                     .clone()
@@ -172,18 +208,24 @@ fn chance(load: f64, latency: f64) -> f64 {
     ((latency / SLACK).max(1.0).powi(LATENCY_POWER) * load.powi(LOAD_POWER)).recip()
 }
 
-/// The cheapest. Among equals one at random, each with the same chance: the first seen would inherit from its neighbour.
-fn cheapest(costs: impl Iterator<Item = (usize, f64)>, rng: &mut impl Rng) -> Option<usize> {
+/// The cheapest. Among equals one at random, in proportion to the weights: the first seen would inherit from its neighbour.
+fn cheapest(costs: impl Iterator<Item = (usize, f64, f64)>, rng: &mut impl Rng) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
-    let mut equals = 0;
-    for (i, cost) in costs {
+    let mut equals = 0.0;
+    for (i, cost, weight) in costs {
         match best {
-            Some((_, least)) if cost > least => continue,
-            Some((_, least)) if cost == least => equals += 1,
-            _ => equals = 1,
-        }
-        if equals == 1 || rng.below(equals) == 0 {
-            best = Some((i, cost));
+            // Products of fractions: the last digits mean nothing.
+            Some((_, least)) if cost > least * (1.0 + EQUAL) => continue,
+            Some((_, least)) if cost >= least * (1.0 - EQUAL) => {
+                equals += weight;
+                if rng.unit() * equals < weight {
+                    best = Some((i, least));
+                }
+            }
+            _ => {
+                equals = weight;
+                best = Some((i, cost));
+            }
         }
     }
     best.map(|(i, _)| i)

@@ -1,6 +1,9 @@
 """Where endpoints come from, and who finds out that one is unwell."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 
@@ -135,12 +138,27 @@ def test_a_listener_registers_itself_and_leaves_while_draining(tidegate, server,
     with gateway.client() as client:
         client.send_request("GET", "/")
         until(lambda: behind.requests)
-        import signal
-
         gateway.process.signal(signal.SIGTERM)
         until(lambda: not consul.instances("gateway"), 10, "deregistered while a request is still in flight")
         assert gateway.process.running()
     gateway.process.wait(20)
+
+
+def test_a_catalogue_that_does_not_answer_takes_no_more_than_the_grace(tidegate, server, consul):
+    gateway = tidegate(simple(server()), start=False)
+    register = {"consul": {"address": consul.url, "service": "gateway"}}
+    main = {"name": "main", "address": f"127.0.0.1:{gateway.port}", "register": register}
+    gateway.write({**simple(server()), "listeners": [main], "shutdown": {"grace": "600ms"}})
+    gateway.start()
+    until(lambda: consul.instances("gateway"), what="registered")
+    os.kill(consul.process.popen.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert gateway.stop() == 0
+        # Giving up by itself takes 4 s.
+        assert time.monotonic() - began < 3
+    finally:
+        os.kill(consul.process.popen.pid, signal.SIGCONT)
 
 
 # --- active health checks -------------------------------------------------------------------------

@@ -8,7 +8,7 @@ use tidegate_core::{MemberState, MemberStatus, Scope};
 
 use crate::Handle;
 use crate::snapshot::Snapshot;
-use crate::stats::{AttemptKind, TrafficTotal};
+use crate::stats::{AttemptKind, LimitKind, TrafficTotal};
 use crate::upstream::Upstream;
 use crate::view::{
     ConfigView, EventView, Family, Kind, ListenerView, MemberView, Readiness, RouteView, Sample,
@@ -200,12 +200,12 @@ impl Handle {
             Kind::Counter,
         );
         for (route, counts) in stats.all_limits() {
-            for (decision, n) in [
-                ("ok", &counts.ok),
-                ("over_limit", &counts.over),
-                ("too_many_in_flight", &counts.busy),
+            for (decision, kind) in [
+                ("ok", LimitKind::Ok),
+                ("over_limit", LimitKind::Over),
+                ("too_many_in_flight", LimitKind::Busy),
             ] {
-                let n = n.load(Relaxed);
+                let n = counts.total(kind);
                 if n > 0 {
                     limits.samples.push(number(
                         vec![("route", route.clone()), ("decision", decision.into())],

@@ -53,6 +53,10 @@ impl LimitKey {
     /// The request's count, as a keyed 64-bit hash that holds for this process only. None if a part is missing: such a
     /// request is not limited, as a rate limit service does not match a descriptor that was not sent.
     pub fn extract(&self, request: &RequestView<'_>) -> Option<u64> {
+        if self.parts.is_empty() {
+            // One key for everybody.
+            return Some(0);
+        }
         let mut hasher = KEYED.build_hasher();
         for part in &self.parts {
             // Byte slices hash with their length, so that parts cannot run into each other.

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use crate::builtin::Builtin;
 use crate::down::Down;
 use crate::limits::Busy;
 use crate::snapshot::RouteState;
+use crate::stats::LimitKind;
 use crate::worker::Worker;
 
 /// Times that one request may pass through this instance before it is taken for a loop.
@@ -104,7 +104,7 @@ pub(crate) fn plan(
         None => request
             .headers
             .get(HOST)
-            .and_then(|h| h.to_str().ok())
+            .and_then(|h| std::str::from_utf8(h.as_bytes()).ok())
             .map_or("", without_port),
     };
     let view = RequestView {
@@ -221,9 +221,10 @@ fn caller_of(context: Context<'_>, request: &mut Incoming) -> (Option<IpAddr>, S
 
 /// The host of a `Host` field.
 fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
+    let bytes = host.as_bytes();
+    match bytes.iter().rposition(|b| *b == b':') {
         // The colon of a port comes after the bracket of a literal v6 address.
-        Some(at) if !host[at..].contains(']') => &host[..at],
+        Some(at) if !bytes[at..].contains(&b']') => &host[..at],
         _ => host,
     }
 }
@@ -246,7 +247,7 @@ fn limits(
     {
         let decision = limiter.check(key, worker.now());
         if !decision.allowed {
-            state.limits.over.fetch_add(1, Ordering::Relaxed);
+            state.limits.count(worker.index, LimitKind::Over);
             return Err(Problem {
                 retry_after: decision.retry_after,
                 limit: Some(decision),
@@ -258,7 +259,7 @@ fn limits(
                 )
             });
         }
-        state.limits.ok.fetch_add(1, Ordering::Relaxed);
+        state.limits.count(worker.index, LimitKind::Ok);
     }
     if let (Some(limiter), Some(limit)) = (&state.concurrency, &state.route.concurrency)
         && let Some(key) = limit.key.extract(view)
@@ -266,7 +267,7 @@ fn limits(
         return match limiter.try_enter(key) {
             Some(permit) => Ok(Some(permit)),
             None => {
-                state.limits.busy.fetch_add(1, Ordering::Relaxed);
+                state.limits.count(worker.index, LimitKind::Busy);
                 Err(Problem::new(
                     StatusCode::TOO_MANY_REQUESTS,
                     GrpcStatus::ResourceExhausted,

@@ -216,14 +216,46 @@ impl Attempts {
 }
 
 /// Decisions of one route's limits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Limits {
+    workers: usize,
+    /// Made with the first decision: most routes have no limits.
+    shards: OnceLock<Box<[LimitShard]>>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct LimitShard {
+    counts: [AtomicU64; 3],
+}
+
+/// What a limit decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LimitKind {
     /// Let through by the rate limit.
-    pub(crate) ok: AtomicU64,
+    Ok,
     /// Refused by the rate limit.
-    pub(crate) over: AtomicU64,
+    Over,
     /// Refused by the concurrency limit.
-    pub(crate) busy: AtomicU64,
+    Busy,
+}
+
+impl Limits {
+    pub(crate) fn count(&self, worker: usize, kind: LimitKind) {
+        let shards = self
+            .shards
+            .get_or_init(|| (0..self.workers).map(|_| LimitShard::default()).collect());
+        bump(&shards[worker].counts[kind as usize], 1);
+    }
+
+    pub(crate) fn total(&self, kind: LimitKind) -> u64 {
+        self.shards
+            .get()
+            .into_iter()
+            .flatten()
+            .map(|s| s.counts[kind as usize].load(Relaxed))
+            .sum()
+    }
 }
 
 /// Things counted once for the process; rare enough to be shared.
@@ -274,7 +306,12 @@ impl Registry {
     pub(crate) fn limits(&self, route: &str) -> Arc<Limits> {
         locked(&self.limits)
             .entry(route.to_owned())
-            .or_default()
+            .or_insert_with(|| {
+                Arc::new(Limits {
+                    workers: self.workers,
+                    shards: OnceLock::new(),
+                })
+            })
             .clone()
     }
 

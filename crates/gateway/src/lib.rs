@@ -8,6 +8,7 @@
 
 mod access;
 mod builtin;
+mod clock;
 mod control;
 mod down;
 mod events;

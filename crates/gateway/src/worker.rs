@@ -18,9 +18,10 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::access::AccessLog;
+use crate::clock;
 use crate::events::Events;
 use crate::io::Raw;
-use crate::io::buffer::trim_spares;
+use crate::io::spare;
 use crate::io::turn::flush_dirty;
 use crate::listener::{ListenerState, OpenConnection};
 use crate::serve;
@@ -50,7 +51,8 @@ impl Shared {
     /// The engine's time.
     pub(crate) fn now(&self) -> core::Time {
         let (start, epoch) = self.origin;
-        core::Time(epoch + start.elapsed().as_nanos() as u64)
+        let since = clock::now().saturating_duration_since(start);
+        core::Time(epoch + since.as_nanos() as u64)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -339,7 +341,7 @@ impl Worker {
         // Idle upstream connections want no more than a look a second.
         if now.duration_since(self.swept.get()).as_millis() >= 1000 {
             self.swept.set(now);
-            trim_spares();
+            spare::trim();
             let all: Vec<_> = self.conns.borrow().values().cloned().collect();
             for conns in all {
                 conns.sweep(now);

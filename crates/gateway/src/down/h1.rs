@@ -13,8 +13,8 @@ use tidegate_wire::h1::{
 };
 
 use super::{DownError, Part};
-use crate::io::Transport;
 use crate::io::buffer::{ReadBuf, WriteBuf};
+use crate::io::{Transport, spare};
 use crate::worker::Shared;
 
 /// Bytes of a following request read while an answer is under way; more is left in the socket.
@@ -230,6 +230,7 @@ impl H1Exchange {
             self.keep_alive,
             extras,
         );
+        spare::put_map(headers);
         if end {
             self.finish(None);
         }

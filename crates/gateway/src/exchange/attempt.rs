@@ -16,6 +16,7 @@ use super::race::{Contender, Raced};
 use super::relay::Fault;
 use super::source::{Cursor, Source, SourceError};
 use super::timer::{Timer, rest};
+use crate::clock;
 use crate::down::{Down, DownError};
 use crate::snapshot::{RouteState, Snapshot};
 use crate::stats::{AttemptKind, Attempts, Traffic};
@@ -205,7 +206,7 @@ impl Loop<'_, '_> {
                 }
                 counts.count(self.worker.index, AttemptKind::Retry);
                 if let Some(pause) = pause
-                    && rest(Instant::now() + pause, self.down).await.is_err()
+                    && rest(clock::now() + pause, self.down).await.is_err()
                 {
                     return Err((Lost::Gone, at));
                 }
@@ -251,9 +252,7 @@ impl Loop<'_, '_> {
     }
 
     fn in_time(&self, pause: Duration) -> bool {
-        self.deadline
-            .at
-            .is_none_or(|at| Instant::now() + pause < at)
+        self.deadline.at.is_none_or(|at| clock::now() + pause < at)
     }
 }
 

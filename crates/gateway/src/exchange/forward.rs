@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use tidegate_core::{FailureKind, NoPick, Time, Verdict};
 use tidegate_wire::grpc::{self, GrpcStatus};
 use tidegate_wire::h1::BodyLength;
-use tidegate_wire::headers::Scheme;
+use tidegate_wire::headers::{REQUEST_ID, Scheme};
 
 use super::attempt::{Deadline, Loop, Lost, Won, count};
 use super::plan::{Plan, fail};
@@ -22,7 +22,9 @@ use super::source::Source;
 use super::timer::{Gone, Timer, rest};
 use super::websocket::{self, Handshake};
 use super::{Context, Incoming, Running, head, mirror, outcome, tunnel};
+use crate::clock;
 use crate::down::Down;
+use crate::io::spare;
 use crate::snapshot::RouteState;
 use crate::up::{OutRequest, UpError};
 
@@ -60,20 +62,20 @@ pub(crate) async fn forward(
         if let Err(lost) = injected(started + delay, deadline, down).await {
             return Box::pin(lose(context, lost, down, running)).await;
         }
-        watch.set(route.idle_timeout.map(|t| Instant::now() + t));
+        watch.set(route.idle_timeout.map(|t| clock::now() + t));
     }
-    running.report.request_id = Some(head::request(
+    head::request(
         &mut request.headers,
         request.version,
         request.upgrade,
         worker,
-    ));
+    );
+    if running.logged {
+        running.report.request_id = request.headers.get(&REQUEST_ID).cloned();
+    }
     let mut out = outgoing(context, &state, request, path);
     if is_grpc && let Some(at) = deadline.at {
-        head::shorten_deadline(
-            &mut out.headers,
-            at.saturating_duration_since(Instant::now()),
-        );
+        head::shorten_deadline(&mut out.headers, at.saturating_duration_since(clock::now()));
     }
     let limit = route
         .body_bytes
@@ -124,6 +126,7 @@ pub(crate) async fn forward(
             Box::pin(lose(context, lost, down, running)).await;
         }
     }
+    spare::put_map(out.headers);
 }
 
 /// Waits for the end of an injected delay: not beyond the deadline, and not for a caller who has left.
@@ -264,7 +267,7 @@ async fn relay(
     let idle = state.route.idle_timeout;
     if latency > LONG {
         // A head is a sign of life too.
-        watch.set(idle.map(|t| Instant::now() + t));
+        watch.set(idle.map(|t| clock::now() + t));
     }
 
     if switched {
@@ -309,7 +312,7 @@ async fn relay(
         let mut moved = false;
         let polled = answer.poll(&mut up, down, &mut source, &mut cursor, &mut moved, cx);
         if moved && polled.is_pending() {
-            watch.set(idle.map(|t| Instant::now() + t));
+            watch.set(idle.map(|t| clock::now() + t));
         }
         polled.map(Some)
     })

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode, Version};
 use tidegate_core::Rng;
-use tidegate_wire::headers::{TracePolicy, propagate_trace, request_id, strip_hop_by_hop};
+use tidegate_wire::headers::{TracePolicy, ensure_request_id, propagate_trace, strip_hop_by_hop};
 use tidegate_wire::{grpc, h1};
 
 use crate::worker::Worker;
@@ -15,19 +15,12 @@ static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Prepares the caller's header fields for the endpoint: hop-by-hop fields out, `via`, request id and trace context in.
 /// The forwarding fields have been written before routing, which asks for the caller's address.
-///
-/// Gives the request id.
-pub(crate) fn request(
-    headers: &mut HeaderMap,
-    version: Version,
-    upgrade: bool,
-    worker: &Worker,
-) -> HeaderValue {
+pub(crate) fn request(headers: &mut HeaderMap, version: Version, upgrade: bool, worker: &Worker) {
     strip_hop_by_hop(headers, upgrade);
     worker.shared.via.append(headers, version);
     let mut rng = worker.rng.borrow_mut();
     let fresh = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
-    let id = request_id(headers, fresh);
+    ensure_request_id(headers, fresh);
     if headers.contains_key(&TRACEPARENT) {
         let policy = TracePolicy {
             trace_id: u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()),
@@ -39,7 +32,6 @@ pub(crate) fn request(
         // Means nothing without its parent.
         headers.remove(&TRACESTATE);
     }
-    id
 }
 
 /// Prepares an endpoint's answer for the caller.

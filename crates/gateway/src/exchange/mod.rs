@@ -27,6 +27,7 @@ use tidegate_wire::grpc;
 use tidegate_wire::h1::BodyLength;
 use tidegate_wire::headers::{Peer, Scheme};
 
+use crate::clock;
 use crate::down::Down;
 use crate::listener::ListenerState;
 use crate::snapshot::Snapshot;
@@ -86,7 +87,7 @@ pub(crate) struct Report {
     pub(crate) attempts: u32,
     pub(crate) bytes_up: u64,
     pub(crate) bytes_down: u64,
-    /// Given by the caller or made here; none when nothing went on.
+    /// Given by the caller or made here; none when nothing went on or nobody wants to know.
     pub(crate) request_id: Option<http::HeaderValue>,
 }
 
@@ -94,6 +95,8 @@ pub(crate) struct Report {
 pub(crate) struct Running<'a> {
     context: Context<'a>,
     traffic: Option<Arc<Traffic>>,
+    /// A line of the access log will be made of the report.
+    pub(crate) logged: bool,
     pub(crate) report: Report,
 }
 
@@ -102,6 +105,7 @@ impl<'a> Running<'a> {
         Self {
             context,
             traffic: None,
+            logged: false,
             report: Report::default(),
         }
     }
@@ -158,12 +162,13 @@ pub(crate) async fn handle(
         snapshot: &snapshot,
         caller,
         watch,
-        started: Instant::now(),
+        started: clock::now(),
         is_grpc,
         is_head: request.method == Method::HEAD,
     };
     let line = worker.shared.access.begin(&request, caller);
     let mut running = Running::new(context);
+    running.logged = line.is_some();
     match plan::plan(context, &mut request, &mut running) {
         Ok(plan) => forward::forward(context, plan, request, down, &mut running).await,
         Err(instead) => plan::answer(context, *instead, down, &mut running).await,

@@ -19,6 +19,7 @@ use super::attempt::{Loop, Planned, Won, count};
 use super::outcome;
 use super::relay::{self, Fault};
 use super::source::{Cursor, Source};
+use crate::clock;
 use crate::down::Down;
 use crate::stats::AttemptKind;
 use crate::up::conns::{Place, Placing};
@@ -64,7 +65,7 @@ impl Contender {
             false if upgrade => Protocol::Http1,
             false => Protocol::Auto,
         };
-        let started = Instant::now();
+        let started = clock::now();
         let at_hand = match upgrade {
             true => None,
             false => conns.try_place(wanted),
@@ -158,7 +159,7 @@ impl Contender {
         let status = response.status.as_u16();
         let code = outcome::grpc_code(&response.headers).filter(|_| grpc);
         if outcome::is_overload(status, code) {
-            let latency = Some(self.started.elapsed());
+            let latency = Some(clock::since(self.started));
             self.pick.overloaded(latency, worker.now());
         }
         let verdict = outcome::verdict(status, code);
@@ -174,7 +175,7 @@ impl Contender {
 
     fn judged(self, worker: &Worker, planned: &Planned, verdict: Verdict) -> Stage {
         count(&planned.upstream.attempts, worker.index, &verdict);
-        let latency = Some(self.started.elapsed());
+        let latency = Some(clock::since(self.started));
         self.pick.finish(verdict, latency, worker.now());
         self.stage
     }
@@ -192,7 +193,7 @@ impl Contender {
                 cursor: self.cursor,
                 response,
                 pick: self.pick,
-                latency: self.started.elapsed(),
+                latency: clock::since(self.started),
                 upstream: planned.upstream.clone(),
                 traffic: planned.traffic.clone(),
                 permit,
@@ -264,7 +265,7 @@ impl Loop<'_, '_> {
                 let Some(per_try) = running.iter().filter_map(|c| c.per_try).min() else {
                     break;
                 };
-                if per_try > Instant::now() {
+                if per_try > clock::now() {
                     break;
                 }
                 let late = running
@@ -280,7 +281,7 @@ impl Loop<'_, '_> {
                 }
             }
             if let (Some(at), Some(h)) = (hedge_at, hedge)
-                && Instant::now() >= at
+                && clock::now() >= at
             {
                 hedge_at = None;
                 // Two that read from a caller who still sends would each get a part of it once more comes than is kept.
@@ -290,13 +291,13 @@ impl Loop<'_, '_> {
                         running.push(contender);
                         cx.waker().wake_by_ref();
                     }
-                    hedge_at = (made < h.attempts).then(|| Instant::now() + h.delay);
+                    hedge_at = (made < h.attempts).then(|| clock::now() + h.delay);
                 }
             }
             if self.source.taken() != taken {
                 // An upload that moves is not idle, however long it takes.
                 let idle = self.state.route.idle_timeout;
-                self.watch.set(idle.map(|t| Instant::now() + t));
+                self.watch.set(idle.map(|t| clock::now() + t));
             }
             let wake_at = running
                 .iter()

@@ -4,13 +4,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use smallvec::SmallVec;
 
 use crate::down::{Down, DownError, Part};
 
 /// The body and what is kept of it.
 #[derive(Debug)]
 pub(crate) struct Source {
-    kept: Vec<Bytes>,
+    /// One piece for most requests that have a body at all: no allocation.
+    kept: SmallVec<[Bytes; 1]>,
     kept_bytes: usize,
     limit: usize,
     /// More went by than is kept: no other attempt can be made.
@@ -44,7 +46,7 @@ impl Source {
     /// `limit` bytes are kept for further attempts.
     pub(crate) fn new(limit: usize, max: u64, empty: bool) -> Self {
         Self {
-            kept: Vec::new(),
+            kept: SmallVec::new(),
             kept_bytes: 0,
             limit,
             spilled: false,
@@ -76,7 +78,7 @@ impl Source {
         if !self.complete {
             self.spilled = true;
         }
-        self.kept = self.kept.split_off(cursor.at.min(self.kept.len()));
+        self.kept.drain(..cursor.at.min(self.kept.len()));
         cursor.at = 0;
     }
 
@@ -132,7 +134,7 @@ impl Source {
         }
         if self.kept_bytes + data.len() > self.limit {
             self.spilled = true;
-            self.kept = Vec::new();
+            self.kept = SmallVec::new();
             return;
         }
         self.kept_bytes += data.len();

@@ -3,10 +3,11 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clock;
 use crate::down::{Down, Part};
 use crate::up::Up;
 use crate::watch::Watch;
@@ -41,7 +42,7 @@ pub(crate) async fn tunnel(
             return Poll::Ready(());
         }
         if before != (moved.up, moved.down) {
-            watch.set(idle.map(|t| Instant::now() + t));
+            watch.set(idle.map(|t| clock::now() + t));
         }
         Poll::Pending
     })

@@ -1,6 +1,5 @@
 //! What is to be written to an HTTP/1.1 connection: heads and small pieces gathered, large pieces kept as they are.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,6 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::spare;
 
 /// Pieces up to this size are copied behind what is already there: cheaper than one more slice in the system call.
 const COPY: usize = 4 * 1024;
@@ -31,14 +32,16 @@ impl WriteBuf {
     /// The growing end, for encoders that append.
     pub(crate) fn tail(&mut self) -> &mut BytesMut {
         if self.tail.capacity() == 0 {
-            self.tail = take_spare();
+            self.tail = spare::take_buffer();
         }
         &mut self.tail
     }
 
     pub(crate) fn push(&mut self, data: Bytes) {
         if data.len() <= COPY {
-            self.tail.extend_from_slice(&data);
+            if !data.is_empty() {
+                self.tail().extend_from_slice(&data);
+            }
             return;
         }
         if !self.tail.is_empty() {
@@ -79,8 +82,12 @@ impl WriteBuf {
         if self.queue.capacity() > 0 {
             self.queue = VecDeque::new();
         }
+        self.give_tail_back();
+    }
+
+    fn give_tail_back(&mut self) {
         if self.tail.capacity() > 0 {
-            put_spare(std::mem::take(&mut self.tail));
+            spare::put_buffer(std::mem::take(&mut self.tail));
         }
     }
 
@@ -111,6 +118,8 @@ impl WriteBuf {
             self.wrote = true;
             self.advance(n);
         }
+        // Whoever writes next has it, warm; this message may be written for long.
+        self.give_tail_back();
         Pin::new(io).poll_flush(cx)
     }
 
@@ -131,43 +140,8 @@ impl WriteBuf {
     }
 }
 
-/// Smallest and largest read.
-const READ_MIN: usize = 8 * 1024;
+/// Largest read.
 const READ_MAX: usize = 128 * 1024;
-
-/// Buffers that a worker keeps for the next exchange, of [`READ_MIN`] each.
-const SPARE: usize = 64;
-
-thread_local! {
-    /// Buffers given back by parked connections: an exchange takes one, and asking the allocator twice a request costs more.
-    static SPARES: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Buffers that stay when a worker is idle.
-const IDLE_SPARE: usize = 8;
-
-/// Gives back most of the buffers kept for the next exchange; a busy worker has them again at once. Called each second.
-pub(crate) fn trim_spares() {
-    SPARES.with_borrow_mut(|spares| spares.truncate(IDLE_SPARE));
-}
-
-fn take_spare() -> BytesMut {
-    SPARES
-        .with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| BytesMut::with_capacity(READ_MIN))
-}
-
-fn put_spare(mut buffer: BytesMut) {
-    buffer.clear();
-    // Only a buffer that nobody else holds a piece of, and of the usual size.
-    if buffer.try_reclaim(READ_MIN) && buffer.capacity() <= 2 * READ_MIN {
-        SPARES.with_borrow_mut(|spares| {
-            if spares.len() < SPARE {
-                spares.push(buffer);
-            }
-        });
-    }
-}
 
 /// Bytes read and not yet understood. Reads grow while they fill the buffer, so that a gigabyte costs few calls and an idle or small
 /// exchange little memory.
@@ -181,7 +155,7 @@ impl Default for ReadBuf {
     fn default() -> Self {
         Self {
             bytes: BytesMut::new(),
-            size: READ_MIN,
+            size: spare::BUFFER,
         }
     }
 }
@@ -193,17 +167,26 @@ impl ReadBuf {
         io: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = take_spare();
+        let fresh = self.bytes.capacity() == 0;
+        if fresh {
+            self.bytes = spare::take_buffer();
         }
         if self.bytes.capacity() - self.bytes.len() < self.size / 2 {
             self.bytes.reserve(self.size);
         }
         let room = self.bytes.capacity() - self.bytes.len();
-        let n = {
+        let read = {
             let read = std::pin::pin!(io.read_buf(&mut self.bytes));
-            ready!(std::future::Future::poll(read, cx))?
+            std::future::Future::poll(read, cx)
         };
+        let Poll::Ready(read) = read else {
+            // While one waits for its peer, others can use the buffer.
+            if fresh {
+                spare::put_fresh_buffer(std::mem::take(&mut self.bytes));
+            }
+            return Poll::Pending;
+        };
+        let n = read?;
         if n == room && self.size < READ_MAX {
             self.size *= 2;
         }
@@ -213,8 +196,10 @@ impl ReadBuf {
     /// Gives the memory back; only when nothing is buffered.
     pub(crate) fn release(&mut self) {
         debug_assert!(self.bytes.is_empty());
-        put_spare(std::mem::take(&mut self.bytes));
-        self.size = READ_MIN;
+        if self.bytes.capacity() > 0 {
+            spare::put_buffer(std::mem::take(&mut self.bytes));
+        }
+        self.size = spare::BUFFER;
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod buffer;
 pub(crate) mod flood;
 pub(crate) mod pulse;
 pub(crate) mod raw;
+pub(crate) mod spare;
 pub(crate) mod transport;
 pub(crate) mod turn;
 pub(crate) mod window;

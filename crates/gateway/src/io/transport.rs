@@ -18,6 +18,11 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
+    /// Whether [`Transport::poll_read_ready`] alone says that nothing can be read: TLS may hold plain text back.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Transport::Plain(_))
+    }
+
     /// Ready once a read may give something. Valid after a read has returned pending: TLS then holds no plain text back.
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

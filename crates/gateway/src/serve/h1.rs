@@ -6,16 +6,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tidegate_wire::grpc::http_to_grpc_status;
 use tidegate_wire::h1::{HeadReader, RequestError, RequestHead};
 
-use super::{DRAIN_LINGER, old_at};
+use super::{DRAIN_LINGER, Origin, old_at};
+use crate::clock;
 use crate::down::Down;
 use crate::down::h1::H1Exchange;
 use crate::exchange::reply::{self, Problem};
-use crate::exchange::{Caller, Incoming, handle, head};
-use crate::io::Transport;
+use crate::exchange::{Incoming, handle, head};
+use crate::io::{Transport, spare};
+use crate::listener::ListenerState;
 use crate::watch::Watch;
 use crate::worker::Worker;
 
@@ -29,21 +31,14 @@ const HOT: Duration = Duration::from_millis(500);
 
 /// What a connection remembers between requests.
 struct Memory {
-    reader: HeadReader,
     requests: u64,
     born: Instant,
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve<G>(
-    worker: Rc<Worker>,
-    caller: Rc<Caller>,
-    conn: Box<H1Exchange>,
-    guards: G,
-) {
+pub(super) async fn serve<G>(worker: Rc<Worker>, origin: Origin, conn: Box<H1Exchange>, guards: G) {
     let watch = Watch::new(&worker.watches);
     let mut memory = Memory {
-        reader: HeadReader::new(),
         requests: 0,
         born: Instant::now(),
     };
@@ -55,7 +50,7 @@ pub(super) async fn serve<G>(
             Some(conn) => conn,
             None => {
                 let Some(io) = &parked else { break };
-                if !wait(&worker, &caller, io, &watch).await {
+                if !wait(&worker, &origin.listener, io, &watch).await {
                     break;
                 }
                 match parked.take() {
@@ -65,9 +60,11 @@ pub(super) async fn serve<G>(
             }
         };
         // The state of an exchange is large; it exists only while there is one.
-        if !Box::pin(burst(&worker, &caller, &mut conn, &watch, &mut memory)).await {
+        let mut burst = Box::pin(burst(&worker, &origin, &mut conn, &watch, &mut memory));
+        if !poll_fn(|cx| clock::stand_still(|| burst.as_mut().poll(cx))).await {
             break;
         }
+        drop(burst);
         parked = Some(conn.into_io());
     }
     drop(guards);
@@ -76,11 +73,11 @@ pub(super) async fn serve<G>(
 /// Parks the connection until something can be read; false when it has been idle for too long or a drain has ended its time.
 fn wait<'a>(
     worker: &'a Worker,
-    caller: &Caller,
+    listener: &ListenerState,
     io: &'a Transport,
     watch: &'a Watch,
 ) -> impl Future<Output = bool> + 'a {
-    let idle = caller.listener.config.limits.idle_timeout;
+    let idle = listener.config.limits.idle_timeout;
     watch.set(idle.map(|t| Instant::now() + t));
     let mut lingering = false;
     poll_fn(move |cx| {
@@ -98,22 +95,18 @@ fn wait<'a>(
 /// Serves requests until none is at hand; false when the connection is over.
 async fn burst(
     worker: &Rc<Worker>,
-    caller: &Rc<Caller>,
+    origin: &Origin,
     conn: &mut H1Exchange,
     watch: &Watch,
     memory: &mut Memory,
 ) -> bool {
+    let caller = origin.caller();
+    let listener = &*origin.listener;
+    let mut reader = HeadReader::new();
     loop {
-        let request = match read_head(conn, caller, watch, memory).await {
+        let request = match read_head(worker, conn, listener, watch, &mut reader).await {
             Head::Request(request) => request,
-            Head::Idle => {
-                conn.read.release();
-                conn.write.release();
-                if !stay_hot(worker, conn, watch).await {
-                    return true;
-                }
-                continue;
-            }
+            Head::Idle => return true,
             Head::Gone => return false,
             Head::Refused(problem) => {
                 worker
@@ -133,9 +126,9 @@ async fn burst(
             }
         };
         memory.requests += 1;
-        let max = caller.listener.config.max_requests_per_connection;
+        let max = listener.config.max_requests_per_connection;
         conn.closing = (max > 0 && memory.requests >= max)
-            || old_at(caller, memory.born).is_some_and(|old| Instant::now() >= old);
+            || old_at(listener, memory.born).is_some_and(|old| clock::now() >= old);
         conn.begin(&request);
         watch.set(None);
         let incoming = Incoming {
@@ -146,7 +139,7 @@ async fn burst(
             body: request.body,
             upgrade: request.upgrade,
         };
-        handle(worker, caller, incoming, &mut Down::H1(conn), watch).await;
+        handle(worker, &caller, incoming, &mut Down::H1(conn), watch).await;
         if !conn.may_continue() {
             if conn.is_answered() && !conn.body_done() && skip(conn, watch).await {
                 continue;
@@ -159,51 +152,36 @@ async fn burst(
     }
 }
 
-/// Waits a moment for the next request with the exchange's state in place; false when the connection should be parked.
-///
-/// Between two requests of a busy caller there are microseconds: parking would free and build that state each time. How many connections
-/// may wait so is bounded, and with it the memory.
-async fn stay_hot(worker: &Rc<Worker>, conn: &mut H1Exchange, watch: &Watch) -> bool {
-    let Some(_hot) = worker.hot() else {
-        return false;
-    };
-    watch.set(Some(Instant::now() + HOT));
-    poll_fn(|cx| {
-        if worker.shared.is_draining() || watch.poll_over(cx).is_ready() {
-            return Poll::Ready(false);
-        }
-        conn.io.poll_read_ready(cx).map(|_| true)
-    })
-    .await
-}
-
 /// What came of waiting for a head.
 enum Head {
     Request(RequestHead),
-    /// Nothing is there yet.
+    /// Nothing is there yet: the connection should be parked.
     Idle,
     Gone,
     Refused(Problem),
 }
 
+/// Waits for a request, for a moment with the exchange's state in place.
+///
+/// Between two requests of a busy caller there are microseconds: parking would free and build that state each time. How many connections
+/// may wait so is bounded, and with it the memory.
 async fn read_head(
+    worker: &Worker,
     conn: &mut H1Exchange,
-    caller: &Caller,
+    listener: &ListenerState,
     watch: &Watch,
-    memory: &mut Memory,
+    reader: &mut HeadReader,
 ) -> Head {
-    let limits = &caller.listener.limits;
+    let limits = &listener.limits;
     let mut timed = false;
+    let mut hot = None;
     poll_fn(|cx| {
         loop {
             if !conn.read.bytes.is_empty() {
-                let mut scratch = HeaderMap::new();
-                match memory
-                    .reader
-                    .request(&mut conn.read.bytes, limits, &mut scratch)
-                {
+                let mut scratch = spare::take_map();
+                match reader.request(&mut conn.read.bytes, limits, &mut scratch) {
                     Ok(Some(head)) => {
-                        memory.reader = HeadReader::new();
+                        *reader = HeadReader::new();
                         return Poll::Ready(Head::Request(head));
                     }
                     Ok(None) => {}
@@ -211,9 +189,7 @@ async fn read_head(
                 }
                 if !timed {
                     timed = true;
-                    watch.set(Some(
-                        Instant::now() + caller.listener.config.limits.header_timeout,
-                    ));
+                    watch.set(Some(clock::now() + listener.config.limits.header_timeout));
                 }
                 if watch.poll_over(cx).is_ready() {
                     return Poll::Ready(Head::Refused(Problem::new(
@@ -224,12 +200,33 @@ async fn read_head(
                     )));
                 }
             }
-            match conn.read.poll_fill(&mut conn.io, cx) {
+            // Asked first where that is enough: nearly always nothing is there yet, and no buffer is needed to learn that.
+            let nothing = conn.read.bytes.is_empty()
+                && conn.io.is_plain()
+                && conn.io.poll_read_ready(cx).is_pending();
+            let filled = match nothing {
+                true => Poll::Pending,
+                false => conn.read.poll_fill(&mut conn.io, cx),
+            };
+            match filled {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Head::Gone),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Pending if conn.read.bytes.is_empty() => return Poll::Ready(Head::Idle),
-                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Pending if !conn.read.bytes.is_empty() => return Poll::Pending,
+                Poll::Pending => {}
             }
+            if hot.is_none() {
+                conn.read.release();
+                conn.write.release();
+                hot = worker.hot();
+                if hot.is_none() {
+                    return Poll::Ready(Head::Idle);
+                }
+                watch.set(Some(clock::now() + HOT));
+            }
+            if worker.shared.is_draining() || watch.poll_over(cx).is_ready() {
+                return Poll::Ready(Head::Idle);
+            }
+            return Poll::Pending;
         }
     })
     .await

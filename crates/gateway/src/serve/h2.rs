@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tidegate_wire::h1::{self, BodyLength};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::old_at;
+use crate::clock;
 use crate::down::Down;
 use crate::down::h2::H2Stream;
 use crate::exchange::reply::{self, Problem};
@@ -81,7 +83,7 @@ where
     let born = Instant::now();
     let mut life = Life {
         leaving: None,
-        old_at: old_at(&caller, born),
+        old_at: old_at(&caller.listener, born),
         idle: limits.idle_timeout,
         requests: 0,
     };
@@ -229,7 +231,10 @@ async fn stream(
         return;
     }
     let watch = Watch::new(&worker.watches);
-    handle(&worker, &caller, incoming, &mut down, &watch).await;
+    {
+        let mut exchange = pin!(handle(&worker, &caller, incoming, &mut down, &watch));
+        poll_fn(|cx| clock::stand_still(|| exchange.as_mut().poll(cx))).await;
+    }
     side.stop_request();
 }
 

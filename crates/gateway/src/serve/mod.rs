@@ -4,7 +4,7 @@ mod h1;
 mod h2;
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -48,30 +48,49 @@ pub(crate) async fn connection<G: 'static>(
     } else {
         Scheme::Http
     };
-    let caller = Rc::new(Caller {
-        peer: peer.map(|p| Peer::new(p.ip(), scheme)),
-        port: match &listener.config.address {
-            ListenAddress::Ip(at) => Some(at.port()),
-            ListenAddress::Unix(_) => None,
-        },
+    let origin = Origin {
         listener,
+        peer: peer.map(|p| p.ip()),
         scheme,
-    });
+    };
     let spoken = match tls {
-        None => cleartext(&worker, raw, &caller).await,
-        Some(config) => encrypted(&worker, raw, &caller, config).await,
+        None => cleartext(&worker, raw, &origin.listener).await,
+        Some(config) => encrypted(&worker, raw, &origin.listener, config).await,
     };
     match spoken {
         Some(Spoken::H1(conn)) => {
-            tokio::task::spawn_local(h1::serve(worker, caller, conn, guards));
+            tokio::task::spawn_local(h1::serve(worker, origin, conn, guards));
         }
         Some(Spoken::H2(io)) => {
+            let caller = Rc::new(origin.caller());
             tokio::task::spawn_local(h2::serve(worker, caller, io, guards));
         }
         Some(Spoken::H2Tls(io)) => {
+            let caller = Rc::new(origin.caller());
             tokio::task::spawn_local(h2::serve(worker, caller, io, guards));
         }
         None => {}
+    }
+}
+
+/// Where a connection comes from: all that a parked one keeps of its [`Caller`].
+struct Origin {
+    listener: Arc<ListenerState>,
+    peer: Option<IpAddr>,
+    scheme: Scheme,
+}
+
+impl Origin {
+    fn caller(&self) -> Caller {
+        Caller {
+            peer: self.peer.map(|address| Peer::new(address, self.scheme)),
+            port: match &self.listener.config.address {
+                ListenAddress::Ip(at) => Some(at.port()),
+                ListenAddress::Unix(_) => None,
+            },
+            listener: self.listener.clone(),
+            scheme: self.scheme,
+        }
     }
 }
 
@@ -85,15 +104,15 @@ enum Spoken {
 async fn encrypted(
     worker: &Rc<Worker>,
     raw: Raw,
-    caller: &Caller,
+    listener: &ListenerState,
     config: Arc<rustls::ServerConfig>,
 ) -> Option<Spoken> {
-    let limit = caller.listener.config.limits.header_timeout;
+    let limit = listener.config.limits.header_timeout;
     let accepting = TlsAcceptor::from(config).accept(Turn::new(raw));
     let tls = match tokio::time::timeout(limit, accepting).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(e)) => {
-            tracing::debug!(listener = %caller.listener.name, cause = %e, "tls handshake failed");
+            tracing::debug!(listener = %listener.name, cause = %e, "tls handshake failed");
             return None;
         }
         Err(_) => return None,
@@ -111,9 +130,9 @@ async fn encrypted(
 }
 
 /// Finds out by the first bytes whether HTTP/2 is spoken by prior knowledge.
-async fn cleartext(worker: &Rc<Worker>, mut raw: Raw, caller: &Caller) -> Option<Spoken> {
+async fn cleartext(worker: &Rc<Worker>, mut raw: Raw, listener: &ListenerState) -> Option<Spoken> {
     let watch = Watch::new(&worker.watches);
-    let limits = &caller.listener.config.limits;
+    let limits = &listener.config.limits;
     watch.set(limits.idle_timeout.map(|t| Instant::now() + t));
     let mut read = ReadBuf::default();
     let mut draining = false;
@@ -162,10 +181,6 @@ async fn cleartext(worker: &Rc<Worker>, mut raw: Raw, caller: &Caller) -> Option
 }
 
 /// The moment from which a connection should not take further requests, if its listener bounds its age.
-fn old_at(caller: &Caller, born: Instant) -> Option<Instant> {
-    caller
-        .listener
-        .config
-        .max_connection_age
-        .map(|age| born + age)
+fn old_at(listener: &ListenerState, born: Instant) -> Option<Instant> {
+    listener.config.max_connection_age.map(|age| born + age)
 }

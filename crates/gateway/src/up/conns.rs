@@ -17,6 +17,7 @@ use super::h1::{H1Conn, H1Up};
 use super::h2::{H2Conn, H2Up, Lease};
 use super::slots::{Slot, Waiting};
 use super::{OutRequest, Up, UpError};
+use crate::clock;
 use crate::io::buffer::{ReadBuf, WriteBuf};
 use crate::upstream::{Protocol, Target, Upstream};
 
@@ -425,7 +426,7 @@ impl EndpointConns {
         let settings = &self.upstream.settings;
         let old = settings
             .max_age
-            .is_some_and(|age| conn.born.elapsed() >= age);
+            .is_some_and(|age| clock::since(conn.born) >= age);
         if self.retired.get() || old || self.is_used_up(u64::from(conn.requests)) {
             return;
         }
@@ -433,7 +434,7 @@ impl EndpointConns {
         if self.waiters.borrow().is_empty() && self.upstream.live.slots.contended() {
             return;
         }
-        conn.idle_since = Instant::now();
+        conn.idle_since = clock::now();
         self.idle.borrow_mut().push(conn);
         self.wake();
     }

@@ -3,10 +3,10 @@
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, Method, StatusCode};
 use tidegate_route::retry::is_idempotent;
 use tidegate_wire::h1::{
@@ -17,14 +17,18 @@ use super::conns::EndpointConns;
 use super::slots::Slot;
 use super::{OutRequest, UpError, UpHead, UpResponse};
 use crate::down::Part;
-use crate::io::Transport;
 use crate::io::buffer::{ReadBuf, WriteBuf};
+use crate::io::{Transport, spare};
 
 /// Bounds of an answer's head.
 pub(crate) const RESPONSE_LIMITS: Limits = Limits {
     head_bytes: 256 * 1024,
     headers: 256,
 };
+
+/// So long a connection is watched after an answer that had no body although it named one (to HEAD): a server that sends the body all the
+/// same does so at once, and it must not be taken for the next answer.
+const DOUBT: Duration = Duration::from_millis(10);
 
 /// A connection to an endpoint, idle or leased.
 #[derive(Debug)]
@@ -53,6 +57,13 @@ impl H1Conn {
         // Costs no system call unless the reactor has seen the socket become readable.
         tokio::io::AsyncRead::poll_read(io, &mut cx, &mut probe).is_pending()
     }
+
+    /// Whether nothing comes for a while.
+    async fn stays_quiet(&mut self, time: Duration) -> bool {
+        let mut probe = [0; 1];
+        let read = tokio::io::AsyncReadExt::read(&mut self.io, &mut probe);
+        tokio::time::timeout(time, read).await.is_err()
+    }
 }
 
 /// A leased connection and the request on it.
@@ -67,6 +78,8 @@ pub(crate) struct H1Up {
     sent: bool,
     body_done: bool,
     reusable: bool,
+    /// A bad server may send a body where none belongs.
+    doubtful: bool,
     tunnel: bool,
 }
 
@@ -103,6 +116,7 @@ impl H1Up {
             sent: request.body == BodyLength::None,
             body_done: false,
             reusable: true,
+            doubtful: false,
             tunnel: false,
         }
     }
@@ -174,7 +188,7 @@ impl H1Up {
         loop {
             let conn = &mut *self.conn;
             if !conn.read.bytes.is_empty() {
-                let mut scratch = HeaderMap::new();
+                let mut scratch = spare::take_map();
                 match self.reader.response(
                     &mut conn.read.bytes,
                     &self.method,
@@ -190,6 +204,8 @@ impl H1Up {
                         }
                         self.decoder = BodyDecoder::new(head.body);
                         self.body_done = head.body.is_empty();
+                        self.doubtful = head.body.is_empty()
+                            && (self.method == Method::HEAD || names_a_body(&head.headers));
                         self.reusable &= head.keep_alive && head.body != BodyLength::UntilClose;
                         return Poll::Ready(Ok(UpHead::Final(UpResponse {
                             status: head.status,
@@ -269,6 +285,7 @@ impl H1Up {
             sent,
             body_done,
             reusable,
+            doubtful,
             tunnel,
             ..
         } = self;
@@ -281,7 +298,14 @@ impl H1Up {
         {
             conn.read.release();
             conn.write.release();
-            home.put_h1(conn);
+            if !doubtful {
+                return home.put_h1(conn);
+            }
+            tokio::task::spawn_local(async move {
+                if conn.stays_quiet(DOUBT).await {
+                    home.put_h1(conn);
+                }
+            });
         }
     }
 
@@ -295,6 +319,12 @@ impl H1Up {
         self.body_done = false;
         self.chunked = false;
     }
+}
+
+fn names_a_body(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_LENGTH)
+        .is_some_and(|length| length != "0")
 }
 
 fn is_closed_by_peer(e: &io::Error) -> bool {

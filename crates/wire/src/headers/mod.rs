@@ -11,6 +11,6 @@ mod via;
 
 pub use forwarded::{Caller, ForwardedPolicy, Peer, Scheme};
 pub use hop::strip_hop_by_hop;
-pub use request_id::{REQUEST_ID, format_request_id, request_id};
+pub use request_id::{REQUEST_ID, ensure_request_id, format_request_id};
 pub use trace::{TRACEPARENT, TRACESTATE, TraceContext, TracePolicy, TraceStep, propagate_trace};
 pub use via::{Via, ViaError};

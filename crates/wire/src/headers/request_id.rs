@@ -11,17 +11,15 @@ const MAX_LEN: usize = 128;
 /// The id of a request: the caller's if it is sane (one line, 1 to 128 characters that need no
 /// quoting in logs), otherwise a new one made of `fresh`, which should be random. The map holds it
 /// afterwards.
-pub fn request_id(headers: &mut HeaderMap, fresh: u128) -> HeaderValue {
+pub fn ensure_request_id(headers: &mut HeaderMap, fresh: u128) {
     let mut given = headers.get_all(&REQUEST_ID).iter();
     if let Some(id) = given.next()
         && given.next().is_none()
         && is_sane(id.as_bytes())
     {
-        return id.clone();
+        return;
     }
-    let id = format_request_id(fresh);
-    headers.insert(&REQUEST_ID, id.clone());
-    id
+    headers.insert(&REQUEST_ID, format_request_id(fresh));
 }
 
 /// Both digits of each byte.
@@ -71,7 +69,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(&REQUEST_ID, HeaderValue::from_static(id));
-            assert_eq!(request_id(&mut headers, 1), id);
+            ensure_request_id(&mut headers, 1);
             assert_eq!(headers[&REQUEST_ID], id);
         }
     }
@@ -92,11 +90,10 @@ mod tests {
             for id in given {
                 headers.append(&REQUEST_ID, HeaderValue::from_str(id).expect("a value"));
             }
-            let id = request_id(&mut headers, u128::MAX);
-            assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+            ensure_request_id(&mut headers, u128::MAX);
             assert_eq!(
                 headers.get_all(&REQUEST_ID).iter().collect::<Vec<_>>(),
-                [&id]
+                ["ffffffff-ffff-4fff-bfff-ffffffffffff"]
             );
         }
     }

@@ -57,6 +57,53 @@ def test_a_malformed_answer_is_a_bad_gateway_and_counts_against_the_member(tideg
     until(lambda: gateway.member(one)["failures"] == 1, what="counted")
 
 
+ONE_CONNECTION = {"connection_pool": {"max_connections": 1}}
+
+
+def test_a_body_after_an_answer_to_head_is_not_the_next_answer(tidegate, server):
+    gate = threading.Event()
+    body = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
+
+    async def answer(request, connection):
+        import asyncio
+
+        if request.method != "HEAD":
+            return await connection.respond(200, b"right")
+        while not gate.is_set():
+            await asyncio.sleep(0.001)
+        await connection.head(200, [("content-length", len(body))])
+        await asyncio.sleep(0.001)
+        await connection.write(body)
+
+    behind = server(answer)
+    gateway = tidegate(simple(behind, upstream_more=ONE_CONNECTION), workers=1)
+    for _ in range(10):
+        gate.clear()
+        with gateway.client() as one, gateway.client() as other:
+            one.send_request("HEAD", "/")
+            until(lambda: gateway.member(behind)["inflight"] == 1)
+            # It waits for the connection and gets it as soon as it is given back.
+            other.send_request("GET", "/")
+            until(lambda: gateway.member(behind)["inflight"] == 2)
+            gate.set()
+            assert other.response().body == b"right"
+
+
+def test_a_good_servers_connection_is_kept_after_head(tidegate, server):
+    async def answer(request, connection):
+        await connection.head(200, [("content-length", "5")])
+        if request.method != "HEAD":
+            await connection.write(b"right")
+
+    behind = server(answer)
+    gateway = tidegate(simple(behind, upstream_more=ONE_CONNECTION), workers=1)
+    with gateway.client() as client:
+        for _ in range(5):
+            assert client.request("HEAD", "/").status == 200
+            assert client.request("GET", "/").body == b"right"
+    assert behind.accepted == 1
+
+
 @pytest.mark.parametrize("size", [b"zz", b"-1", b"fffffffffffffffff", b""])
 def test_a_broken_chunk_of_an_answer_ends_it_as_cut(tidegate, server, size):
     async def answer(_request, connection):

@@ -35,9 +35,10 @@ pub(crate) fn raise() -> Limits {
 }
 
 impl Limits {
-    /// Tells the limits, and warns when the listeners together allow more connections than there can be: each needs
-    /// a descriptor, and in the worst case one more towards its upstream.
-    pub(crate) fn report(&self, connections: u64) {
+    /// Tells the limits, and warns when the configuration asks for more connections than there can be: each needs a
+    /// descriptor, and in the worst case one more towards its upstream. `connections` counts what listeners allow by
+    /// default as well; of that nobody said that it must be possible.
+    pub(crate) fn report(&self, connections: u64, asked: u64) {
         let shown =
             |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |value| value.to_string());
         tracing::info!(
@@ -46,9 +47,9 @@ impl Limits {
             connections,
             "limits"
         );
-        if let Some(possible) = self.too_many(connections) {
+        if let Some(possible) = self.too_many(asked) {
             tracing::warn!(
-                connections,
+                connections = asked,
                 possible,
                 descriptors = shown(self.descriptors),
                 remedy = "raise the open files limit (LimitNOFILE, ulimit -n) or lower listeners' limits.connections",

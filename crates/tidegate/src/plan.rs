@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
+use tidegate_config::model::ListenerLimits;
 use tidegate_config::values::{ListenAddress, StateUrl};
 use tidegate_config::{Config, Loaded};
 
@@ -29,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) sockets: Vec<SocketId>,
     /// Connections that all listeners together allow.
     pub(crate) connections: u64,
+    /// Those of them that the configuration asks for, beyond the default of a listener.
+    pub(crate) asked_connections: u64,
     /// The folder of the embedded store that control has to serve, absolute; `None`: nothing needs control.
     pub(crate) store: Option<PathBuf>,
     /// Whether to replace a running one.
@@ -61,10 +64,9 @@ impl Plan {
             hash: loaded.hash.clone(),
             grace_ms: grace_ms(config),
             sockets: sockets(config),
-            connections: config
-                .listeners
-                .iter()
-                .map(|listener| u64::from(listener.limits.connections))
+            connections: connections(config).sum(),
+            asked_connections: connections(config)
+                .filter(|most| *most != u64::from(ListenerLimits::default().connections))
                 .sum(),
             store: store_folder(config),
             upgrade,
@@ -96,6 +98,12 @@ impl Plan {
 /// Keeps what is meant for the supervisor alone out of a child's environment.
 pub(crate) fn clean_environment(command: &mut Command) -> &mut Command {
     command.env_remove(VARIABLE).env_remove("NOTIFY_SOCKET")
+}
+
+/// Connections that each listener allows.
+fn connections(config: &Config) -> impl Iterator<Item = u64> {
+    let limits = config.listeners.iter().map(|listener| &listener.limits);
+    limits.map(|limits| u64::from(limits.connections))
 }
 
 /// `shutdown.grace` in milliseconds.
@@ -141,4 +149,20 @@ fn address(address: &ListenAddress) -> String {
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_connections_that_the_configuration_asks_for_must_be_possible() {
+        let text = "listeners:\n\
+            - { name: a, address: 127.0.0.1:1 }\n\
+            - { name: b, address: 127.0.0.1:2, limits: { connections: 50000 } }\n\
+            - { name: c, address: 127.0.0.1:3, limits: { streams: 8 } }\n";
+        let loaded = tidegate_config::load_str("t.yaml", text).expect("a configuration");
+        let plan = Plan::new(&loaded, &[], 1, false).expect("a plan");
+        assert_eq!((plan.connections, plan.asked_connections), (90_000, 50_000));
+    }
 }

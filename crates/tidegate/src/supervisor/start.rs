@@ -80,7 +80,7 @@ impl Supervisor {
     /// See [`StartError`]; whatever ran before runs on untouched.
     pub(super) fn start(plan: Plan) -> Result<Self, StartError> {
         let signals = Signals::listen()?;
-        crate::limits::raise().report(plan.connections);
+        crate::limits::raise().report(plan.connections, plan.asked_connections);
         let run = RunDir::open(&plan.start.run)?;
         let mut manager = ServiceManager::from_environment();
         let place = match run.lock() {

@@ -10,6 +10,7 @@ mod diagnostic;
 mod env;
 mod files;
 mod hash;
+pub mod import;
 mod load;
 mod mask;
 mod merge;

@@ -150,6 +150,9 @@ macro_rules! choice {
         pub enum $name { $( $(#[doc = $vdoc])* $variant, )* }
 
         impl $name {
+            /// Every one, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )* ];
+
             /// The word that the configuration uses for it.
             #[must_use]
             pub fn as_str(self) -> &'static str {

@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Print the JSON Schema of the configuration
     Schema,
+    /// Turn another system's configuration into ours: YAML on stdout, notes on what differs on stderr
+    Import(Import),
     /// Look at a running Tidegate
     Status(Status),
     /// The whole thing on this machine, without files or network: a real model, real failures, no failed request
@@ -71,6 +73,26 @@ pub(crate) struct Check {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `tidegate import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// Whose configuration it is
+    pub(crate) system: ImportSystem,
+    /// Files, or - for stdin
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print secrets as they are, instead of ${NAME} with a note
+    #[arg(long)]
+    pub(crate) keep_secrets: bool,
+}
+
+/// Systems whose configuration `tidegate import` reads.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ImportSystem {
+    /// ai-proxy: the plugin's configuration or its WasmPlugin object
+    Higress,
 }
 
 /// `tidegate status`.

@@ -10,6 +10,7 @@ mod cli;
 mod control;
 mod demo;
 mod exe;
+mod import;
 mod limits;
 mod log;
 mod plan;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             check::print(&format!("{:#}\n", tidegate_config::schema()));
             ExitCode::SUCCESS
         }
+        Command::Import(options) => import::run(&options),
         Command::Status(options) => status::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::DemoInstance(options) => demo::run_instance(&options),

@@ -57,3 +57,34 @@ pub(crate) fn parse(
         Err(error) => recover::sections(index, source, env, error, problems),
     }
 }
+
+/// Reads every document of a text; what is no YAML is reported and its document is missing.
+pub(crate) fn documents(
+    index: usize,
+    source: &Source,
+    env: Env<'_>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Node> {
+    let text = source.text.as_str();
+    let mut documents = Vec::new();
+    let mut start = 0;
+    while start < text.len() {
+        // Three dashes at the margin are a document's beginning wherever they stand.
+        let next = text[start..].match_indices("\n---").find(|(at, marker)| {
+            let after = text[start + at + marker.len()..].chars().next();
+            after.is_none_or(char::is_whitespace)
+        });
+        let end = next.map_or(text.len(), |(at, _)| start + at + 1);
+        let origin = build::Origin {
+            source: index,
+            offset: start,
+            whole: None,
+        };
+        match build::tree(&text[start..end], origin, env, problems) {
+            Ok(root) => documents.extend(root),
+            Err(error) => problems.push(Problem::error(error.span, error.message, error.help)),
+        }
+        start = end;
+    }
+    documents
+}

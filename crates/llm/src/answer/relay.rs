@@ -133,8 +133,9 @@ impl Relay {
             from = consumed;
         }
         if from < chunk.len() {
-            // A piece of a frame: something is coming.
-            if !chunk[from..].starts_with(b":") {
+            // A piece of a frame: something is coming, unless it is a comment.
+            let first = open.first().map_or(&chunk[from..], |piece| &piece[..]);
+            if !first.starts_with(b":") {
                 step = Step::Progress;
             }
             open.push(chunk.slice(from..));
@@ -214,6 +215,11 @@ pub(super) fn broken(rule: &'static str, words: &str) -> Box<Evidence> {
     Box::new(Evidence::local(Class::Broken, 502, rule, words))
 }
 
+/// An end without an answer before it.
+pub(super) fn empty() -> Box<Evidence> {
+    broken("stream-empty", "the stream ended without an answer")
+}
+
 /// Looks at one frame.
 struct Judge<'j> {
     kind: ProviderKind,
@@ -275,7 +281,10 @@ impl Judge<'_> {
             sink.count(&usage);
         }
         *self.finished |= finished || done;
-        *sink.begun |= content || done && *self.finished;
+        *sink.begun |= content;
+        if done && !*sink.begun {
+            return Fate::End(Seen::Fault(empty()));
+        }
         if done {
             return Fate::End(Seen::Step(Step::Done));
         }

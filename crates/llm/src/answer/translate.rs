@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::relay::{HOLD_LIMIT, broken};
+use super::relay::{HOLD_LIMIT, broken, empty};
 use super::{Seen, Sink, Step};
 use crate::Dialect;
 use crate::aws;
@@ -119,7 +119,10 @@ impl Translate {
             return Seen::Fault(fault);
         }
         if state.over {
-            return Seen::Step(Step::Done);
+            return match *sink.begun {
+                true => Seen::Step(Step::Done),
+                false => Seen::Fault(empty()),
+            };
         }
         if sink.held.len() > HOLD_LIMIT {
             *sink.begun = true;

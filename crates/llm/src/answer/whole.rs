@@ -75,6 +75,12 @@ impl Whole {
             // An empty answer has nothing to be wrong (204).
             Back::Same if !self.json || body.is_empty() => (true, None),
             Back::Same => (is_json(&body), Usage::read(plan.front, &body)),
+            Back::Other(..) if plan.stream => {
+                return Seen::Fault(broken(
+                    "answer-no-stream",
+                    "a stream was asked for, and the answer is none",
+                ));
+            }
             Back::Other(_, dialect) => {
                 let usage = Usage::read(dialect, &body);
                 (translate(plan, dialect, &body, usage, sink), usage)

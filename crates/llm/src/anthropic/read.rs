@@ -180,7 +180,11 @@ fn read_block<'a>(block: &Json<'a>, place: &str) -> Result<Part<'a>, Fault> {
         },
         Some("thinking") => Part::Reasoning {
             text: text("thinking")?,
-            signature: block.at("signature").cow(),
+            // Empty where another provider thought.
+            signature: block
+                .at("signature")
+                .cow()
+                .filter(|signature| !signature.is_empty()),
         },
         Some("redacted_thinking") => Part::Redacted(text("data")?),
         Some(_) => {

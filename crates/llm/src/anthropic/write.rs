@@ -2,7 +2,7 @@
 
 use crate::fault::{Fault, FaultKind};
 use crate::ir::{
-    Format, Media, MediaKind, Part, Reasoning, Request, Role, Source, Text, ToolChoice, arguments,
+    Format, Media, MediaKind, Part, Request, Role, Source, Text, ToolChoice, arguments, plain_id,
 };
 use crate::json::{Arr, Obj, object};
 
@@ -21,15 +21,7 @@ pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault
     object(&mut out, |body| {
         body.str("model", model);
         let most = request.max_tokens.unwrap_or(MAX_TOKENS);
-        let thinking = request.reasoning.and_then(Reasoning::tokens);
-        // The budget is a part of the whole, and 1024 at least.
-        let thinking = thinking
-            .filter(|tokens| *tokens > 0 && !has_bare_calls(request))
-            .map(|tokens| tokens.max(1024));
-        let most = match thinking {
-            Some(tokens) if most <= tokens => tokens + most,
-            _ => most,
-        };
+        let thinking = request.thinking_budget(most);
         body.int("max_tokens", most);
         write_system(request, body);
         body.arr("messages", |messages| write_messages(request, messages));
@@ -80,29 +72,6 @@ pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault
         }
     });
     Ok(out)
-}
-
-/// Whether the model's last turn called tools without the thoughts that led there: then thinking can't be asked for, as a turn
-/// that thinks must begin with them.
-fn has_bare_calls(request: &Request<'_>) -> bool {
-    let last = request
-        .turns
-        .iter()
-        .rev()
-        .find(|turn| turn.role == Role::Assistant);
-    last.is_some_and(|turn| {
-        let any = |test: fn(&Part<'_>) -> bool| turn.parts.iter().any(test);
-        any(|part| matches!(part, Part::ToolCall { .. }))
-            && !any(|part| {
-                matches!(
-                    part,
-                    Part::Reasoning {
-                        signature: Some(_),
-                        ..
-                    } | Part::Redacted(_)
-                )
-            })
-    })
 }
 
 /// What is asked for where a dialect has JSON without a schema and the provider has not.
@@ -217,13 +186,13 @@ fn write_part(part: &Part<'_>, out: &mut Obj<'_>) {
             ..
         } => {
             out.str("type", "tool_use");
-            out.str("id", id);
+            out.str("id", &plain_id(id));
             out.str("name", name);
             out.raw("input", &arguments(text));
         }
         Part::ToolResult { id, content, error } => {
             out.str("type", "tool_result");
-            out.str("tool_use_id", id);
+            out.str("tool_use_id", &plain_id(id));
             out.arr("content", |out| {
                 for part in content.iter().filter(|part| says(part)) {
                     out.obj(|out| write_part(part, out));

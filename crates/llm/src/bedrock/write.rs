@@ -2,7 +2,7 @@
 
 use crate::fault::{Fault, FaultKind};
 use crate::ir::{
-    Format, Media, MediaKind, Part, Reasoning, Request, Role, Source, ToolChoice, arguments,
+    Format, Media, MediaKind, Part, Request, Role, Source, ToolChoice, arguments, plain_id,
 };
 use crate::json::{Arr, Obj, object};
 
@@ -27,11 +27,11 @@ pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault
         }
     }
     let claude = model.contains("anthropic.claude");
-    let thinking = request
-        .reasoning
-        .and_then(Reasoning::tokens)
-        .filter(|tokens| *tokens > 0 && claude)
-        .map(|tokens| tokens.max(1024));
+    // Only Claude thinks by budget here; what it may say at most is its own default if the caller says nothing.
+    let thinking = match claude {
+        true => request.thinking_budget(request.max_tokens.unwrap_or(u64::MAX)),
+        false => None,
+    };
     let mut out = Vec::with_capacity(1024);
     object(&mut out, |body| {
         let json = matches!(request.format, Format::Json);
@@ -50,11 +50,7 @@ pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault
         }
         body.arr("messages", |messages| write_messages(request, messages));
         body.obj("inferenceConfig", |config| {
-            let most = match (request.max_tokens, thinking) {
-                (Some(most), Some(tokens)) if most <= tokens => Some(most + tokens),
-                (most, _) => most,
-            };
-            config.opt_int("maxTokens", most);
+            config.opt_int("maxTokens", request.max_tokens);
             if thinking.is_none() {
                 config.opt_num(
                     "temperature",
@@ -192,12 +188,12 @@ fn write_part(part: &Part<'_>, at: usize, out: &mut Obj<'_>) {
             arguments: text,
             ..
         } => out.obj("toolUse", |out| {
-            out.str("toolUseId", id);
+            out.str("toolUseId", &plain_id(id));
             out.str("name", name);
             out.raw("input", &arguments(text));
         }),
         Part::ToolResult { id, content, error } => out.obj("toolResult", |out| {
-            out.str("toolUseId", id);
+            out.str("toolUseId", &plain_id(id));
             out.arr("content", |out| {
                 for part in content {
                     match part {

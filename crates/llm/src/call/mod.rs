@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::dialect::Front;
 use crate::fault::{Fault, FaultKind};
@@ -31,6 +31,8 @@ pub struct Call {
     prompt_cache_key: Option<Box<str>>,
     body: Bytes,
     kind: BodyKind,
+    /// Passed on as they are: the method, and the path with its query.
+    original: Option<(Method, String)>,
 }
 
 /// What the body is, with the place of the model's name in it.
@@ -38,6 +40,8 @@ pub struct Call {
 pub(crate) enum BodyKind {
     /// JSON; the span of the value of `model`, quotes included.
     Json { model: Option<Range<usize>> },
+    /// Whatever it is, with the span of the value of `model` if it is JSON and has one.
+    Opaque { model: Option<Range<usize>> },
     /// A form; the span of the field's content, and the form's own content type with its boundary.
     Form {
         model: Range<usize>,
@@ -83,6 +87,7 @@ impl Call {
                 dialect: front.dialect,
                 endpoint: front.endpoint,
                 body,
+                original: None,
             });
         }
         let fields = Fields::read(&body)?;
@@ -121,7 +126,46 @@ impl Call {
                 },
             },
             body,
+            original: None,
         })
+    }
+
+    /// A request that is passed on as it is, to a provider whose dialect is `original`: any path (which goes to the provider
+    /// as it stands here, so it is the provider's own), any body. The model is looked for in the body (where it can then be
+    /// mapped) and in the path; it may be empty. `dialect` is that of errors.
+    pub fn original(method: Method, target: &str, dialect: Dialect, body: Bytes) -> Self {
+        let found = Fields::read(&body).unwrap_or_default();
+        let path = target.split('?').next().unwrap_or_default();
+        let in_path = || {
+            let rest = ["/models/", "/model/"]
+                .iter()
+                .find_map(|list| path.split_once(list))?
+                .1;
+            rest.split(['/', ':']).next()
+        };
+        let (model, at) = match &found.model {
+            Some((name, at)) => (name.to_string(), Some(at.clone())),
+            None => (in_path().unwrap_or_default().to_owned(), None),
+        };
+        Self {
+            dialect,
+            endpoint: Endpoint::Other,
+            model: model
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(256)
+                .collect(),
+            stream: found.stream.unwrap_or(false),
+            array_stream: false,
+            include_usage: false,
+            max_tokens: found.max_tokens,
+            choices: 1,
+            user: found.user.as_deref().map(Into::into),
+            prompt_cache_key: None,
+            kind: BodyKind::Opaque { model: at },
+            original: Some((method, target.to_owned())),
+            body,
+        }
     }
 
     /// A short chat request in OpenAI's dialect: what a probe of a key sends through the provider's own pipeline.
@@ -156,6 +200,7 @@ impl Call {
             prompt_cache_key: None,
             kind: BodyKind::Json { model: Some(at) },
             body: body.into(),
+            original: None,
         }
     }
 
@@ -212,6 +257,15 @@ impl Call {
 
     pub(crate) fn kind(&self) -> &BodyKind {
         &self.kind
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        const POST: &Method = &Method::POST;
+        self.original.as_ref().map_or(POST, |(method, _)| method)
+    }
+
+    pub(crate) fn target(&self) -> Option<&str> {
+        self.original.as_ref().map(|(_, target)| target.as_str())
     }
 
     pub(crate) fn array_stream(&self) -> bool {

@@ -64,6 +64,8 @@ pub enum Endpoint {
     BatchEmbedContents,
     /// Gemini `models/{model}:countTokens`.
     GeminiCountTokens,
+    /// Anything else: passed on as it is to a provider whose dialect is `original` ([`Call::original`](crate::Call::original)).
+    Other,
 }
 
 impl Endpoint {
@@ -94,6 +96,7 @@ impl Endpoint {
             Self::Moderations => "moderation",
             Self::Rerank => "rerank",
             Self::CountTokens | Self::GeminiCountTokens => "count_tokens",
+            Self::Other => "other",
         }
     }
 

@@ -278,6 +278,50 @@ impl<'a> Request<'a> {
             })
     }
 
+    /// Tokens that Claude may think, where the whole answer may have `most`; `None`: it is not asked to. What the caller allows
+    /// is never exceeded (it may have been reserved from an account): a wish for thinking gives way.
+    pub(crate) fn thinking_budget(&self, most: u64) -> Option<u64> {
+        /// The least that Anthropic takes.
+        const LEAST: u64 = 1024;
+        let reasoning = self.reasoning?;
+        let wanted = reasoning.tokens().filter(|tokens| *tokens > 0)?;
+        // A turn that thinks must begin with its thoughts: the last one called tools without them.
+        if self.has_bare_calls() {
+            return None;
+        }
+        match reasoning.budget {
+            Some(budget) if budget >= LEAST && budget < most => Some(budget),
+            // A quarter is left for the answer.
+            _ => {
+                let room = most / 4 * 3;
+                (room >= LEAST).then(|| wanted.clamp(LEAST, room))
+            }
+        }
+    }
+
+    /// Whether the model's last turn called tools without the signed thoughts that led there.
+    fn has_bare_calls(&self) -> bool {
+        let last = self
+            .turns
+            .iter()
+            .rev()
+            .find(|turn| turn.role == Role::Assistant);
+        last.is_some_and(|turn| {
+            let any = |test: fn(&Part<'_>) -> bool| turn.parts.iter().any(test);
+            any(|part| matches!(part, Part::ToolCall { .. }))
+                && !any(|part| {
+                    matches!(
+                        part,
+                        Part::Redacted(_)
+                            | Part::Reasoning {
+                                signature: Some(_),
+                                ..
+                            }
+                    )
+                })
+        })
+    }
+
     /// All instructions as one text.
     pub(crate) fn system_text(&self) -> Option<String> {
         let texts: Vec<&str> = self.system.iter().map(|text| text.text.as_ref()).collect();
@@ -303,6 +347,23 @@ pub(crate) fn arguments(text: &str) -> Cow<'_, str> {
                 .into()
         }
     }
+}
+
+/// The id of a call as Anthropic and Bedrock take it: letters, digits, `_` and `-`, at most 64. Others make ids of other
+/// signs (`functions.look:0`), and a conversation may come from any of them.
+pub(crate) fn plain_id<'t>(id: &'t str) -> Cow<'t, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if id.len() <= 64 && !id.is_empty() && id.chars().all(plain) {
+        return Cow::Borrowed(id);
+    }
+    // What is cut or changed might no longer differ: the hash of the whole does.
+    let kept: String = id
+        .chars()
+        .map(|c| if plain(c) { c } else { '_' })
+        .take(47)
+        .collect();
+    let hash = tidegate_core::hash::hash64(id.as_bytes(), 0);
+    Cow::Owned(format!("{kept}_{hash:016x}"))
 }
 
 /// Splits `data:image/png;base64,AAAA`; `None` for any other URL.

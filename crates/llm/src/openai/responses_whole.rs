@@ -144,7 +144,8 @@ pub(super) fn item(
                 }
             });
         }
-        Block::Reasoning { text, signature } => {
+        // The proof stays away: another provider could make nothing of it when the item comes back.
+        Block::Reasoning { text, .. } => {
             out.str("id", item_id);
             out.str("type", "reasoning");
             out.arr("summary", |summary| {
@@ -155,7 +156,6 @@ pub(super) fn item(
                     });
                 }
             });
-            out.opt_str("encrypted_content", signature.as_deref());
         }
         Block::Tool {
             id: own,

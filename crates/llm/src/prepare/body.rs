@@ -39,6 +39,16 @@ pub(super) fn same(
                 });
             }
         }
+        BodyKind::Opaque { model: at } => {
+            if let Some(at) = at
+                && model != call.model()
+            {
+                edits.push(Edit {
+                    at: at.clone(),
+                    with: quoted(model),
+                });
+            }
+        }
         BodyKind::Json { model: at } => {
             if let Some(at) = at
                 && model != call.model()

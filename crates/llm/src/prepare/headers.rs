@@ -74,15 +74,23 @@ pub(super) fn headers(
         }
         headers.append(name.clone(), value.clone());
     }
-    headers.insert(
-        CONTENT_TYPE,
-        match call.kind() {
-            BodyKind::Form { content_type, .. } => content_type.clone(),
-            BodyKind::Json { .. } => HeaderValue::from_static("application/json"),
-        },
-    );
+    let content_type = match call.kind() {
+        BodyKind::Form { content_type, .. } => Some(content_type.clone()),
+        BodyKind::Json { .. } => Some(HeaderValue::from_static("application/json")),
+        BodyKind::Opaque { .. } => callers.get(CONTENT_TYPE).cloned(),
+    };
+    if let Some(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
     // Every answer is looked into, so it must not come packed.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if matches!(call.kind(), BodyKind::Opaque { .. }) {
+        if let Some(accept) = callers.get(ACCEPT) {
+            headers.insert(ACCEPT, accept.clone());
+        }
+        add_own(spec, &mut headers);
+        return headers;
+    }
     headers.insert(
         ACCEPT,
         HeaderValue::from_static(match (call.stream(), spec.dialect()) {
@@ -92,19 +100,29 @@ pub(super) fn headers(
             (false, _) => "application/json",
         }),
     );
+    add_own(spec, &mut headers);
+    headers
+}
+
+/// What the provider always wants, and what the operator adds.
+fn add_own(spec: &ProviderSpec, headers: &mut HeaderMap) {
     if spec.dialect() == Dialect::Anthropic && !headers.contains_key("anthropic-version") {
         headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
     }
     for (name, value) in &spec.headers {
         headers.insert(name.clone(), value.clone());
     }
-    headers
 }
 
 /// Adds the key, or signs.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a request's parts, as they stand before it is one"
+)]
 pub(super) fn show(
     spec: &ProviderSpec,
     secret: Secret<'_>,
+    method: &Method,
     target: &str,
     headers: &mut HeaderMap,
     body: &Bytes,
@@ -132,7 +150,7 @@ pub(super) fn show(
             &credentials,
             &spec.region,
             "bedrock",
-            &Method::POST,
+            method,
             spec.base_url.authority.as_str(),
             target,
             headers,

@@ -34,7 +34,7 @@ pub struct PrepareOptions<'a> {
 /// A request to a provider.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// `POST`, or `GET` for lists.
+    /// `POST` but for calls that are passed on as they are.
     pub method: Method,
     /// Path and query.
     pub target: String,
@@ -121,11 +121,23 @@ impl Call {
             Back::Same => self.endpoint(),
             Back::Other(endpoint, _) => endpoint,
         };
-        let target = path::target(spec, endpoint, model, stream);
+        let target = match self.target() {
+            Some(target) => target.to_owned(),
+            None => path::target(spec, endpoint, model, stream),
+        };
         let mut headers = headers::headers(spec, self, back, headers);
-        headers::show(spec, secret, &target, &mut headers, &body, options.now_unix)?;
+        let method = self.method();
+        headers::show(
+            spec,
+            secret,
+            method,
+            &target,
+            &mut headers,
+            &body,
+            options.now_unix,
+        )?;
         Ok(Prepared {
-            method: Method::POST,
+            method: self.method().clone(),
             target,
             headers,
             body,

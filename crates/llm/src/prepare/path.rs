@@ -28,6 +28,8 @@ fn own(endpoint: Endpoint) -> &'static str {
         Endpoint::EmbedContent => ":embedContent",
         Endpoint::BatchEmbedContents => ":batchEmbedContents",
         Endpoint::GeminiCountTokens => ":countTokens",
+        // It has its path with it.
+        Endpoint::Other => "",
     }
 }
 

@@ -23,6 +23,7 @@
 //! | JSON without a schema | anthropic, bedrock | asked for in the instructions |
 //! | schema's name and `strict` | anthropic, gemini, cohere | dropped |
 //! | reasoning effort | anthropic, gemini 2, bedrock (Claude), cohere | a budget: low 1024, medium 8192, high 16384, xhigh 32768 |
+//! | reasoning with few `max_tokens` | anthropic, bedrock (Claude) | at most three quarters of them; none below 1366 |
 //! | reasoning budget | openai, gemini 3 | the nearest effort |
 //! | reasoning with a forced tool | anthropic, bedrock | `auto` instead of the tool |
 //! | reasoning when the last turn called tools without signed thoughts | anthropic | no reasoning |
@@ -56,7 +57,7 @@
 //! |---|---|---|
 //! | thoughts | openai chat | `reasoning_content`, as most compatible providers have it |
 //! | thoughts | openai responses | an item `reasoning` with a summary |
-//! | proofs of thoughts, redacted thoughts | openai chat, gemini | dropped |
+//! | proofs of thoughts, redacted thoughts | openai, gemini | dropped |
 //! | proof of a tool's call (Gemini) | openai chat | `extra_content.google.thought_signature`; dropped elsewhere |
 //! | images made by the model | openai chat | `images`, as OpenRouter has it; dropped for anthropic |
 //! | log probabilities | openai chat | kept from openai and gemini; dropped elsewhere |

@@ -79,7 +79,12 @@ fn block(value: &Yaml, indent: usize, out: &mut String) {
             }
         }
         Yaml::List(items) => {
-            for item in items {
+            for (index, item) in items.iter().enumerate() {
+                let pad = if index == 0 && out.ends_with("- ") {
+                    ""
+                } else {
+                    &pad
+                };
                 let _ = write!(out, "{pad}- ");
                 match item.flow() {
                     Some(flow) => {
@@ -107,9 +112,25 @@ fn scalar(text: &str) -> String {
     }
 }
 
-/// JSON's quotes are YAML's.
+/// JSON's quotes are YAML's, but for a few characters that YAML wants escaped.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let raw = |c: char| {
+        matches!(
+            c,
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
+        )
+    };
+    let json = serde_json::Value::from(text).to_string();
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match raw(c) {
+            true => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::mix;
+    use tidegate_core::hash::mix;
 
     fn hits(percent: f64) -> usize {
         let share = PerMillion::from_percent(percent);

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use http::HeaderMap;
 use http::header::HeaderName;
+use tidegate_core::hash::{mix, rendezvous};
 
-use crate::hash::{HashKey, mix, stable_hash};
+use crate::hash::{HashKey, stable_hash};
 
 /// Position of an upstream in the config's list: the gateway keeps its pools in a `Vec` in that order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -248,9 +249,7 @@ impl Split {
             if target.weight == 0 {
                 continue;
             }
-            // The top 53 bits, moved to the middle of their slot: strictly between 0 and 1, so ln is finite and below 0.
-            let uniform = ((mix(hash ^ target.seed) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-            let score = -f64::from(target.weight) / uniform.ln();
+            let score = rendezvous(hash, target.seed, target.weight);
             if score > best_score {
                 best_score = score;
                 best = Some(at);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -68,15 +69,24 @@ struct FileStore {
 /// # Errors
 /// [`OpenError::InUse`] when this or another process has it open, [`OpenError::File`] when it cannot be used.
 pub fn file(path: &Path) -> Result<Arc<dyn Store>, OpenError> {
+    start(path, |path| {
+        Database::builder().set_cache_size(CACHE_BYTES).create(path)
+    })
+}
+
+type OpenDatabase = fn(&Path) -> Result<Database, DatabaseError>;
+
+fn start(path: &Path, open: OpenDatabase) -> Result<Arc<dyn Store>, OpenError> {
     let Opened {
         database,
         ledger,
         last_ms,
-    } = Opened::open(path)?;
+    } = Opened::open(path, open)?;
     let (requests, received) = channel();
     let feed = Arc::new(Feed::new(true));
-    let owner = Owner {
+    let mut owner = Owner {
         path: path.to_owned(),
+        open,
         database: Some(database),
         clock: Clock::new(last_ms),
         ledger,
@@ -85,7 +95,14 @@ pub fn file(path: &Path) -> Result<Arc<dyn Store>, OpenError> {
     };
     let thread = std::thread::Builder::new()
         .name("state".into())
-        .spawn(move || owner.run(&received))
+        .spawn(move || {
+            // A panic must not leave a store that is away for good. Whoever waits for an answer is told, and what is
+            // in memory is read anew from the file, as after any transaction that failed.
+            while catch_unwind(AssertUnwindSafe(|| owner.run(&received))).is_err() {
+                tracing::error!(path = %owner.path.display(), "the state file's thread panicked");
+                owner.lose();
+            }
+        })
         .map_err(|error| OpenError::file(path, error))?;
     Ok(Arc::new(Front(Arc::new(FileStore {
         requests: Some(requests),
@@ -103,17 +120,14 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(path: &Path) -> Result<Self, OpenError> {
+    fn open(path: &Path, open: OpenDatabase) -> Result<Self, OpenError> {
         create(path).map_err(|error| OpenError::file(path, error))?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| match error {
-                DatabaseError::DatabaseAlreadyOpen => OpenError::InUse {
-                    path: path.to_owned(),
-                },
-                error => OpenError::file(path, error),
-            })?;
+        let database = open(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse {
+                path: path.to_owned(),
+            },
+            error => OpenError::file(path, error),
+        })?;
         let (ledger, last_ms) = read(&database).map_err(|error| OpenError::file(path, error))?;
         Ok(Self {
             database,
@@ -174,6 +188,7 @@ struct Owner {
     path: PathBuf,
     /// `None` after a transaction that failed, until the file can be opened again.
     database: Option<Database>,
+    open: OpenDatabase,
     clock: Clock,
     ledger: Ledger,
     /// Counters that are not written yet; `None`: over.
@@ -182,7 +197,7 @@ struct Owner {
 }
 
 impl Owner {
-    fn run(mut self, requests: &Receiver<(Operation, Reply)>) {
+    fn run(&mut self, requests: &Receiver<(Operation, Reply)>) {
         // When the counters that are not written yet have to be.
         let mut flush_at: Option<u64> = None;
         loop {
@@ -251,9 +266,7 @@ impl Owner {
         }
         if let Err(error) = self.write(&changes) {
             tracing::error!(path = %self.path.display(), %error, "the state file cannot be written");
-            // The ledger ran ahead of the file, and nobody was told: both are read anew.
-            self.database = None;
-            self.feed.down();
+            self.lose();
             return Err(self.unavailable(&error));
         }
         self.counters.clear();
@@ -312,12 +325,21 @@ impl Owner {
         Ok(())
     }
 
+    /// The ledger ran ahead of the file, and nobody was told: it is to be read anew.
+    fn lose(&mut self) {
+        let database = self.database.take();
+        // After a panic inside of it, it panics once more when it closes.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        self.feed.down();
+    }
+
     /// After a transaction that failed: opens the file again and forgets what is not in it.
     fn reopen(&mut self) -> Result<(), Error> {
         if self.database.is_some() {
             return Ok(());
         }
-        let opened = Opened::open(&self.path).map_err(|error| self.unavailable(&error))?;
+        let opened =
+            Opened::open(&self.path, self.open).map_err(|error| self.unavailable(&error))?;
         tracing::info!(path = %self.path.display(), "the state file can be used again");
         self.database = Some(opened.database);
         self.ledger = opened.ledger;
@@ -381,4 +403,108 @@ fn read(database: &Database) -> Result<(Ledger, u64), redb::Error> {
 
 fn named(text: &str) -> Result<Key, redb::Error> {
     Key::parse(text).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+
+    use super::*;
+    use crate::key::Prefix;
+    use crate::store::Guard;
+    use crate::watch::Event;
+
+    const WELL: u8 = 0;
+    const FULL: u8 = 1;
+    const PANICS: u8 = 2;
+
+    /// A disk with a mood. One for each test: they run at the same time.
+    #[derive(Debug)]
+    struct Disk(FileBackend, &'static AtomicU8);
+
+    impl Disk {
+        fn check(&self) -> io::Result<()> {
+            match self.1.load(Ordering::SeqCst) {
+                FULL => Err(io::ErrorKind::StorageFull.into()),
+                PANICS => panic!("the disk is in a bad mood"),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.check()?;
+            self.0.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.check()?;
+            self.0.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.check()?;
+            self.0.write(offset, data)
+        }
+    }
+
+    fn open_on(path: &Path, mood: &'static AtomicU8) -> Result<Database, DatabaseError> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let disk = Disk(FileBackend::new(file)?, mood);
+        Database::builder().create_with_backend(disk)
+    }
+
+    async fn recovers_from(mood: &'static AtomicU8, bad: u8, open: OpenDatabase) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = start(&folder.path().join("s"), open).unwrap();
+        let key = |text: &str| Key::parse(text).unwrap();
+        let put = async |at: &str, value: &'static str| {
+            store.put(&key(at), value.into(), None, &Guard::NONE).await
+        };
+        put("a", "before").await.unwrap();
+        store.add(&key("c"), 5, None, None).await.unwrap();
+        let mut watch = store.watch(&Prefix::all());
+        assert!(matches!(watch.next().await, Event::Resync(_)));
+        mood.store(bad, Ordering::SeqCst);
+        for _ in 0..3 {
+            let error = put("a", "lost").await.unwrap_err();
+            assert!(error.is_unavailable(), "{error}");
+        }
+        assert!(!store.connected());
+        mood.store(WELL, Ordering::SeqCst);
+        // What failed was not done, and what was acknowledged is there.
+        let entry = store.get(&key("a")).await.unwrap().unwrap();
+        assert_eq!(entry.value, "before");
+        assert_eq!(store.add(&key("c"), 1, None, None).await.unwrap(), 6);
+        let version = put("a", "after").await.unwrap();
+        assert!(version > entry.version && store.connected());
+        let after = store.get(&key("a")).await.unwrap().unwrap();
+        loop {
+            match watch.next().await {
+                Event::Resync(entries) if entries == [(key("a"), after.clone())] => break,
+                Event::Put(_, entry) if entry == after => break,
+                _ => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_was_full_is_used_again_and_no_failed_write_is_seen() {
+        static MOOD: AtomicU8 = AtomicU8::new(WELL);
+        recovers_from(&MOOD, FULL, |path| open_on(path, &MOOD)).await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_what_was_under_way_alone() {
+        static MOOD: AtomicU8 = AtomicU8::new(WELL);
+        recovers_from(&MOOD, PANICS, |path| open_on(path, &MOOD)).await;
+    }
 }

@@ -59,7 +59,7 @@ enum Due {
 }
 
 /// The state of a store.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Ledger {
     version: u64,
     entries: BTreeMap<Key, Stored>,
@@ -379,4 +379,110 @@ impl Holding {
 /// Whole milliseconds, rounded up.
 pub(crate) fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(number: u8) -> Key {
+        Key::parse(&format!("k/{number}")).unwrap()
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        let ttl = || prop::option::of(1..200_u64);
+        prop_oneof![
+            (0..4_u8, ttl()).prop_map(|(at, ttl_ms)| Operation::Put {
+                key: key(at),
+                value: Bytes::from(vec![at]),
+                ttl_ms,
+                guard: Guard::NONE,
+            }),
+            (0..4_u8).prop_map(|at| Operation::Delete {
+                key: key(at),
+                guard: Guard::NONE,
+            }),
+            (0..2_u8, 0..3_u8, 1..200_u64).prop_map(|(at, holder, ttl_ms)| Operation::Acquire {
+                name: key(at),
+                holder: holder.to_string(),
+                ttl_ms,
+            }),
+            (0..3_u8, -20..20_i64, prop::option::of(0..50_u64), ttl()).prop_map(
+                |(at, delta, ceiling, ttl)| Operation::Add {
+                    adds: vec![Add {
+                        key: key(at),
+                        delta,
+                        ceiling,
+                        ttl: ttl.map(Duration::from_millis),
+                    }],
+                }
+            ),
+        ]
+    }
+
+    proptest! {
+        /// What is written down is all there is to know: after every operation, a ledger that was built from the
+        /// effects alone is the same.
+        #[test]
+        fn the_effects_written_down_make_the_same_ledger(steps in prop::collection::vec((operation(), 0..100_u64), 1..60)) {
+            let (mut ledger, mut restored, mut now) = (Ledger::default(), Ledger::default(), 1_000);
+            for (operation, pause) in steps {
+                now += pause;
+                let mut effects = Vec::new();
+                let _ = ledger.apply(operation, now, &mut effects);
+                effects.into_iter().for_each(|effect| restored.restore(effect));
+                prop_assert_eq!(&ledger, &restored);
+            }
+            ledger.expire(now + 1_000, &mut Vec::new());
+            prop_assert!(ledger.due.is_empty());
+            prop_assert!(ledger.entries.values().all(|entry| entry.ends.is_none()));
+            prop_assert!(ledger.counters.values().all(|counter| counter.ends.is_none()));
+        }
+
+        /// Nothing is seen at or after its end, and everything is before.
+        #[test]
+        fn an_entry_is_there_until_its_end_and_not_longer(steps in prop::collection::vec((0..4_u8, 1..200_u64, 0..100_u64), 1..60)) {
+            let (mut ledger, mut ends, mut now) = (Ledger::default(), BTreeMap::new(), 1_000);
+            for (at, ttl, pause) in steps {
+                now += pause;
+                let answer = ledger.apply(Operation::List { prefix: Prefix::all() }, now, &mut Vec::new());
+                let Ok(Answer::Listing(listing)) = answer else { panic!("{answer:?}") };
+                let seen: Vec<Key> = listing.entries.into_iter().map(|(key, _)| key).collect();
+                ends.retain(|_, end| *end > now);
+                prop_assert_eq!(seen, ends.keys().cloned().collect::<Vec<_>>());
+                let put = Operation::Put { key: key(at), value: Bytes::new(), ttl_ms: Some(ttl), guard: Guard::NONE };
+                ledger.apply(put, now, &mut Vec::new()).unwrap();
+                ends.insert(key(at), now + ttl);
+            }
+        }
+
+        /// Whoever gets a lease gets it after the end of the one before, and with a higher epoch; also when the clock
+        /// of a restarted store is behind.
+        #[test]
+        fn holdings_of_a_lease_do_not_overlap(steps in prop::collection::vec((0..3_u8, 1..200_u64, -50..150_i64), 1..80)) {
+            let (mut ledger, mut now) = (Ledger::default(), 10_000_u64);
+            let mut last: Option<(String, u64, Epoch)> = None;
+            for (holder, ttl_ms, pause) in steps {
+                now = now.saturating_add_signed(pause);
+                let holder = holder.to_string();
+                let acquire = Operation::Acquire { name: key(0), holder: holder.clone(), ttl_ms };
+                match (ledger.apply(acquire, now, &mut Vec::new()), &last) {
+                    (Ok(Answer::Acquired(epoch)), Some((who, ends, before))) => {
+                        prop_assert!(*ends <= now || *who == holder);
+                        let fits = if *ends <= now { epoch > *before } else { epoch == *before };
+                        prop_assert!(fits);
+                        last = Some((holder, now + ttl_ms, epoch));
+                    }
+                    (Ok(Answer::Acquired(epoch)), None) => last = Some((holder, now + ttl_ms, epoch)),
+                    (Err(Error::Held { holder: who, remaining, .. }), Some((held_by, ends, _))) => {
+                        prop_assert!(*ends > now && who == *held_by && who != holder);
+                        prop_assert_eq!(remaining, Duration::from_millis(ends - now));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
 }

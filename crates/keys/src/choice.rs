@@ -36,6 +36,17 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// The word that the configuration uses for it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Choice::Random => "random",
+            Choice::RoundRobin => "round_robin",
+            Choice::Weighted => "weighted",
+            Choice::LeastUsed => "least_used",
+            Choice::Sticky { .. } => "sticky",
+        }
+    }
+
     /// Takes over the configuration's.
     pub fn of(choose: &config::Choose) -> Choice {
         match choose {

@@ -21,8 +21,10 @@ mod registry;
 mod rotation;
 mod settings;
 
+pub mod account;
 pub mod probe;
 pub mod share;
+pub mod status;
 
 pub use choice::Choice;
 pub use clock::{Clock, MonotonicClock};

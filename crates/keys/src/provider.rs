@@ -58,6 +58,11 @@ impl Live {
         }
     }
 
+    /// Where the provider is: scheme, host and port.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     pub(crate) fn member(&self, key: &KeyId) -> Option<MemberKey> {
         self.members.get(key).copied()
     }

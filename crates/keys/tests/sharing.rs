@@ -5,10 +5,8 @@ mod common;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use common::*;
 use tidegate_core::{MemberState, SmallRng, Time};
 use tidegate_keys::share::{Sharing, identity, share};
@@ -215,94 +213,21 @@ async fn what_was_told_ends_in_the_store_by_itself() {
     assert_eq!(health_entries(&store).await, 0);
 }
 
-/// A store that is away at will. Watches go on: what they feed is the memory's.
-#[derive(Debug)]
-struct Fickle {
-    inner: Arc<dyn Store>,
-    away: AtomicBool,
-}
-
-impl Fickle {
-    fn check(&self) -> Result<(), Error> {
-        match self.away.load(Relaxed) {
-            true => Err(Error::Unavailable {
-                cause: "test".into(),
-            }),
-            false => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl Store for Fickle {
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        self.check()?;
-        self.inner.get(key).await
-    }
-    async fn list(&self, prefix: &Prefix) -> Result<Listing, Error> {
-        self.check()?;
-        self.inner.list(prefix).await
-    }
-    async fn put(
-        &self,
-        key: &Key,
-        value: bytes::Bytes,
-        ttl: Option<Duration>,
-        guard: &Guard,
-    ) -> Result<Version, Error> {
-        self.check()?;
-        self.inner.put(key, value, ttl, guard).await
-    }
-    async fn delete(&self, key: &Key, guard: &Guard) -> Result<bool, Error> {
-        self.check()?;
-        self.inner.delete(key, guard).await
-    }
-    fn watch(&self, prefix: &Prefix) -> Watch {
-        self.inner.watch(prefix)
-    }
-    async fn acquire(&self, name: &Key, holder: &str, ttl: Duration) -> Result<Lease, Error> {
-        self.check()?;
-        self.inner.acquire(name, holder, ttl).await
-    }
-    async fn renew(&self, lease: &Lease) -> Result<Lease, Error> {
-        self.check()?;
-        self.inner.renew(lease).await
-    }
-    async fn release(&self, lease: &Lease) -> Result<(), Error> {
-        self.check()?;
-        self.inner.release(lease).await
-    }
-    async fn lease(&self, name: &Key) -> Result<Option<LeaseView>, Error> {
-        self.check()?;
-        self.inner.lease(name).await
-    }
-    async fn add_all(&self, adds: &[Add]) -> Result<Vec<u64>, Error> {
-        self.check()?;
-        self.inner.add_all(adds).await
-    }
-    fn connected(&self) -> bool {
-        !self.away.load(Relaxed)
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn while_the_store_is_away_each_goes_on_and_tells_later() {
     let inner = memory();
-    let fickle = Arc::new(Fickle {
-        inner: inner.clone(),
-        away: AtomicBool::new(false),
-    });
+    let fickle = Arc::new(Fickle::new(inner.clone()));
     let store: Arc<dyn Store> = fickle.clone();
     let mut cut = Replica::start("one", &store, vec![settings(&[0, 1, 2], "")]).await;
     let other = Replica::start("two", &inner, vec![settings(&[0, 1, 2], "")]).await;
     tokio::time::sleep(SOON).await;
-    fickle.away.store(true, Relaxed);
+    fickle.set_away(true);
     cut.attempt(0, "m", Outcome::Answer(&dead()));
     cut.attempt(1, "m", Outcome::Answer(&limited(60)));
     assert_eq!(cut.fit("m"), [2]);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(other.fit("m"), [0, 1, 2]);
-    fickle.away.store(false, Relaxed);
+    fickle.set_away(false);
     eventually("it is told", SOON, || other.fit("m") == [2]).await;
     let provider = other.keys.provider("p").unwrap();
     let back = health(&provider, 1, "m", other.now())
@@ -317,15 +242,13 @@ async fn who_began_without_the_store_takes_over_its_names_and_keeps_what_it_know
     let inner = memory();
     let theirs = identity(&*inner).await.unwrap();
     let other = Replica::start("two", &inner, vec![settings(&[0, 1], "")]).await;
-    let fickle = Arc::new(Fickle {
-        inner: inner.clone(),
-        away: AtomicBool::new(true),
-    });
+    let fickle = Arc::new(Fickle::new(inner.clone()));
+    fickle.set_away(true);
     let store: Arc<dyn Store> = fickle.clone();
     let mut late = Replica::start("one", &store, vec![settings(&[0, 1], "")]).await;
     late.attempt(0, "m", Outcome::Answer(&dead()));
     tokio::time::sleep(Duration::from_secs(5)).await;
-    fickle.away.store(false, Relaxed);
+    fickle.set_away(false);
     eventually("it is told", Duration::from_secs(2), || {
         other.fit("m") == [1]
     })

@@ -3,11 +3,16 @@
 #![allow(dead_code)] // each test program uses a part
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tidegate_core::{HealthStatus, MemberState, Scope, SmallRng, Time};
 use tidegate_keys::*;
 use tidegate_llm::classify::{Class, Evidence, LimitScope};
+use tidegate_state::{
+    Add, Entry, Error, Guard, Key, Lease, LeaseView, Listing, Prefix, Store, Version, Watch,
+};
 
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 
@@ -219,4 +224,95 @@ pub(crate) fn limited_whole(seconds: u64) -> Evidence {
 
 pub(crate) fn scope(name: &str) -> Scope {
     Scope::new(name)
+}
+
+/// A store that is away at will. Watches go on: what they feed is the memory's.
+#[derive(Debug)]
+pub(crate) struct Fickle {
+    inner: Arc<dyn Store>,
+    away: AtomicBool,
+    mute: AtomicBool,
+}
+
+impl Fickle {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Fickle {
+        Fickle {
+            inner,
+            away: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Relaxed);
+    }
+
+    /// Whoever uses it ends without a word: no lease is given back.
+    pub(crate) fn mute(&self) {
+        self.mute.store(true, Relaxed);
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.away.load(Relaxed) {
+            true => Err(Error::Unavailable {
+                cause: "test".into(),
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Fickle {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
+        self.check()?;
+        self.inner.get(key).await
+    }
+    async fn list(&self, prefix: &Prefix) -> Result<Listing, Error> {
+        self.check()?;
+        self.inner.list(prefix).await
+    }
+    async fn put(
+        &self,
+        key: &Key,
+        value: bytes::Bytes,
+        ttl: Option<Duration>,
+        guard: &Guard,
+    ) -> Result<Version, Error> {
+        self.check()?;
+        self.inner.put(key, value, ttl, guard).await
+    }
+    async fn delete(&self, key: &Key, guard: &Guard) -> Result<bool, Error> {
+        self.check()?;
+        self.inner.delete(key, guard).await
+    }
+    fn watch(&self, prefix: &Prefix) -> Watch {
+        self.inner.watch(prefix)
+    }
+    async fn acquire(&self, name: &Key, holder: &str, ttl: Duration) -> Result<Lease, Error> {
+        self.check()?;
+        self.inner.acquire(name, holder, ttl).await
+    }
+    async fn renew(&self, lease: &Lease) -> Result<Lease, Error> {
+        self.check()?;
+        self.inner.renew(lease).await
+    }
+    async fn release(&self, lease: &Lease) -> Result<(), Error> {
+        self.check()?;
+        if self.mute.load(Relaxed) {
+            return Ok(());
+        }
+        self.inner.release(lease).await
+    }
+    async fn lease(&self, name: &Key) -> Result<Option<LeaseView>, Error> {
+        self.check()?;
+        self.inner.lease(name).await
+    }
+    async fn add_all(&self, adds: &[Add]) -> Result<Vec<u64>, Error> {
+        self.check()?;
+        self.inner.add_all(adds).await
+    }
+    fn connected(&self) -> bool {
+        !self.away.load(Relaxed)
+    }
 }

@@ -1,0 +1,324 @@
+//! One limit of one virtual key at one replica: what it took from the store in advance, and what it has spent of it.
+//!
+//! Requests touch atomics only. The books with the store are kept by the sync task: [`Meter::ask`] says what to ask for,
+//! [`Meter::answered`] takes the answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use arc_swap::ArcSwap;
+
+use super::window::Span;
+
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Unit {
+    Requests,
+    Tokens,
+    Micros,
+}
+
+impl Unit {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Unit::Requests => "requests",
+            Unit::Tokens => "tokens",
+            Unit::Micros => "micros",
+        }
+    }
+}
+
+/// The largest amount that is counted: what the store can.
+const LARGEST: u64 = 1 << 53;
+/// How long a lease may lie unused before it is given back, in milliseconds.
+const IDLE_MS: u64 = 30_000;
+/// A store that said "used up" is asked again after so long, if somebody wants more.
+const ASK_AGAIN_MS: u64 = 1_000;
+
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub(crate) unit: Unit,
+    pub(crate) span: Span,
+    limit: i64,
+    window: ArcSwap<Window>,
+}
+
+/// A limit in one span of the calendar.
+#[derive(Debug)]
+pub(crate) struct Window {
+    pub(crate) index: u64,
+    /// Reserved and settled here. Falls when a request used less than it reserved.
+    spent: AtomicI64,
+    /// Taken from the store.
+    granted: AtomicI64,
+    /// How far `spent` may be beyond `granted` when a request begins.
+    ahead: AtomicI64,
+    /// The store's count when it last answered: leases of all replicas, and debts.
+    total: AtomicI64,
+    /// The largest reservation that was refused since the store was asked.
+    wanted: AtomicI64,
+    /// The store said that nothing is left.
+    used_up: AtomicBool,
+    /// Milliseconds since 1970.
+    last_spent: AtomicU64,
+    last_answer: AtomicU64,
+}
+
+/// What the store should be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// More: within the limit.
+    Grant(i64),
+    /// To note what was spent beyond what was granted, limit or not.
+    Debt(i64),
+    /// To take back what lies unused. It is no longer ours from the moment that this is asked.
+    Return(i64),
+}
+
+/// Why there is nothing for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Short {
+    /// The limit is reached.
+    UsedUp,
+    /// The lease is used up, and the store has not been heard yet.
+    Unconfirmed,
+}
+
+impl Meter {
+    pub(crate) fn new(unit: Unit, span: Span, limit: u64) -> Meter {
+        Meter {
+            unit,
+            span,
+            limit: limit.min(LARGEST) as i64,
+            window: ArcSwap::from_pointee(Window::new(0, 0)),
+        }
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.unsigned_abs()
+    }
+
+    /// How far this replica may run ahead of its lease while the store is near: a tenth of a limit per minute, a hundredth of a
+    /// budget, at least 1.
+    pub(crate) fn slack(&self) -> i64 {
+        let part = if self.span == Span::Minute { 10 } else { 100 };
+        (self.limit / part).max(1)
+    }
+
+    /// What is taken in advance.
+    fn lease(&self) -> i64 {
+        let part = if self.span == Span::Minute { 10 } else { 50 };
+        (self.limit / part).max(1)
+    }
+
+    /// The window of a moment, made if it is a new one. `connected`: whether the store is near.
+    pub(crate) fn current(&self, unix_ms: u64, connected: bool) -> Arc<Window> {
+        let index = self.span.index(unix_ms);
+        let current = self.window.load();
+        if current.index == index {
+            return Arc::clone(&current);
+        }
+        let ahead = if connected { self.slack() } else { self.limit };
+        let fresh = Arc::new(Window::new(index, ahead));
+        // Two threads at once: one of the new windows is everybody's. A clock that lags by a moment keeps to the newer one.
+        self.window.rcu(|old| {
+            if old.index < index {
+                fresh.clone()
+            } else {
+                old.clone()
+            }
+        });
+        self.window.load_full()
+    }
+
+    /// Reserves an amount.
+    pub(crate) fn take(
+        &self,
+        amount: i64,
+        unix_ms: u64,
+        connected: bool,
+    ) -> Result<Arc<Window>, Short> {
+        let window = self.current(unix_ms, connected);
+        let admitted = window.spent.fetch_update(Relaxed, Relaxed, |spent| {
+            let granted = window.granted.load(Acquire);
+            let within = spent.saturating_add(amount) <= granted;
+            let ahead = window.ahead.load(Relaxed);
+            // Once the limit is known to be reached not even one request may cross it: what settled requests give back would let
+            // another one across again and again.
+            let may_cross = ahead > 0 && spent - granted < ahead;
+            (within || may_cross).then(|| spent.saturating_add(amount))
+        });
+        match admitted {
+            Ok(_) => {
+                window.last_spent.store(unix_ms, Relaxed);
+                Ok(window)
+            }
+            Err(_) => {
+                window.wanted.fetch_max(amount, Relaxed);
+                let used_up = window.used_up.load(Relaxed);
+                Err(if used_up {
+                    Short::UsedUp
+                } else {
+                    Short::Unconfirmed
+                })
+            }
+        }
+    }
+
+    /// Whether the task should look at it soon.
+    pub(crate) fn is_low(&self, window: &Window) -> bool {
+        let free = window.granted.load(Relaxed) - window.spent.load(Relaxed);
+        free < self.lease() / 2 || window.wanted.load(Relaxed) > 0
+    }
+
+    /// What to ask the store for, and in which window; at most one question a window at a time.
+    pub(crate) fn ask(&self, unix_ms: u64, connected: bool) -> Option<(Arc<Window>, Ask)> {
+        let window = self.window.load_full();
+        let over = window.index != self.span.index(unix_ms);
+        let (spent, granted) = (window.spent.load(Relaxed), window.granted.load(Relaxed));
+        let free = granted - spent;
+        if over {
+            // Only its debt still matters, for those who read the counter.
+            return (free < 0).then_some((window, Ask::Debt(-free)));
+        }
+        let used_up = window.used_up.load(Relaxed);
+        let answered = window.last_answer.load(Relaxed);
+        // Asked again at times: somebody may have given something back.
+        if used_up && unix_ms.saturating_sub(answered) < ASK_AGAIN_MS {
+            return None;
+        }
+        if used_up && free < 0 {
+            return Some((window, Ask::Debt(-free)));
+        }
+        let wanted = window.wanted.swap(0, Relaxed);
+        let idle = unix_ms.saturating_sub(window.last_spent.load(Relaxed)) >= IDLE_MS;
+        let low = !used_up && spent > 0 && !idle && free < (self.lease() / 2).max(1);
+        if wanted > 0 || low {
+            let lease = if used_up { 0 } else { self.lease() };
+            let more = (lease - free).max(wanted - free).max(1);
+            return Some((window, Ask::Grant(more)));
+        }
+        if free < 0 {
+            return Some((window, Ask::Grant(-free)));
+        }
+        if idle && free > 0 && connected {
+            // Taken like a reservation first: no request can be admitted on what is about to go.
+            let taken = window
+                .spent
+                .compare_exchange(spent, granted, Relaxed, Relaxed);
+            if taken.is_ok() {
+                window.granted.fetch_sub(free, Release);
+                window.spent.fetch_sub(free, Release);
+                return Some((window, Ask::Return(free)));
+            }
+        }
+        None
+    }
+
+    /// The store's answer. `Ok`: done, with the count after it. `Err(Some(count))`: it would have gone past the limit, and
+    /// nothing was added. `Err(None)`: the store did not answer. Returns what to ask next at once.
+    pub(crate) fn answered(
+        &self,
+        window: &Window,
+        ask: Ask,
+        answer: Result<u64, Option<u64>>,
+        unix_ms: u64,
+    ) -> Option<Ask> {
+        match answer {
+            Ok(total) => {
+                let total = total.min(LARGEST) as i64;
+                window.total.store(total, Relaxed);
+                match ask {
+                    Ask::Grant(more) | Ask::Debt(more) => {
+                        window.granted.fetch_add(more, Release);
+                    }
+                    Ask::Return(_) => {}
+                }
+                window.last_answer.store(unix_ms, Relaxed);
+                window.used_up.store(total >= self.limit, Relaxed);
+                self.set_ahead(window, true);
+                None
+            }
+            Err(Some(total)) => {
+                let total = total.min(LARGEST) as i64;
+                window.total.store(total, Relaxed);
+                window.last_answer.store(unix_ms, Relaxed);
+                let left = self.limit - total;
+                if left > 0 {
+                    return Some(Ask::Grant(left));
+                }
+                window.used_up.store(true, Relaxed);
+                self.set_ahead(window, true);
+                let debt = window.spent.load(Relaxed) - window.granted.load(Relaxed);
+                (debt > 0).then_some(Ask::Debt(debt))
+            }
+            Err(None) => {
+                if let Ask::Grant(more) = ask {
+                    // Asked again as soon as the store is back. What may have been granted unheard is lost until the
+                    // window ends: too little is spent rather than too much.
+                    window.wanted.fetch_max(more.min(1), Relaxed);
+                }
+                self.set_ahead(window, false);
+                None
+            }
+        }
+    }
+
+    /// How far to run ahead: near the store by the slack, away from it by all that was left when it was last heard.
+    fn set_ahead(&self, window: &Window, connected: bool) {
+        let left = (self.limit - window.total.load(Relaxed)).max(0);
+        let ahead = if connected {
+            self.slack().min(left)
+        } else {
+            left
+        };
+        window.ahead.store(ahead, Relaxed);
+    }
+
+    /// The store came near, or went away.
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.set_ahead(&self.window.load(), connected);
+    }
+
+    /// Whether more was used than was granted.
+    pub(crate) fn owes(&self) -> bool {
+        let window = self.window.load();
+        window.spent.load(Relaxed) > window.granted.load(Relaxed)
+    }
+
+    /// What is counted in this window, as far as this replica knows: the store's count when it last answered, without its own
+    /// lease, and what it has spent.
+    pub(crate) fn used(&self, unix_ms: u64) -> u64 {
+        let window = self.window.load();
+        if window.index != self.span.index(unix_ms) {
+            return 0;
+        }
+        let (total, granted) = (window.total.load(Relaxed), window.granted.load(Relaxed));
+        let others = (total - granted).max(0);
+        u64::try_from(others + window.spent.load(Relaxed)).unwrap_or(0)
+    }
+}
+
+impl Window {
+    fn new(index: u64, ahead: i64) -> Window {
+        Window {
+            index,
+            spent: AtomicI64::new(0),
+            granted: AtomicI64::new(0),
+            ahead: AtomicI64::new(ahead),
+            total: AtomicI64::new(0),
+            wanted: AtomicI64::new(0),
+            used_up: AtomicBool::new(false),
+            last_spent: AtomicU64::new(0),
+            last_answer: AtomicU64::new(0),
+        }
+    }
+
+    /// Corrects a reservation by what was really used.
+    pub(crate) fn correct(&self, by: i64) {
+        self.spent.fetch_add(by, Relaxed);
+    }
+}

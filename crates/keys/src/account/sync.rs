@@ -1,0 +1,236 @@
+//! Keeps the copy of the virtual keys, and the books of what is spent, with the store.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tidegate_state::{Entry, Error, Event, Guard, InvalidKey, Key, Prefix, Store};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::book::{Account, Accounts, Book};
+use super::key::{self, Hash, KeyRequest, Secret, VirtualKey};
+use super::meter::{Ask, Meter, Window};
+use crate::clock::Clock;
+
+/// How often every account is looked at: leases that lie unused, windows that ended in debt.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Pause after a question that the store did not answer.
+const AGAIN: Duration = Duration::from_millis(500);
+/// A lease of which there is less and less is asked for in so many steps at most.
+const STEPS: usize = 4;
+
+/// Why a key was not made or revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The request is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such key.
+    #[error("there is no virtual key {0:?}")]
+    Unknown(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+fn prefix() -> Result<Prefix, InvalidKey> {
+    Prefix::of(&["accounts", "keys"])
+}
+
+fn path(hash: &Hash) -> Result<Key, InvalidKey> {
+    Key::of(&["accounts", "keys", &key::hash_text(hash)])
+}
+
+fn parse(path: &Key, entry: &Entry) -> Option<(Hash, VirtualKey)> {
+    let hash = key::parse_hash(path.last())?;
+    Some((hash, serde_json::from_slice(&entry.value).ok()?))
+}
+
+impl Accounts {
+    /// Makes a virtual key. Its token is shown here and never again: the store has its hash.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub async fn create(
+        store: &dyn Store,
+        request: &KeyRequest,
+        unix_ms: u64,
+    ) -> Result<(VirtualKey, Secret), KeyError> {
+        request.check().map_err(KeyError::Invalid)?;
+        let (key, secret, hash) = VirtualKey::new(request, unix_ms);
+        let value = serde_json::to_vec(&key).map_err(|e| KeyError::Invalid(e.to_string()))?;
+        let path = path(&hash).map_err(Error::from)?;
+        store
+            .put(&path, value.into(), request.expires(), &Guard::absent())
+            .await?;
+        Ok((key, secret))
+    }
+
+    /// Revokes a key by its id: replicas refuse it as soon as they hear of it. Nothing of it stays in the store but counters,
+    /// which end with their span.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub async fn revoke(store: &dyn Store, id: &str) -> Result<VirtualKey, KeyError> {
+        let listing = store.list(&prefix().map_err(Error::from)?).await?;
+        for (path, entry) in &listing.entries {
+            if let Some((_, key)) = parse(path, entry).filter(|(_, key)| key.id == id) {
+                store.delete(path, &Guard::NONE).await?;
+                return Ok(key);
+            }
+        }
+        Err(KeyError::Unknown(id.to_owned()))
+    }
+
+    pub(crate) fn event(&self, event: Event) {
+        let old = self.book();
+        let mut book = Book {
+            ready: true,
+            keys: old.keys.clone(),
+        };
+        let put = |book: &mut Book, path: &Key, entry: &Entry| {
+            if let Some((hash, key)) = parse(path, entry) {
+                let before = old.keys.get(&hash);
+                if before.is_none_or(|before| before.key != key) {
+                    let account = Account::new(key, before.map(|a| &**a));
+                    book.keys.insert(hash, Arc::new(account));
+                }
+            }
+        };
+        match event {
+            Event::Resync(entries) => {
+                let there: HashSet<Hash> = entries
+                    .iter()
+                    .filter_map(|(path, e)| parse(path, e))
+                    .map(|(h, _)| h)
+                    .collect();
+                book.keys.retain(|hash, _| there.contains(hash));
+                entries
+                    .iter()
+                    .for_each(|(path, entry)| put(&mut book, path, entry));
+            }
+            Event::Put(path, entry) => put(&mut book, &path, &entry),
+            Event::Delete(path, _) => {
+                key::parse_hash(path.last()).map(|hash| book.keys.remove(&hash));
+            }
+        }
+        self.set_book(book);
+    }
+
+    fn set_connected(&self, connected: bool) {
+        if self.connected.swap(connected, Relaxed) == connected {
+            return;
+        }
+        tracing::info!(connected, "the store of virtual keys");
+        for account in self.book().keys.values() {
+            account
+                .meters
+                .iter()
+                .for_each(|meter| meter.set_connected(connected));
+        }
+    }
+}
+
+/// Asks the store what a meter asks, until that is answered.
+pub(crate) async fn settle(
+    store: &dyn Store,
+    id: &str,
+    meter: &Meter,
+    window: &Window,
+    ask: Ask,
+    clock: &dyn Clock,
+) -> bool {
+    let counter = format!("{}.{}", meter.unit.as_str(), meter.span.as_str());
+    let path = ["accounts", "spent", id, &counter, &window.index.to_string()];
+    let Ok(key) = Key::of(&path) else { return true };
+    let mut next = Some(ask);
+    for _ in 0..STEPS {
+        let Some(ask) = next else { return true };
+        let (delta, ceiling) = match ask {
+            Ask::Grant(more) => (more, Some(meter.limit())),
+            Ask::Debt(more) => (more, None),
+            Ask::Return(less) => (-less, None),
+        };
+        let answer = match store
+            .add(&key, delta, ceiling, Some(meter.span.kept()))
+            .await
+        {
+            Ok(total) => Ok(total),
+            Err(Error::Ceiling { value, .. }) => Err(Some(value)),
+            Err(error) => {
+                tracing::debug!(%key, %error, "not counted");
+                Err(None)
+            }
+        };
+        next = meter.answered(window, ask, answer, clock.unix_ms());
+        if answer == Err(None) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Keeps an [`Accounts`] with its store until it is dropped. One task a process.
+pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+    let Ok(prefix) = prefix() else { return };
+    let mut watch = store.watch(&prefix);
+    let mut asking: JoinSet<(Arc<Account>, usize, bool)> = JoinSet::new();
+    let mut busy: HashSet<(String, usize)> = HashSet::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut away_until = Instant::now();
+    loop {
+        let mut all = false;
+        tokio::select! {
+            event = watch.next() => accounts.event(event),
+            () = accounts.wake.notified() => {}
+            Some(done) = asking.join_next() => {
+                match done {
+                    Ok((account, index, answered)) => {
+                        busy.remove(&(account.key.id.clone(), index));
+                        if !answered {
+                            away_until = Instant::now() + AGAIN;
+                        }
+                        // What came while it was busy.
+                        accounts.queue(&account);
+                    }
+                    Err(error) => tracing::error!(%error, "counting ended badly"),
+                }
+                accounts.answered.notify_waiters();
+            }
+            _ = sweep.tick() => all = true,
+            () = tokio::time::sleep_until(away_until), if Instant::now() < away_until => all = true,
+        }
+        let near = store.connected() && Instant::now() >= away_until;
+        accounts.set_connected(near);
+        let low = accounts.drain_low();
+        if Instant::now() < away_until {
+            continue;
+        }
+        let look = match all {
+            true => accounts.book().keys.values().cloned().collect(),
+            false => low,
+        };
+        for account in look {
+            for (index, meter) in account.meters.iter().enumerate() {
+                let slot = (account.key.id.clone(), index);
+                if busy.contains(&slot) {
+                    continue;
+                }
+                let Some((window, ask)) = meter.ask(clock.unix_ms(), near) else {
+                    continue;
+                };
+                busy.insert(slot);
+                let (store, clock, meter) = (store.clone(), clock.clone(), meter.clone());
+                let account = account.clone();
+                asking.spawn(async move {
+                    let id = &account.key.id;
+                    let answered = settle(&*store, id, &meter, &window, ask, &*clock).await;
+                    (account, index, answered)
+                });
+            }
+        }
+    }
+}

@@ -54,6 +54,121 @@ pub struct MemberView {
     pub connections: u64,
 }
 
+/// One provider with its keys, as `/api/v1/providers` answers it. Nothing here holds a key, a prompt or an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProviderView {
+    /// Name from the config.
+    pub name: String,
+    /// Its type, as the config writes it (`openai`, …).
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where it is: scheme, host and port.
+    pub origin: String,
+    /// How a key is chosen, as the config writes it (`random`, `sticky`, …).
+    pub choose: String,
+    /// Models that it lists, by callers' names.
+    pub models: Vec<String>,
+    /// Requests in flight over all keys.
+    pub inflight: u64,
+    /// Requests that found no fit key.
+    pub exhausted: u64,
+    /// Attempts after which the request went on to another key, attempt or provider, by cause; causes that never were are left out.
+    pub failovers: Vec<CauseCount>,
+    /// Tokens of prompts, cached ones included.
+    pub input_tokens: u64,
+    /// Tokens of answers, reasoning included.
+    pub output_tokens: u64,
+    /// Keys, in the order of the config.
+    pub keys: Vec<KeyView>,
+}
+
+/// How often something happened for a cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseCount {
+    /// One word (`limited`, `timeout`).
+    pub cause: String,
+    /// How often since the start.
+    pub count: u64,
+}
+
+/// One key of a provider.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyView {
+    /// What it is called here, in metrics and in the restore operation: its fingerprint, with a part of its identity behind it
+    /// (`sk-…9f3c/1b22ce`) where another key of the provider looks the same.
+    pub name: String,
+    /// What people may see of it: `sk-…9f3c`.
+    pub fingerprint: String,
+    /// Share of picks relative to the other keys.
+    pub weight: u32,
+    /// Health for all models together. The worst of `models` may be worse.
+    #[serde(flatten)]
+    pub health: KeyHealth,
+    /// Requests in flight.
+    pub inflight: u64,
+    /// Attempts made.
+    pub attempts: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Times it was spared.
+    pub ejections: u64,
+    /// Health for single models, where there is something to tell.
+    pub models: Vec<KeyModelView>,
+}
+
+/// A key's health for one model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyModelView {
+    /// By the provider's name.
+    pub model: String,
+    /// Its health.
+    #[serde(flatten)]
+    pub health: KeyHealth,
+}
+
+/// Health of a key, as a whole or for a model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyHealth {
+    /// `warming`, `healthy`, `ejected`, `probing`, `draining`.
+    pub state: String,
+    /// Why it is in that state, in words, empty when healthy.
+    pub cause: String,
+    /// Milliseconds since it entered that state.
+    pub since_ms: u64,
+    /// Milliseconds until it returns; `None`: it is fit, or only a probe brings it back.
+    pub returns_in_ms: Option<u64>,
+    /// The last thing that was held against it.
+    pub evidence: Option<EvidenceView>,
+}
+
+/// What a provider said or did, without secrets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EvidenceView {
+    /// The class in one word (`key_dead`, `limited`, `timeout`, …).
+    pub class: String,
+    /// Status of the answer; `None`: there was no answer.
+    pub status: Option<u16>,
+    /// The provider's own code.
+    pub code: Option<String>,
+    /// The beginning of what it said.
+    pub excerpt: String,
+    /// The model that was asked, by the provider's name.
+    pub model: Option<String>,
+    /// The replica that saw it; `None`: this one.
+    pub seen_by: Option<String>,
+    /// Milliseconds since then.
+    pub ago_ms: u64,
+}
+
+/// The store of durable state, as far as this process uses it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreView {
+    /// Where it is, without user and password; empty: nothing needs one.
+    pub url: String,
+    /// Whether it can be reached.
+    pub connected: bool,
+}
+
 /// One route with its traffic.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RouteView {

@@ -117,3 +117,43 @@ def consul(tmp_path):
     agent = Consul(tmp_path)
     yield agent
     agent.end()
+
+
+@pytest.fixture
+def faulty():
+    """A provider of LLMs that fails as it is told."""
+    from harness.faults import FaultServer
+
+    started = FaultServer()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def sdks(tmp_path_factory):
+    """The official SDKs for Python."""
+    from harness.sdks import Sdks
+
+    started = Sdks.python(tmp_path_factory.mktemp("sdks"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def node_sdk(tmp_path_factory):
+    """OpenAI's own client for Node."""
+    from harness.sdks import Sdks
+
+    started = Sdks.node(tmp_path_factory.mktemp("node"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def redis(tmp_path):
+    """A real Redis."""
+    from harness.redis import Redis
+
+    started = Redis(tmp_path)
+    yield started
+    started.end()

@@ -280,11 +280,12 @@ impl Call {
     }
 
     /// Bytes that keep a waiting caller's connection alive and mean nothing to it: a comment in an event stream, white
-    /// space before the items of an array. They may be sent between two outputs of [`Answer`](crate::Answer) at any time.
+    /// space before the items of an array, an empty line for Gemini's callers (Google's own SDK takes a comment for a
+    /// broken answer). They may be sent between two outputs of [`Answer`](crate::Answer) at any time.
     pub fn heartbeat(&self) -> Option<&'static [u8]> {
         if !self.stream || !self.endpoint.generates() {
             None
-        } else if self.array_stream {
+        } else if self.array_stream || self.dialect == Dialect::Gemini {
             Some(b"\n")
         } else {
             Some(b": ping\n\n")

@@ -499,3 +499,70 @@ fn ids_of_calls_are_made_plain_where_they_must_be() {
         assert!(!text.contains("functions.look"));
     }
 }
+
+/// A conversation in chat's words, as it comes back from each translation: adjacent messages of one side are one.
+fn any_conversation() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::json;
+    let text = "[a-zäß\"\\\\\n{}é]{1,12}";
+    let turn = (text, text, text, 0..3u8, any::<bool>());
+    (proptest::collection::vec(turn, 1..5), proptest::option::of(text)).prop_map(|(turns, system)| {
+        let mut messages = Vec::new();
+        if let Some(system) = system {
+            messages.push(json!({"role": "system", "content": system}));
+        }
+        let mut calls = 0;
+        for (asked, said, result, tools, picture) in turns {
+            messages.push(if picture {
+                json!({"role": "user", "content": [
+                    {"type": "text", "text": asked},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                ]})
+            } else {
+                json!({"role": "user", "content": asked})
+            });
+            if tools == 0 {
+                messages.push(json!({"role": "assistant", "content": said}));
+                continue;
+            }
+            let first = calls;
+            calls += usize::from(tools);
+            let made: Vec<_> = (first..calls)
+                .map(|n| json!({"id": format!("call_{n}"), "type": "function", "function": {"name": format!("f{n}"), "arguments": json!({"x": said}).to_string()}}))
+                .collect();
+            messages.push(json!({"role": "assistant", "content": said, "tool_calls": made}));
+            for n in first..calls {
+                messages.push(json!({"role": "tool", "tool_call_id": format!("call_{n}"), "content": result}));
+            }
+            messages.push(json!({"role": "assistant", "content": "so"}));
+        }
+        json!({
+            "model": "m",
+            "messages": messages,
+            "tools": [{"type": "function", "function": {"name": "f0", "description": "d", "parameters": {"type": "object", "properties": {"x": {"type": "string"}}}}}],
+            "tool_choice": "required",
+            "max_tokens": 50,
+            "temperature": 0.5,
+            "stop": ["END"],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}},
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_conversation_comes_back_from_another_dialect_as_it_went(body in any_conversation()) {
+        for (kind, path) in [
+            (ProviderKind::Anthropic, "/v1/messages"),
+            (ProviderKind::Gemini, "/v1beta/models/m:generateContent"),
+        ] {
+            let there = prepare(&call("/v1/chat/completions", body.to_string()).unwrap(), kind, "m").unwrap();
+            let back = prepare(&call(path, there.body).unwrap(), ProviderKind::DeepSeek, "m").unwrap();
+            let mut now: serde_json::Value = serde_json::from_slice(&back.body).unwrap();
+            // What one of the two has no place for.
+            if let Some(format) = now.pointer_mut("/response_format/json_schema").and_then(|format| format.as_object_mut()) {
+                format.remove("strict");
+            }
+            prop_assert_eq!(&now, &body);
+        }
+    }
+}

@@ -135,7 +135,14 @@ impl Answer {
         self.state = if !status.is_success() {
             State::Error(Vec::new())
         } else {
+            // Packed although identity was asked for: it can't be looked into, only passed on.
+            let packed = headers
+                .get(CONTENT_ENCODING)
+                .is_some_and(|encoding| encoding != "identity");
             match self.plan.back {
+                Back::Same if packed => {
+                    State::Whole(Whole::new("application/octet-stream", &self.plan))
+                }
                 Back::Same if content_type.starts_with("text/event-stream") => {
                     State::Relay(Relay::new(&self.plan))
                 }

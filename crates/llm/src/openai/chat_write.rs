@@ -54,7 +54,12 @@ pub(crate) fn write(
                 body.bool("parallel_tool_calls", parallel);
             }
         }
-        body.opt_int(named("max_completion_tokens"), request.max_tokens);
+        let most = if quirks.new_max_tokens {
+            "max_completion_tokens"
+        } else {
+            "max_tokens"
+        };
+        body.opt_int(most, request.max_tokens);
         body.opt_num("temperature", request.temperature);
         body.opt_num("top_p", request.top_p);
         body.opt_num("frequency_penalty", request.frequency_penalty);

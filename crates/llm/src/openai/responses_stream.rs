@@ -250,6 +250,11 @@ impl ResponsesStream {
                 self.model = model.to_string();
             }
         }
+        if let Event::Usage(_) = event {
+            // It may come before the answer's name is known, which must not change once it is told.
+            self.reply.add(event);
+            return;
+        }
         self.open(out);
         self.reply.add(event);
         if let Event::End = event {

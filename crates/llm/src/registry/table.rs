@@ -9,6 +9,7 @@ const PLAIN: Quirks = Quirks {
     rename: &[],
     drop: &[],
     no_stream_options: false,
+    new_max_tokens: false,
 };
 
 /// OpenAI's own: everything.
@@ -81,11 +82,17 @@ const OLD_MAX_TOKENS: Quirks = Quirks {
     ..PLAIN
 };
 
-static OPENAI: Row = openai("https://api.openai.com/v1", ALL);
+/// Servers to which `max_tokens` is the outdated one.
+const NEW_MAX_TOKENS: Quirks = Quirks {
+    new_max_tokens: true,
+    ..PLAIN
+};
+
+static OPENAI: Row = with(openai("https://api.openai.com/v1", ALL), NEW_MAX_TOKENS);
 static AZURE: Row = Row {
     base_url: None,
     auth: Auth::Header("api-key"),
-    ..openai("", ALL)
+    ..with(openai("", ALL), NEW_MAX_TOKENS)
 };
 static ANTHROPIC: Row = own(
     Some("https://api.anthropic.com/v1"),
@@ -148,7 +155,10 @@ static YI: Row = with(
     OLD_MAX_TOKENS,
 );
 // The international address is https://api.minimax.io/v1.
-static MINIMAX: Row = openai("https://api.minimaxi.com/v1", &[Chat, Responses, Models]);
+static MINIMAX: Row = with(
+    openai("https://api.minimaxi.com/v1", &[Chat, Responses, Models]),
+    NEW_MAX_TOKENS,
+);
 static STEPFUN: Row = with(
     openai(
         "https://api.stepfun.com/v1",
@@ -164,16 +174,19 @@ static HUNYUAN: Row = with(
     openai("https://api.hunyuan.cloud.tencent.com/v1", CHAT),
     OLD_MAX_TOKENS,
 );
-static GROQ: Row = openai(
-    "https://api.groq.com/openai/v1",
-    &[
-        Chat,
-        Responses,
-        Models,
-        Speech,
-        Transcriptions,
-        Translations,
-    ],
+static GROQ: Row = with(
+    openai(
+        "https://api.groq.com/openai/v1",
+        &[
+            Chat,
+            Responses,
+            Models,
+            Speech,
+            Transcriptions,
+            Translations,
+        ],
+    ),
+    NEW_MAX_TOKENS,
 );
 static GROK: Row = openai(
     "https://api.x.ai/v1",
@@ -192,6 +205,7 @@ static MISTRAL: Row = with(
         ],
         drop: &["user", "store", "metadata", "service_tier"],
         no_stream_options: true,
+        new_max_tokens: false,
     },
 );
 static TOGETHER_AI: Row = with(
@@ -218,7 +232,10 @@ static OPENROUTER: Row = openai(
     "https://openrouter.ai/api/v1",
     &[Chat, Responses, Completions, Embeddings, Models],
 );
-static GITHUB: Row = openai("https://models.github.ai/inference", &[Chat, Embeddings]);
+static GITHUB: Row = with(
+    openai("https://models.github.ai/inference", &[Chat, Embeddings]),
+    NEW_MAX_TOKENS,
+);
 static OLLAMA: Row = with(
     openai(
         "http://127.0.0.1:11434/v1",

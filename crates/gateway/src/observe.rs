@@ -1,5 +1,6 @@
 //! What is shown of the gateway: views and metrics, added up when somebody asks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -40,12 +41,10 @@ impl Handle {
         let pool = &upstream.live.pool;
         let source = self.control.source_status(&upstream.name);
         let members = pool.members();
-        let connections = |id: &str| {
-            members
-                .iter()
-                .find(|m| &**m.id() == id)
-                .map_or(0, |m| m.payload().open.load(Relaxed))
-        };
+        let open: HashMap<&str, u64> = members
+            .iter()
+            .map(|m| (&**m.id(), m.payload().open.load(Relaxed)))
+            .collect();
         UpstreamView {
             name: upstream.name.to_string(),
             balance: pool.policy().balance.name().to_owned(),
@@ -56,7 +55,7 @@ impl Handle {
             members: pool
                 .status(now)
                 .iter()
-                .map(|m| member(m, connections(&m.id), now))
+                .map(|m| member(m, open.get(&*m.id).copied().unwrap_or_default(), now))
                 .collect(),
         }
     }

@@ -316,6 +316,8 @@ def test_the_roles_outlive_a_killed_supervisor_and_the_next_one_takes_them_over(
         until(lambda: load.answered() > seen + 50, what="serving without a supervisor")
         assert alive(role)
         gateway.start()
+        # Ready is what the role says, before there is somebody who takes it over.
+        until(lambda: "gateway adopted" in gateway.process.log(), what="taken over")
         seen = load.answered()
         until(lambda: load.answered() > seen + 50, what="serving under the new one")
     assert not load.report.failures and load.report.refused == 0

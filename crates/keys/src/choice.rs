@@ -101,7 +101,7 @@ impl Default for Sessions {
 }
 
 fn seconds(at: Time) -> u64 {
-    at.0 / 1_000_000_000 & ((1 << TIME_BITS) - 1)
+    (at.0 / 1_000_000_000) & ((1 << TIME_BITS) - 1)
 }
 
 /// Seconds that are left, 0 if it is over.

@@ -130,7 +130,8 @@ impl Failover {
             probation: (!self.by_status()).then_some(Probation {
                 concurrent: 1,
                 successes: 1,
-                strict: true,
+                // One trial and no more; who would rather use a bad key than none does not wait for it either.
+                strict: self.when_exhausted == WhenExhausted::Error,
             }),
             when_exhausted: self.when_exhausted,
             ..PoolPolicy::default()

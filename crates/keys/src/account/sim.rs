@@ -152,8 +152,6 @@ fn play(limit: u64, replicas: usize, story: &[Act], mut check: impl FnMut(i64)) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn with_the_store_near_a_limit_is_passed_by_no_more_than_the_slack_and_a_request_a_replica(
         limit in 1u64..20_000, story in acts(3, false),

@@ -301,7 +301,7 @@ fn close(a: Left, b: Left) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 8, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happened_replicas_agree_soon_after_they_see_each_other_again(story in acts(3, true)) {

@@ -17,6 +17,7 @@ mod io;
 mod limits;
 mod listener;
 mod observe;
+mod provider;
 mod serve;
 mod snapshot;
 mod stats;
@@ -116,13 +117,17 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
         .open(draft.loaded.config.access_log.as_ref())
         .map_err(|e| StartError::Config(e.to_string()))?;
     access.switch(log);
-    let snapshot = draft.commit(None, &stats, Time(epoch));
+    let providers = provider::Shared::new();
+    let memory = draft.loaded.config.request_bodies.memory;
+    providers.bodies.set_max(memory.bytes());
+    let snapshot = draft.commit(None, &stats, &providers.keys, Time(epoch));
     let shared = Arc::new(Shared {
         unrouted: stats.traffic("", ""),
         snapshot: ArcSwap::from_pointee(snapshot),
         stats,
         events: events::Events::default(),
         access,
+        providers,
         via,
         origin: (Instant::now(), epoch),
         draining: AtomicBool::new(false),

@@ -8,11 +8,16 @@ use tidegate_config::{Config, Loaded, model};
 use tidegate_core as core;
 use tidegate_core::RetryBudget;
 use tidegate_discovery::{ListenerFacts, Registration, Resolver};
-use tidegate_route::{Action, Destination, PathPolicy, Route, Router, UpstreamIndex};
+use tidegate_keys::Keys;
+use tidegate_route::{
+    Action, Destination, PathPolicy, ProviderIndex, Route, Router, UpstreamIndex,
+};
 
 use crate::access::OpenError;
 use crate::limits::{RouteConcurrency, RouteRate};
 use crate::listener::ListenerState;
+use crate::provider::Provider;
+use crate::provider::setup::{self, ProviderError};
 use crate::stats::{Limits, Registry, Traffic};
 use crate::tls::TlsError;
 use crate::upstream::{self, Upstream, UpstreamError};
@@ -28,6 +33,8 @@ pub(crate) struct Snapshot {
     pub(crate) routes: Vec<Arc<RouteState>>,
     /// By `UpstreamIndex`.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// By `ProviderIndex`.
+    pub(crate) providers: Vec<Arc<Provider>>,
     pub(crate) listeners: HashMap<String, Arc<ListenerState>>,
     pub(crate) paths: PathPolicy,
     /// Where this Tidegate runs.
@@ -47,6 +54,8 @@ pub(crate) struct RouteState {
     pub(crate) own: Arc<Traffic>,
     /// By upstream, sorted by index: few for each route.
     traffic: Vec<(UpstreamIndex, Arc<Traffic>)>,
+    /// By provider, sorted by index. If there is one, requests are read whole before they go anywhere.
+    asked: Vec<(ProviderIndex, Arc<Traffic>)>,
 }
 
 /// The retry budget of a route, or none.
@@ -75,6 +84,14 @@ impl Budget {
     }
 }
 
+impl Snapshot {
+    /// Every upstream, those behind providers included.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        let behind = self.providers.iter().map(|p| &p.upstream);
+        self.upstreams.iter().chain(behind)
+    }
+}
+
 impl RouteState {
     /// The counters for requests that go to this upstream.
     pub(crate) fn traffic(&self, upstream: UpstreamIndex) -> &Arc<Traffic> {
@@ -87,8 +104,23 @@ impl RouteState {
         }
     }
 
+    /// The counters for requests that go to this provider.
+    pub(crate) fn asked(&self, provider: ProviderIndex) -> &Arc<Traffic> {
+        let found = self
+            .asked
+            .binary_search_by_key(&provider, |(index, _)| *index);
+        found.map_or(&self.own, |at| &self.asked[at].1)
+    }
+
+    /// Providers that requests may go to.
+    pub(crate) fn providers(&self) -> impl ExactSizeIterator<Item = ProviderIndex> {
+        self.asked.iter().map(|(index, _)| *index)
+    }
+
     pub(crate) fn all_traffic(&self) -> impl Iterator<Item = &Arc<Traffic>> {
-        self.traffic.iter().map(|(_, t)| t).chain([&self.own])
+        let upstreams = self.traffic.iter().map(|(_, t)| t);
+        let providers = self.asked.iter().map(|(_, t)| t);
+        upstreams.chain(providers).chain([&self.own])
     }
 }
 
@@ -99,6 +131,8 @@ pub(crate) enum Problem {
     Route(#[from] tidegate_route::CompileError),
     #[error("{0}")]
     Upstream(#[from] UpstreamError),
+    #[error("{0}")]
+    Provider(#[from] ProviderError),
     #[error("listener {name}: {source}")]
     Tls { name: String, source: TlsError },
     #[error("{0}")]
@@ -114,6 +148,7 @@ pub(crate) struct Draft {
     router: Router,
     listeners: HashMap<String, Arc<ListenerState>>,
     upstreams: Vec<upstream::Draft>,
+    providers: Vec<setup::Draft>,
 }
 
 impl Draft {
@@ -146,12 +181,26 @@ impl Draft {
                 )
             })
             .collect();
+        let before: HashMap<&str, &Arc<Provider>> = old
+            .iter()
+            .flat_map(|o| &o.providers)
+            .map(|p| (&**p.name(), p))
+            .collect();
+        let providers = config
+            .providers
+            .iter()
+            .filter_map(|wanted| {
+                let before = before.get(&*wanted.name).copied();
+                keep(setup::Draft::new(wanted, before, resolver), &mut problems)
+            })
+            .collect();
         match router {
             Some(router) if problems.is_empty() => Ok(Draft {
                 loaded,
                 router,
                 listeners,
                 upstreams,
+                providers,
             }),
             _ => Err(problems),
         }
@@ -162,6 +211,7 @@ impl Draft {
         self,
         old: Option<&Snapshot>,
         registry: &Registry,
+        keys: &Keys,
         now: core::Time,
     ) -> Snapshot {
         let Draft {
@@ -169,12 +219,14 @@ impl Draft {
             router,
             listeners,
             upstreams,
+            providers,
         } = self;
         let config = &loaded.config;
         let upstreams: Vec<_> = upstreams
             .into_iter()
             .map(|draft| draft.commit(registry, now))
             .collect();
+        let providers = setup::commit(providers, keys, registry, now);
         let before: HashMap<&str, &Arc<RouteState>> = old
             .iter()
             .flat_map(|o| &o.routes)
@@ -190,6 +242,7 @@ impl Draft {
                     wanted,
                     before.get(&*route.name).copied(),
                     &upstreams,
+                    &providers,
                     registry,
                 ))
             })
@@ -202,6 +255,7 @@ impl Draft {
             router,
             routes,
             upstreams,
+            providers,
             listeners,
         }
     }
@@ -250,6 +304,7 @@ fn route_state(
     wanted: &model::Route,
     old: Option<&Arc<RouteState>>,
     upstreams: &[Arc<Upstream>],
+    providers: &[Arc<Provider>],
     registry: &Registry,
 ) -> RouteState {
     let rate = route.rate_limit.as_ref().map(|limit| match old {
@@ -279,22 +334,22 @@ fn route_state(
             ))),
         },
     };
-    let mut reachable: Vec<UpstreamIndex> = match &route.action {
-        Action::Forward(forward) => forward
-            .split
-            .targets()
-            .iter()
-            .chain(&forward.fallback)
-            .flat_map(|target| match &target.to {
-                Destination::Upstream { index, .. } => vec![*index],
-                Destination::Missing { .. } | Destination::Provider { .. } => Vec::new(),
-                Destination::FromHeader(from) => from.indices().collect(),
-            })
-            .collect(),
-        Action::Redirect(_) | Action::Respond(_) => Vec::new(),
-    };
+    let mut reachable: Vec<UpstreamIndex> = Vec::new();
+    let mut asked: Vec<ProviderIndex> = Vec::new();
+    if let Action::Forward(forward) = &route.action {
+        for target in forward.split.targets().iter().chain(&forward.fallback) {
+            match &target.to {
+                Destination::Upstream { index, .. } => reachable.push(*index),
+                Destination::Provider { index, .. } => asked.push(*index),
+                Destination::Missing { .. } => {}
+                Destination::FromHeader(from) => reachable.extend(from.indices()),
+            }
+        }
+    }
     reachable.sort_unstable();
     reachable.dedup();
+    asked.sort_unstable();
+    asked.dedup();
     RouteState {
         traffic: reachable
             .into_iter()
@@ -303,6 +358,13 @@ fn route_state(
                     index,
                     registry.traffic(&route.name, &upstreams[index.get()].name),
                 )
+            })
+            .collect(),
+        asked: asked
+            .into_iter()
+            .map(|index| {
+                let name = providers[index.get()].name();
+                (index, registry.traffic(&route.name, name))
             })
             .collect(),
         own: registry.traffic(&route.name, ""),

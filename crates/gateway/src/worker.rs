@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) stats: Registry,
     pub(crate) events: Events,
     pub(crate) access: AccessLog,
+    pub(crate) providers: crate::provider::Shared,
     /// Requests that no route took.
     pub(crate) unrouted: Arc<Traffic>,
     pub(crate) via: Via,
@@ -352,10 +353,9 @@ impl Worker {
     /// Closes the connections to members that are no longer in their pool, and of upstreams that are gone or made anew.
     fn retire_gone(&self) {
         let snapshot = self.snapshot();
-        let current: HashSet<u64> = snapshot.upstreams.iter().map(|u| u.id).collect();
+        let current: HashSet<u64> = snapshot.pools().map(|u| u.id).collect();
         let members: HashSet<(u64, MemberKey)> = snapshot
-            .upstreams
-            .iter()
+            .pools()
             .flat_map(|u| u.live.pool.members().into_iter().map(|m| (u.id, m.key())))
             .collect();
         self.conns.borrow_mut().retain(|key, conns| {

@@ -549,6 +549,11 @@ fn compile_limit_key(parts: &[values::LimitKey]) -> Result<LimitKey, Problem> {
     Ok(LimitKey::new(parts.collect::<Result<Box<[_]>, _>>()?))
 }
 
+/// What a request is hashed by, as the configuration says it. None: a header name that no request can have.
+pub fn request_hash(key: &values::HashKey) -> Option<HashKey> {
+    compile_hash_key(key).ok()
+}
+
 fn compile_hash_key(key: &values::HashKey) -> Result<HashKey, Problem> {
     Ok(match key {
         values::HashKey::Header(name) => HashKey::Header(header_name(name)?),

@@ -33,7 +33,7 @@ mod route;
 mod router;
 pub mod split;
 
-pub use compile::{CompileError, Problem, hash_key};
+pub use compile::{CompileError, Problem, hash_key, request_hash};
 pub use fault::{Abort, Fault, FaultDecision, PerMillion};
 pub use hash::{HashKey, stable_hash};
 pub use index::Effort;

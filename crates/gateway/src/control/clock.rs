@@ -52,7 +52,7 @@ pub(super) async fn tick(control: Weak<Control>) {
         };
         let shared = &control.shared;
         let snapshot = shared.snapshot.load_full();
-        for upstream in &snapshot.upstreams {
+        for upstream in snapshot.pools() {
             upstream.live.pool.tick(shared.now());
             for event in upstream.live.pool.drain_events() {
                 tell(&control, upstream, &event);

@@ -64,9 +64,16 @@ impl Control {
             .map_err(|e| e.to_string())?;
         let sockets = self.bind(config, offered).map_err(|e| e.to_string())?;
         // Then all at once.
-        let next = Arc::new(draft.commit(Some(&before), &shared.stats, shared.now()));
+        let next = Arc::new(draft.commit(
+            Some(&before),
+            &shared.stats,
+            &shared.providers.keys,
+            shared.now(),
+        ));
         // New upstreams get their members before a request can be routed to them.
         self.follow(&next);
+        let memory = next.loaded.config.request_bodies.memory;
+        shared.providers.bodies.set_max(memory.bytes());
         shared.snapshot.store(next.clone());
         shared.access.switch(log);
         self.listen(&next, sockets);

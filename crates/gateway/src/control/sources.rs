@@ -38,7 +38,7 @@ impl Control {
     pub(super) fn follow(self: &Arc<Self>, snapshot: &Snapshot) {
         let mut before = std::mem::take(&mut self.state().sources);
         let mut sources = HashMap::new();
-        for upstream in &snapshot.upstreams {
+        for upstream in snapshot.pools() {
             if let Some(source) = before.remove(&*upstream.name)
                 && follows_alike(&source.upstream, upstream)
             {

@@ -18,6 +18,9 @@ use super::source::{Cursor, Source, SourceError};
 use super::timer::{Timer, rest};
 use crate::clock;
 use crate::down::{Down, DownError};
+use crate::provider::attempt::Asking;
+use crate::provider::heartbeat::Heartbeat;
+use crate::provider::target::{Asked, Refusal};
 use crate::snapshot::{RouteState, Snapshot};
 use crate::stats::{AttemptKind, Attempts, Traffic};
 use crate::up::{OutRequest, Up, UpError, UpResponse};
@@ -25,13 +28,41 @@ use crate::upstream::{Target, Upstream};
 use crate::watch::Watch;
 use crate::worker::Worker;
 
-/// One upstream that the request may go to.
-#[derive(Debug)]
+/// One upstream that the request may go to, or the one behind a provider.
 pub(crate) struct Planned {
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) traffic: Arc<Traffic>,
     /// For hash balancers.
     pub(crate) hash: Option<u64>,
+    /// The provider: its keys are what is picked, and decide what follows an attempt.
+    pub(crate) asked: Option<Box<Asked>>,
+}
+
+/// What follows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Another one at once. It costs nothing of the retries.
+    Free,
+    /// Another one after this pause, if the budget has one.
+    Retry(Duration),
+    /// The next target in line; without one, what there is goes to the caller.
+    Next,
+    /// What there is goes to the caller.
+    Stop,
+}
+
+impl From<Decision> for Then {
+    fn from(decision: Decision) -> Self {
+        match decision {
+            Decision::Safe => Self::Free,
+            Decision::Retry(pause) => Self::Retry(pause),
+            Decision::GiveUp(GiveUp::NoAttemptsLeft) => Self::Next,
+            // A fallback is for what failed retryably; a good answer and the caller's own fault go to the caller.
+            Decision::GiveUp(GiveUp::NotWanted | GiveUp::Pushback | GiveUp::NotReplayable) => {
+                Self::Stop
+            }
+        }
+    }
 }
 
 /// When and why the exchange must be over.
@@ -54,6 +85,8 @@ pub(crate) struct Won {
     pub(crate) traffic: Arc<Traffic>,
     /// Requests in flight at the upstream, given back when the exchange ends.
     pub(crate) permit: tidegate_core::Permit,
+    /// What a provider's answer is read with.
+    pub(crate) asking: Option<Box<Asking>>,
 }
 
 /// Why there is no answer to relay.
@@ -71,6 +104,20 @@ pub(crate) enum Lost {
     Gone,
     Malformed(&'static str),
     TooLarge,
+    /// A provider gave no answer for the caller, or has no key left to ask with.
+    Refused(Box<Refusal>),
+}
+
+impl Lost {
+    /// What is told when `later` came after something else.
+    fn after(before: Option<Lost>, later: Lost) -> Lost {
+        match (before, later) {
+            (Some(Lost::Refused(before)), Lost::Refused(later)) => Lost::Refused(before.and(later)),
+            // An earlier failure says more than "nobody else is fit".
+            (Some(before), Lost::NoneFit(_)) => before,
+            (_, later) => later,
+        }
+    }
 }
 
 impl From<SourceError> for Lost {
@@ -95,6 +142,8 @@ pub(crate) struct Loop<'a, 'd> {
     pub(crate) deadline: Deadline,
     pub(crate) watch: &'a Watch,
     pub(crate) timer: &'a mut Timer,
+    /// Signs of life for a caller who waits for a stream.
+    pub(crate) beat: &'a mut Option<Box<Heartbeat>>,
     /// Attempts made, for the log.
     pub(crate) made: &'a mut u32,
 }
@@ -121,19 +170,16 @@ impl Loop<'_, '_> {
             };
             let mut retrying = None;
             loop {
-                let pick = match self.pick(planned, &tried) {
-                    Ok(pick) => pick,
+                let first = match self.begin(planned, &mut tried) {
+                    Ok(first) => first,
                     Err(none) => {
                         counts.count(self.worker.index, AttemptKind::NoneFit);
-                        // An earlier failure says more than "nobody else is fit".
-                        lost.get_or_insert(Lost::NoneFit(none));
+                        lost = Some(Lost::after(lost, none));
                         break;
                     }
                 };
                 tries.counted += 1;
                 *self.made += 1;
-                tried.push(pick.member().key());
-                let first = Contender::new(&self, planned, pick);
                 let raced = self.race(planned, first, &mut tried).await;
                 drop(retrying.take());
                 let (outcome, answer) = match raced {
@@ -144,6 +190,12 @@ impl Loop<'_, '_> {
                     Raced::Fault(Fault::Up(e)) => {
                         lost = Some(Lost::Up(e));
                         (outcome::of_error(e), None)
+                    }
+                    Raced::Fault(Fault::Unfit) => {
+                        if let Some(refusal) = planned.asked.as_ref().and_then(|a| a.refusal()) {
+                            lost = Some(Lost::after(lost, Lost::Refused(refusal)));
+                        }
+                        (AttemptOutcome::Status(502), None)
                     }
                     Raced::Fault(Fault::Gone) => return Err((Lost::Gone, at)),
                     Raced::Fault(Fault::Source(e)) => return Err((e.into(), at)),
@@ -157,20 +209,24 @@ impl Loop<'_, '_> {
                 };
                 let policy = &self.state.route.retry;
                 let may = self.source.replayable() || untouched(self.source);
-                let decision = policy.decide(
-                    &outcome,
-                    &self.request.method,
-                    self.grpc,
-                    tries,
-                    self.worker.random(),
-                );
-                let pause = match decision {
-                    Decision::Safe if may => {
+                let random = self.worker.random();
+                let then = match &planned.asked {
+                    None => {
+                        let method = &self.request.method;
+                        policy
+                            .decide(&outcome, method, self.grpc, tries, random)
+                            .into()
+                    }
+                    Some(_) if answer.is_some() => Then::Stop,
+                    Some(asked) => asked.then(policy, tries, random),
+                };
+                let pause = match then {
+                    Then::Free if may => {
                         tries.counted -= 1;
-                        tries.safe += 1;
+                        tries.safe += u32::from(planned.asked.is_none());
                         None
                     }
-                    Decision::Retry(pause) if may && self.in_time(pause) => {
+                    Then::Retry(pause) if may && self.in_time(pause) => {
                         match self.state.budget.try_retry(upstream.live.requests.held()) {
                             Some(spent) => {
                                 retrying = Some(spent);
@@ -186,13 +242,7 @@ impl Loop<'_, '_> {
                         }
                     }
                     _ => {
-                        // A fallback is for what failed retryably; a good answer and the caller's own fault go to the caller.
-                        let wanted = !matches!(
-                            decision,
-                            Decision::GiveUp(
-                                GiveUp::NotWanted | GiveUp::Pushback | GiveUp::NotReplayable
-                            )
-                        );
+                        let wanted = then != Then::Stop;
                         match self.give_up(planned, answer, permit, more_targets && may && wanted) {
                             Some(won) => return Ok(won),
                             None if wanted && may => break,
@@ -214,6 +264,29 @@ impl Loop<'_, '_> {
         }
         // A plan is never empty, and whatever ends it says why.
         Err((lost.unwrap_or(Lost::NoneFit(NoPick::Empty)), at))
+    }
+
+    /// Begins an attempt: with a provider, its key first.
+    fn begin(
+        &self,
+        planned: &Planned,
+        tried: &mut SmallVec<[MemberKey; 4]>,
+    ) -> Result<Contender, Lost> {
+        let Some(asked) = &planned.asked else {
+            let pick = self.pick(planned, tried).map_err(Lost::NoneFit)?;
+            tried.push(pick.member().key());
+            return Ok(Contender::new(self, planned, pick, None));
+        };
+        let asking = asked
+            .begin(self.worker, &self.request.headers)
+            .map_err(Lost::Refused)?;
+        match self.pick(planned, tried) {
+            Ok(pick) => Ok(Contender::new(self, planned, pick, Some(asking))),
+            Err(none) => {
+                asked.unreachable(*asking, self.worker);
+                Err(Lost::NoneFit(none))
+            }
+        }
     }
 
     pub(super) fn pick(

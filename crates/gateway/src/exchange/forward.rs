@@ -25,6 +25,8 @@ use super::{Context, Incoming, Running, head, mirror, outcome, tunnel};
 use crate::clock;
 use crate::down::Down;
 use crate::io::spare;
+use crate::provider;
+use crate::provider::heartbeat::Heartbeat;
 use crate::snapshot::RouteState;
 use crate::up::{OutRequest, UpError};
 
@@ -53,6 +55,7 @@ pub(crate) async fn forward(
         mirror,
         delay,
         busy,
+        read,
     } = plan;
     let route = &state.route;
     let _busy = busy;
@@ -84,13 +87,18 @@ pub(crate) async fn forward(
         return Box::pin(lose(context, Lost::TooLarge, down, running)).await;
     }
     let copy = mirror.map(|index| mirror::Copy::new(context, index, &out));
+    let call = read.as_ref().and_then(|read| read.call().ok());
+    let mut beat = call.and_then(|call| Heartbeat::of(&state, call));
     let keep = if may_retry(&state) || copy.is_some() {
         route.retry.buffer
     } else {
         0
     };
     let handshake = Handshake::of(&out, down.is_h2());
-    let mut source = Source::new(keep, limit, out.body == BodyLength::None);
+    let (mut source, kept) = match read.and_then(|read| read.source()) {
+        Some((source, kept)) => (source, Some(kept)),
+        None => (Source::new(keep, limit, out.body == BodyLength::None), None),
+    };
     let mut timer = Timer::default();
     let attempts = Loop {
         worker,
@@ -103,6 +111,7 @@ pub(crate) async fn forward(
         deadline,
         watch,
         timer: &mut timer,
+        beat: &mut beat,
         made: &mut running.report.attempts,
     };
     let result = attempts.run(&targets).await;
@@ -110,7 +119,16 @@ pub(crate) async fn forward(
         copy.send(&source);
     }
     running.report.bytes_up = source.taken();
+    if let (Some(talk), Some(beat)) = (&mut running.report.talk, &beat) {
+        talk.begun = beat.begun();
+    }
     match result {
+        Ok(won) if won.asking.is_some() => {
+            // No further attempt will need the request.
+            drop((targets, source, kept));
+            let relayed = provider::relay::relay(context, &state, won, deadline, down, running);
+            Box::pin(relayed).await
+        }
         Ok(won) => {
             let handshake = handshake.as_ref();
             relay(
@@ -122,7 +140,12 @@ pub(crate) async fn forward(
             if let Some(traffic) = traffic {
                 running.count_as(&traffic);
             }
-            running.report.upstream = targets.last().map(|t| t.upstream.name.clone());
+            if let Some(last) = targets.last() {
+                match (&last.asked, &mut running.report.talk) {
+                    (Some(asked), Some(talk)) => asked.tell(talk),
+                    _ => running.report.upstream = Some(last.upstream.name.clone()),
+                }
+            }
             Box::pin(lose(context, lost, down, running)).await;
         }
     }
@@ -230,6 +253,7 @@ async fn relay(
         upstream,
         traffic,
         permit,
+        asking: _,
     } = won;
     let _permit = permit;
     running.count_as(&traffic);
@@ -463,6 +487,9 @@ async fn lose(context: Context<'_>, lost: Lost, down: &mut Down<'_>, running: &m
         Lost::Idle => late("idle-timeout", "nothing moved for too long"),
         Lost::Malformed(detail) => Problem::bad_request("bad-body", detail),
         Lost::TooLarge => too_large(),
+        Lost::Refused(refusal) => {
+            return provider::talk::refused(context, &refusal, down, running).await;
+        }
     };
     fail(context, &problem, down, running).await;
 }

@@ -30,6 +30,8 @@ use tidegate_wire::headers::{Peer, Scheme};
 use crate::clock;
 use crate::down::Down;
 use crate::listener::ListenerState;
+use crate::provider::front;
+use crate::provider::talk::Talk;
 use crate::snapshot::Snapshot;
 use crate::stats::{Ended, Traffic};
 use crate::watch::Watch;
@@ -89,6 +91,8 @@ pub(crate) struct Report {
     pub(crate) bytes_down: u64,
     /// Given by the caller or made here; none when nothing went on or nobody wants to know.
     pub(crate) request_id: Option<http::HeaderValue>,
+    /// How a caller of a model is spoken to. None for all others.
+    pub(crate) talk: Option<Box<Talk>>,
 }
 
 /// An exchange while it runs: in flight from its making to its drop, then counted as its report says.
@@ -171,7 +175,12 @@ pub(crate) async fn handle(
     running.logged = line.is_some();
     match plan::plan(context, &mut request, &mut running) {
         Ok(plan) => forward::forward(context, plan, request, down, &mut running).await,
-        Err(instead) => plan::answer(context, *instead, down, &mut running).await,
+        Err(instead) => match *instead {
+            plan::Instead::Unread(seen) => {
+                Box::pin(front::handle(context, seen, request, down, &mut running)).await
+            }
+            instead => plan::answer(context, instead, down, &mut running).await,
+        },
     }
     if let Some(line) = line {
         worker

@@ -9,8 +9,12 @@ use http::header::{HOST, HeaderValue, LOCATION};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
+use tidegate_llm::{Fault, FaultKind};
 use tidegate_route::path::normalize;
-use tidegate_route::{Abort, Action, Forward, Model, RequestView, Resolution, UpstreamIndex};
+use tidegate_route::{
+    Abort, Action, Destination, FaultDecision, Forward, Model, ProviderIndex, RequestView,
+    Resolution, Target, UpstreamIndex,
+};
 use tidegate_wire::grpc::{GrpcStatus, http_to_grpc_status};
 use tidegate_wire::headers::Scheme;
 
@@ -20,6 +24,9 @@ use super::{Context, Incoming, Running, head};
 use crate::builtin::Builtin;
 use crate::down::Down;
 use crate::limits::Busy;
+use crate::provider::front::Read;
+use crate::provider::talk::{self, Talk};
+use crate::provider::target::Asked;
 use crate::snapshot::RouteState;
 use crate::stats::LimitKind;
 use crate::worker::Worker;
@@ -38,6 +45,37 @@ pub(crate) struct Plan {
     pub(crate) delay: Option<Duration>,
     /// Held while the exchange runs.
     pub(crate) busy: Option<Busy>,
+    /// The body, where it was read for this plan.
+    pub(crate) read: Option<Box<Read>>,
+}
+
+/// What is known of a request when it is planned.
+pub(crate) struct Seen {
+    /// The caller, as far as it can be trusted.
+    source: Option<IpAddr>,
+    scheme: Scheme,
+    read: Option<Box<Read>>,
+    /// The route, or the first that may be it.
+    state: Option<Arc<RouteState>>,
+    needs_model: bool,
+    /// What the route's limits said, once they were asked.
+    entered: Option<(Option<Busy>, FaultDecision)>,
+}
+
+impl Seen {
+    /// The route, or the first that may be it.
+    pub(crate) fn state(&self) -> Option<&Arc<RouteState>> {
+        self.state.as_ref()
+    }
+
+    /// Which route it is depends on the model.
+    pub(crate) fn needs_model(&self) -> bool {
+        self.needs_model
+    }
+
+    pub(crate) fn read(&mut self, read: Read) {
+        self.read = Some(Box::new(read));
+    }
 }
 
 /// A request that does not.
@@ -52,6 +90,18 @@ pub(crate) enum Instead {
     },
     /// A call of a service that every listener has, and the caller's deadline.
     Builtin(Builtin, Option<Instant>),
+    /// It goes on when its body has been read: see [`resume`].
+    Unread(Seen),
+    /// A call that no provider can be asked.
+    Fault(Fault),
+    /// The list of a route's models.
+    Listing(Arc<RouteState>),
+}
+
+impl From<Fault> for Box<Instead> {
+    fn from(fault: Fault) -> Self {
+        Box::new(Instead::Fault(fault))
+    }
 }
 
 impl From<Problem> for Box<Instead> {
@@ -66,12 +116,7 @@ pub(crate) fn plan(
     request: &mut Incoming,
     running: &mut Running<'_>,
 ) -> Result<Plan, Box<Instead>> {
-    let Context {
-        worker,
-        snapshot,
-        caller,
-        ..
-    } = context;
+    let worker = context.worker;
     running.count_as(&worker.shared.unrouted);
     if request.method == Method::CONNECT {
         return Err(Problem::new(
@@ -92,6 +137,30 @@ pub(crate) fn plan(
         .into());
     }
     let (source, scheme) = caller_of(context, request);
+    let seen = Seen {
+        source,
+        scheme,
+        read: None,
+        state: None,
+        needs_model: false,
+        entered: None,
+    };
+    resume(context, request, running, seen)
+}
+
+/// Goes on with what has been read of the request.
+pub(crate) fn resume(
+    context: Context<'_>,
+    request: &mut Incoming,
+    running: &mut Running<'_>,
+    mut seen: Seen,
+) -> Result<Plan, Box<Instead>> {
+    let Context {
+        worker,
+        snapshot,
+        caller,
+        ..
+    } = context;
     let raw_path = if request.target.path().is_empty() {
         "/"
     } else {
@@ -113,10 +182,13 @@ pub(crate) fn plan(
         query: request.target.query(),
         method: &request.method,
         headers: &request.headers,
-        source,
+        source: seen.source,
         caller_region: snapshot.local.region(),
         caller_zone: snapshot.local.zone(),
-        model: Model::Unread,
+        model: seen
+            .read
+            .as_ref()
+            .map_or(Model::Unread, |read| read.model()),
     };
     let Some(found) = snapshot.router.find(&view) else {
         if context.is_grpc
@@ -124,6 +196,17 @@ pub(crate) fn plan(
         {
             let deadline = head::grpc_deadline(&request.headers, context.started);
             return Err(Box::new(Instead::Builtin(builtin, deadline)));
+        }
+        if let Some(Err(fault)) = seen.read.as_ref().map(|read| read.call())
+            && fault.kind != FaultKind::UnsupportedEndpoint
+        {
+            return Err(fault.into());
+        }
+        if let Model::Named(model) = view.model {
+            let words = format!("no route takes the model {model:?}");
+            return Err(Fault::new(FaultKind::UnknownModel, words)
+                .at("model")
+                .into());
         }
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
@@ -134,21 +217,46 @@ pub(crate) fn plan(
         .into());
     };
     let state = &snapshot.routes[found.route.index];
+    if found.needs_model {
+        seen.needs_model = true;
+        seen.state = Some(state.clone());
+        return Err(Box::new(Instead::Unread(seen)));
+    }
     running.report.route = Some(found.route.name.clone());
     running.count_as(&state.own);
-    let busy = limits(worker, state, &view)?;
-    let fault = found
-        .route
-        .fault
-        .as_ref()
-        .map(|f| f.decide(worker.random()))
-        .unwrap_or_default();
+    let asks = state.providers().len() > 0;
+    if asks && running.report.talk.is_none() {
+        running.report.talk = Some(Talk::of(request));
+    }
+    let (busy, fault) = match seen.entered.take() {
+        Some(entered) => entered,
+        None => {
+            let busy = limits(worker, state, &view)?;
+            let fault = found
+                .route
+                .fault
+                .as_ref()
+                .map(|f| f.decide(worker.random()))
+                .unwrap_or_default();
+            (busy, fault)
+        }
+    };
     if let Some(abort) = fault.abort {
         return Err(aborted(abort).into());
     }
+    if asks {
+        let Some(read) = &seen.read else {
+            seen.state = Some(state.clone());
+            seen.entered = Some((busy, fault));
+            return Err(Box::new(Instead::Unread(seen)));
+        };
+        if read.is_listing() {
+            return Err(Box::new(Instead::Listing(state.clone())));
+        }
+    }
     match &found.route.action {
         Action::Forward(forward) => {
-            let targets = targets(context, state, forward, &view)?;
+            let targets = targets(context, state, forward, &view, seen.read.as_deref())?;
             let changed = found
                 .route
                 .rewrite
@@ -174,11 +282,12 @@ pub(crate) fn plan(
                 path,
                 delay: fault.delay,
                 busy,
+                read: seen.read,
             })
         }
         Action::Redirect(redirect) => {
             let location = redirect
-                .location(&view, found.matched, scheme.as_str(), caller.port)
+                .location(&view, found.matched, seen.scheme.as_str(), caller.port)
                 .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
             let headers = HeaderMap::from_iter([(LOCATION, location)]);
             Err(Box::new(Instead::Answer {
@@ -305,61 +414,98 @@ fn targets(
     state: &RouteState,
     forward: &Forward,
     view: &RequestView<'_>,
-) -> Result<SmallVec<[Planned; 2]>, Problem> {
-    let Context {
-        worker, snapshot, ..
-    } = context;
+    read: Option<&Read>,
+) -> Result<SmallVec<[Planned; 2]>, Box<Instead>> {
     let sticky = forward.split.sticky().and_then(|key| key.extract(view));
     let chosen = forward
         .split
-        .choose(sticky, worker.random())
+        .choose(sticky, context.worker.random())
         .map(|at| &forward.split.targets()[at]);
-    let first = match chosen.map(|target| target.resolve(view.headers)) {
-        Some(Resolution::Upstream(index)) => Some(index),
-        // Its own share fails, the others do not; a fallback takes it over.
-        Some(Resolution::Missing | Resolution::Provider(_)) | None => None,
-        Some(Resolution::HeaderAbsent) => {
-            return Err(Problem::new(
-                StatusCode::NOT_FOUND,
-                GrpcStatus::NotFound,
-                "upstream-not-named",
-                "the header that names the upstream is missing",
-            ));
+    let mut targets: SmallVec<[Planned; 2]> = SmallVec::new();
+    let mut refused = None;
+    for (at, target) in chosen.into_iter().chain(&forward.fallback).enumerate() {
+        let first = at == 0 && chosen.is_some();
+        match target.resolve(view.headers) {
+            Resolution::Upstream(index) => targets.push(Planned {
+                upstream: context.snapshot.upstreams[index.get()].clone(),
+                traffic: state.traffic(index).clone(),
+                hash: context
+                    .snapshot
+                    .router
+                    .hash_key(index)
+                    .and_then(|key| key.extract(view)),
+                asked: None,
+            }),
+            Resolution::Provider(index) => match asked(context, state, target, index, view, read) {
+                Ok(planned) => targets.push(planned),
+                Err(fault) => refused = Some(fault),
+            },
+            // Its own share fails, the others do not; a fallback takes it over.
+            Resolution::Missing => {}
+            Resolution::HeaderAbsent if first => {
+                return Err(Problem::new(
+                    StatusCode::NOT_FOUND,
+                    GrpcStatus::NotFound,
+                    "upstream-not-named",
+                    "the header that names the upstream is missing",
+                )
+                .into());
+            }
+            Resolution::NotAllowed if first => {
+                return Err(Problem::new(
+                    StatusCode::NOT_FOUND,
+                    GrpcStatus::NotFound,
+                    "upstream-not-allowed",
+                    "the header does not name an upstream of this route",
+                )
+                .into());
+            }
+            Resolution::HeaderAbsent | Resolution::NotAllowed => {}
         }
-        Some(Resolution::NotAllowed) => {
-            return Err(Problem::new(
-                StatusCode::NOT_FOUND,
-                GrpcStatus::NotFound,
-                "upstream-not-allowed",
-                "the header does not name an upstream of this route",
-            ));
-        }
-    };
-    let fallback = forward
-        .fallback
-        .iter()
-        .filter_map(|target| upstream(target.resolve(view.headers)));
-    let targets: SmallVec<[Planned; 2]> = first
-        .into_iter()
-        .chain(fallback)
-        .map(|index| Planned {
-            upstream: snapshot.upstreams[index.get()].clone(),
-            traffic: state.traffic(index).clone(),
-            hash: snapshot
-                .router
-                .hash_key(index)
-                .and_then(|key| key.extract(view)),
-        })
-        .collect();
-    if targets.is_empty() {
-        return Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            GrpcStatus::Internal,
-            "no-target",
-            "the route's target does not exist",
-        ));
     }
-    Ok(targets)
+    if !targets.is_empty() {
+        return Ok(targets);
+    }
+    if let Some(fault) = refused {
+        return Err(fault.into());
+    }
+    Err(Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        GrpcStatus::Internal,
+        "no-target",
+        "the route's target does not exist",
+    )
+    .into())
+}
+
+/// A provider as a target of this request.
+fn asked(
+    context: Context<'_>,
+    state: &RouteState,
+    target: &Target,
+    index: ProviderIndex,
+    view: &RequestView<'_>,
+    read: Option<&Read>,
+) -> Result<Planned, Fault> {
+    let unread = || Fault::new(FaultKind::Internal, "the request's body was not read");
+    let call = read.ok_or_else(unread)?.call()?;
+    let model = match &target.to {
+        Destination::Provider { model, .. } => model.as_deref(),
+        _ => None,
+    };
+    let provider = &context.snapshot.providers[index.get()];
+    Ok(Planned {
+        upstream: provider.upstream.clone(),
+        traffic: state.asked(index).clone(),
+        hash: None,
+        asked: Some(Box::new(Asked::new(
+            provider,
+            call,
+            model,
+            view,
+            context.worker.index,
+        ))),
+    })
 }
 
 pub(crate) fn upstream(resolution: Resolution) -> Option<UpstreamIndex> {
@@ -398,6 +544,9 @@ pub(crate) async fn answer(
         Instead::Builtin(builtin, deadline) => {
             builtin.answer(context, deadline, down, running).await
         }
+        Instead::Fault(fault) => Box::pin(talk::fault(context, &fault, down, running)).await,
+        // Both are looked after where they come up: in front of a provider.
+        Instead::Unread(_) | Instead::Listing(_) => {}
     }
 }
 
@@ -408,6 +557,9 @@ pub(crate) async fn fail(
     down: &mut Down<'_>,
     running: &mut Running<'_>,
 ) {
+    if running.report.talk.is_some() {
+        return Box::pin(talk::problem(context, problem, down, running)).await;
+    }
     let report = &mut running.report;
     report.code = problem.code;
     report.error = problem.status.is_server_error();

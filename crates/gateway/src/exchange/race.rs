@@ -21,6 +21,7 @@ use super::relay::{self, Fault};
 use super::source::{Cursor, Source};
 use crate::clock;
 use crate::down::Down;
+use crate::provider::attempt::Asking;
 use crate::stats::AttemptKind;
 use crate::up::conns::{Place, Placing};
 use crate::up::{OutRequest, Up, UpError, UpResponse};
@@ -34,6 +35,41 @@ pub(super) struct Contender {
     cursor: Cursor,
     started: Instant,
     per_try: Option<Instant>,
+    /// What a provider's attempt has beyond that.
+    asking: Option<Box<Asking>>,
+}
+
+/// How an attempt ended from which the caller gets nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    /// No answer came.
+    Up(UpError),
+    /// One came that is none for the caller.
+    Unfit,
+    /// Time ran out; what the endpoint is charged with for it.
+    Late(Option<FailureKind>),
+    /// It was not needed, or the caller is no longer there.
+    Spare,
+}
+
+impl End {
+    fn of(fault: &Fault) -> Self {
+        match fault {
+            Fault::Up(e) => Self::Up(*e),
+            Fault::Unfit => Self::Unfit,
+            Fault::Source(_) | Fault::Gone => Self::Spare,
+        }
+    }
+
+    /// What the endpoint is charged with; `None` where it is not its doing.
+    fn blame(self) -> Option<FailureKind> {
+        match self {
+            Self::Up(e) => outcome::blame(e),
+            Self::Late(kind) => kind,
+            // It did answer.
+            Self::Unfit | Self::Spare => None,
+        }
+    }
 }
 
 /// How far it has come.
@@ -56,11 +92,17 @@ pub(super) enum Raced {
 
 impl Contender {
     /// Begins an attempt. With a connection at hand the request is started with the first poll.
-    pub(super) fn new(run: &Loop<'_, '_>, planned: &Planned, pick: Pick<Arc<Target>>) -> Self {
+    pub(super) fn new(
+        run: &Loop<'_, '_>,
+        planned: &Planned,
+        pick: Pick<Arc<Target>>,
+        asking: Option<Box<Asking>>,
+    ) -> Self {
         let conns = run.worker.conns(&planned.upstream, pick.member());
-        let upgrade = run.request.upgrade;
+        let upgrade = run.request.upgrade && asking.is_none();
         let wanted = match run.grpc {
-            true => Protocol::Http2,
+            true if asking.is_none() => Protocol::Http2,
+            true => Protocol::Auto,
             // HTTP/1.1 can switch to any protocol; HTTP/2 only where the upstream speaks nothing else.
             false if upgrade => Protocol::Http1,
             false => Protocol::Auto,
@@ -81,7 +123,14 @@ impl Contender {
             cursor: Cursor::default(),
             started,
             per_try: run.state.route.retry.per_try_timeout.map(|t| started + t),
+            asking,
         }
+    }
+
+    /// When it must have come further.
+    fn due(&self) -> Option<Instant> {
+        let content = self.asking.as_ref().and_then(|asking| asking.due);
+        self.per_try.into_iter().chain(content).min()
     }
 
     /// Goes on towards the answer's head.
@@ -94,7 +143,10 @@ impl Contender {
     ) -> Poll<Result<UpResponse, Fault>> {
         loop {
             match &mut self.stage {
-                Stage::Placed(place) => match place.take().map(|p| p.start(request)) {
+                Stage::Placed(place) => match place
+                    .take()
+                    .map(|p| p.start(self.asking.as_ref().map_or(request, |a| &a.request)))
+                {
                     Some(Ok(up)) => self.stage = Stage::Running(up),
                     Some(Err(e)) => return Poll::Ready(Err(Fault::Up(e))),
                     None => return Poll::Ready(Err(Fault::Up(UpError::Unsent))),
@@ -111,7 +163,11 @@ impl Contender {
                     }
                 },
                 Stage::Running(up) => {
-                    return relay::poll_head(up, down, source, &mut self.cursor, cx);
+                    let cursor = &mut self.cursor;
+                    return match &mut self.asking {
+                        None => relay::poll_head(up, down, source, cursor, true, cx),
+                        Some(asking) => asking.poll(up, down, cursor, cx),
+                    };
                 }
             }
         }
@@ -139,9 +195,12 @@ impl Contender {
         endpoints.then_some(FailureKind::LocalOrigin)
     }
 
-    /// Ends an attempt that has no answer. `blame` is what the endpoint is charged with.
-    fn lose(self, worker: &Worker, planned: &Planned, blame: Option<FailureKind>) {
-        let verdict = blame.map_or(Verdict::Neutral, Verdict::Failure);
+    /// Ends an attempt that has no answer for the caller.
+    fn lose(mut self, worker: &Worker, planned: &Planned, end: End) {
+        let verdict = end.blame().map_or(Verdict::Neutral, Verdict::Failure);
+        if let (Some(asking), Some(asked)) = (self.asking.take(), &planned.asked) {
+            asked.end(*asking, &end, self.started.elapsed(), worker);
+        }
         if let Stage::Running(up) = self.judged(worker, planned, verdict) {
             up.cancel();
         }
@@ -193,6 +252,7 @@ impl Contender {
                 cursor: self.cursor,
                 response,
                 pick: self.pick,
+                asking: self.asking,
                 latency: clock::since(self.started),
                 upstream: planned.upstream.clone(),
                 traffic: planned.traffic.clone(),
@@ -225,16 +285,24 @@ impl Loop<'_, '_> {
             if self.timer.is_over(self.deadline.at, cx) {
                 for mut contender in running.drain(..) {
                     let kind = contender.silence().filter(|_| !self.deadline.callers);
-                    contender.lose(worker, planned, kind);
+                    contender.lose(worker, planned, End::Late(kind));
                 }
                 return Poll::Ready(Raced::Deadline);
             }
             if self.watch.poll_over(cx).is_ready() {
                 for mut contender in running.drain(..) {
                     let kind = contender.silence();
-                    contender.lose(worker, planned, kind);
+                    contender.lose(worker, planned, End::Late(kind));
                 }
                 return Poll::Ready(Raced::Idle);
+            }
+            if let Some(beat) = &mut self.beat
+                && beat.poll(self.down, cx).is_err()
+            {
+                for contender in running.drain(..) {
+                    contender.lose(worker, planned, End::Spare);
+                }
+                return Poll::Ready(Raced::Fault(Fault::Gone));
             }
             let taken = self.source.taken();
             loop {
@@ -245,16 +313,17 @@ impl Loop<'_, '_> {
                         Poll::Ready(Ok(response)) => {
                             let won = running.remove(i);
                             for other in running.drain(..) {
-                                other.lose(worker, planned, None);
+                                other.lose(worker, planned, End::Spare);
                             }
                             return Poll::Ready(Raced::Answer(Box::new(won), response));
                         }
                         Poll::Ready(Err(fault)) => {
-                            running.remove(i).lose(worker, planned, blame(&fault));
+                            running.remove(i).lose(worker, planned, End::of(&fault));
                             // What went wrong on one way leaves the others running; without the caller none of them has a sense.
-                            if running.is_empty() || !matches!(fault, Fault::Up(_)) {
+                            if running.is_empty() || matches!(fault, Fault::Source(_) | Fault::Gone)
+                            {
                                 for other in running.drain(..) {
-                                    other.lose(worker, planned, None);
+                                    other.lose(worker, planned, End::Spare);
                                 }
                                 return Poll::Ready(Raced::Fault(fault));
                             }
@@ -262,7 +331,7 @@ impl Loop<'_, '_> {
                     }
                 }
                 // The earliest of the per-try timeouts and the next hedge.
-                let Some(per_try) = running.iter().filter_map(|c| c.per_try).min() else {
+                let Some(per_try) = running.iter().filter_map(Contender::due).min() else {
                     break;
                 };
                 if per_try > clock::now() {
@@ -270,12 +339,12 @@ impl Loop<'_, '_> {
                 }
                 let late = running
                     .iter()
-                    .position(|c| c.per_try == Some(per_try))
+                    .position(|c| c.due() == Some(per_try))
                     .unwrap_or(0);
                 let mut contender = running.remove(late);
                 let written = contender.written();
                 let kind = contender.silence();
-                contender.lose(worker, planned, kind);
+                contender.lose(worker, planned, End::Late(kind));
                 if running.is_empty() {
                     return Poll::Ready(Raced::PerTryTimeout(written));
                 }
@@ -301,8 +370,9 @@ impl Loop<'_, '_> {
             }
             let wake_at = running
                 .iter()
-                .filter_map(|c| c.per_try)
+                .filter_map(Contender::due)
                 .chain(hedge_at)
+                .chain(self.beat.as_ref().map(|beat| beat.next))
                 .min();
             // The deadline has a timer already; the earlier of the two moves it.
             let next = match (wake_at, self.deadline.at) {
@@ -326,14 +396,6 @@ impl Loop<'_, '_> {
         tried.push(pick.member().key());
         let attempts = &planned.upstream.attempts;
         attempts.count(self.worker.index, AttemptKind::Hedge);
-        Some(Contender::new(self, planned, pick))
-    }
-}
-
-/// What an endpoint is charged with for a fault; `None` where it is not its doing.
-fn blame(fault: &Fault) -> Option<FailureKind> {
-    match fault {
-        Fault::Up(e) => outcome::blame(*e),
-        Fault::Source(_) | Fault::Gone => None,
+        Some(Contender::new(self, planned, pick, None))
     }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Up(UpError),
     /// The caller's did.
     Source(SourceError),
+    /// An answer came, but none for the caller: what it says is kept where it was read.
+    Unfit,
     /// The caller left.
     Gone,
 }
@@ -49,12 +51,13 @@ pub(crate) fn poll_request(
     up.poll_flush(cx).map_err(Fault::Up)
 }
 
-/// Sends the request and waits for the answer's head; interim answers pass to the caller on the way.
+/// Sends the request and waits for the answer's head; interim answers pass to the caller on the way, if it may see them.
 pub(crate) fn poll_head(
     up: &mut Up,
     down: &mut Down<'_>,
     source: &mut Source,
     cursor: &mut Cursor,
+    interim: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<UpResponse, Fault>> {
     // An answer may come before the request is complete: both ways are looked at, whatever the other does.
@@ -64,6 +67,7 @@ pub(crate) fn poll_head(
     loop {
         match up.poll_head(cx) {
             Poll::Ready(Ok(UpHead::Final(response))) => return Poll::Ready(Ok(response)),
+            Poll::Ready(Ok(UpHead::Interim(..))) if !interim => {}
             Poll::Ready(Ok(UpHead::Interim(status, mut headers))) => {
                 head::response(&mut headers, status, down.is_h2());
                 down.informational(status, &headers);
@@ -137,7 +141,7 @@ impl Answer {
                     return Poll::Ready(BodyEnd::Refused);
                 }
                 // The answer decides what that means.
-                Poll::Ready(Err(Fault::Up(_))) => self.request_over = true,
+                Poll::Ready(Err(Fault::Up(_) | Fault::Unfit)) => self.request_over = true,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             *moved |= source.taken() != before;

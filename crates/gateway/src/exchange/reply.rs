@@ -62,6 +62,17 @@ impl Problem {
         }
     }
 
+    /// What the rate limiter said, for the caller.
+    pub(crate) fn limit_headers(&self, headers: &mut HeaderMap) {
+        let Some(limit) = &self.limit else { return };
+        let reset = limit
+            .retry_after
+            .map_or(0, |t| t.as_secs() + u64::from(t.subsec_nanos() > 0));
+        headers.insert("x-ratelimit-limit", HeaderValue::from(limit.limit));
+        headers.insert("x-ratelimit-remaining", HeaderValue::from(limit.remaining));
+        headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
+    }
+
     fn body(&self) -> Bytes {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let mut body = format!(
@@ -89,14 +100,7 @@ pub(crate) async fn problem(
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
-    if let Some(limit) = &problem.limit {
-        let reset = limit
-            .retry_after
-            .map_or(0, |t| t.as_secs() + u64::from(t.subsec_nanos() > 0));
-        headers.insert("x-ratelimit-limit", HeaderValue::from(limit.limit));
-        headers.insert("x-ratelimit-remaining", HeaderValue::from(limit.remaining));
-        headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
-    }
+    problem.limit_headers(&mut headers);
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(
             ALLOW,

@@ -57,6 +57,21 @@ impl Source {
         }
     }
 
+    /// A body that came whole: any number of attempts can have it.
+    pub(crate) fn of_whole(body: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let taken = body.len() as u64;
+        Self {
+            kept_bytes: body.len(),
+            kept: (!body.is_empty()).then_some(body).into_iter().collect(),
+            limit: usize::MAX,
+            spilled: false,
+            complete: true,
+            trailers,
+            taken,
+            max: 0,
+        }
+    }
+
     /// Whether a further attempt would see the whole body.
     pub(crate) fn replayable(&self) -> bool {
         !self.spilled

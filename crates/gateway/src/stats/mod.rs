@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use crate::provider::stats::ProviderStats;
 use histogram::{Histogram, Total, bump};
 
 /// Smallest and one beyond the largest status counted.
@@ -23,6 +24,7 @@ pub(crate) struct Registry {
     traffic: Mutex<BTreeMap<(String, String), Arc<Traffic>>>,
     attempts: Mutex<BTreeMap<String, Arc<Attempts>>>,
     limits: Mutex<BTreeMap<String, Arc<Limits>>>,
+    providers: Mutex<BTreeMap<String, Arc<ProviderStats>>>,
     /// Things that are counted once for the process.
     pub(crate) process: Process,
 }
@@ -280,6 +282,7 @@ impl Registry {
             traffic: Mutex::default(),
             attempts: Mutex::default(),
             limits: Mutex::default(),
+            providers: Mutex::default(),
             process: Process::default(),
         }
     }
@@ -312,6 +315,14 @@ impl Registry {
                     shards: OnceLock::new(),
                 })
             })
+            .clone()
+    }
+
+    /// The counters of a provider's answers.
+    pub(crate) fn provider(&self, name: &str) -> Arc<ProviderStats> {
+        locked(&self.providers)
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(ProviderStats::new(self.workers)))
             .clone()
     }
 

@@ -1,0 +1,178 @@
+//! One attempt at a provider: a key, the request made for it, and the answer as far as it has come.
+//!
+//! Beyond what an attempt at an endpoint goes through it has a further stage: the answer's body is read until there is something for
+//! the caller. Until then nothing of it is seen, so that another key can take over.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use tidegate_config::model::ProviderTimeouts;
+use tidegate_keys::KeyPick;
+use tidegate_llm::{Answer, Broke, Step};
+use tidegate_wire::h1::BodyLength;
+
+use super::Provider;
+use super::bodies::Kept;
+use crate::clock;
+use crate::down::{Down, Part};
+use crate::exchange::relay::{self, Fault};
+use crate::exchange::source::{Cursor, Source};
+use crate::up::{OutRequest, Up, UpResponse};
+
+/// See the module.
+pub(crate) struct Asking {
+    pub(crate) provider: Arc<Provider>,
+    /// The model, by the provider's name.
+    pub(crate) model: String,
+    pub(crate) key: KeyPick,
+    pub(crate) request: OutRequest,
+    source: Source,
+    /// The body's share of the memory, where it is not the caller's own.
+    kept: Option<Kept>,
+    pub(crate) answer: Answer,
+    /// For the caller, in order.
+    pub(crate) out: Vec<Bytes>,
+    headed: bool,
+    /// The answer is whole.
+    pub(crate) whole: bool,
+    /// Bytes of the caller's request.
+    pub(crate) asked_bytes: usize,
+    first_content: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+    /// When there must be content.
+    pub(crate) due: Option<Instant>,
+    started: Instant,
+    /// From the start to the first byte of the answer, and to the first content.
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) first_token: Option<Duration>,
+}
+
+impl Asking {
+    pub(crate) fn new(
+        provider: &Arc<Provider>,
+        model: String,
+        key: KeyPick,
+        (request, body, kept): (OutRequest, Bytes, Kept),
+        answer: Answer,
+        timeouts: &ProviderTimeouts,
+        asked_bytes: usize,
+    ) -> Box<Self> {
+        Box::new(Self {
+            provider: provider.clone(),
+            model,
+            key,
+            request,
+            kept: Some(kept),
+            source: Source::of_whole(body, None),
+            answer,
+            out: Vec::new(),
+            headed: false,
+            whole: false,
+            asked_bytes,
+            first_content: timeouts.first_content,
+            idle: timeouts.idle,
+            due: None,
+            started: clock::now(),
+            first_byte: None,
+            first_token: None,
+        })
+    }
+
+    /// The answer goes to the caller: the request is not needed any more.
+    pub(crate) fn committed(&mut self) {
+        self.source = Source::of_whole(Bytes::new(), None);
+        self.kept = None;
+    }
+
+    pub(crate) fn into_parts(self) -> (KeyPick, Answer) {
+        (self.key, self.answer)
+    }
+
+    /// Sends the request and reads the answer until there is something for the caller, or it has failed.
+    pub(crate) fn poll(
+        &mut self,
+        up: &mut Up,
+        down: &mut Down<'_>,
+        cursor: &mut Cursor,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<UpResponse, Fault>> {
+        if !self.headed {
+            let polled = relay::poll_head(up, down, &mut self.source, cursor, false, cx);
+            if cursor.done && self.due.is_none() {
+                self.due = self.first_content.map(|t| clock::now() + t);
+            }
+            match polled {
+                Poll::Ready(Ok(response)) => {
+                    self.headed = true;
+                    self.first_byte = Some(clock::since(self.started));
+                    self.answer.head(response.status, &response.headers);
+                }
+                Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if !cursor.done {
+            // The answer decides what a request means that was not taken whole.
+            let _ = relay::poll_request(up, down, &mut self.source, cursor, cx);
+        }
+        loop {
+            let Poll::Ready(step) = self.read(up, cx) else {
+                break;
+            };
+            match step {
+                Step::Failed => return Poll::Ready(Err(Fault::Unfit)),
+                Step::Done => {
+                    self.whole = true;
+                    return Poll::Ready(Ok(self.head()));
+                }
+                Step::Progress | Step::Ping if self.answer.content_begun() => {
+                    return Poll::Ready(Ok(self.head()));
+                }
+                Step::Progress | Step::Ping => {}
+            }
+        }
+        if down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Fault::Gone));
+        }
+        Poll::Pending
+    }
+
+    /// Reads the next piece of the answer. What the caller may have of it is in `out` then.
+    pub(crate) fn read(&mut self, up: &mut Up, cx: &mut Context<'_>) -> Poll<Step> {
+        if up.body_done() {
+            return Poll::Ready(self.answer.end(&mut self.out));
+        }
+        up.poll_part(cx).map(|part| match part {
+            Ok(Part::Data(data)) => self.answer.data(data, &mut self.out),
+            Ok(Part::Trailers(_) | Part::End) => self.answer.end(&mut self.out),
+            Err(_) => self.answer.broken(Broke::Connection),
+        })
+    }
+
+    /// The head for the caller.
+    fn head(&mut self) -> UpResponse {
+        self.first_token = Some(clock::since(self.started));
+        let (status, mut headers) = self.answer.take_head().unwrap_or_default();
+        let told = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = match told {
+            _ if self.whole => {
+                let length: usize = self.out.iter().map(Bytes::len).sum();
+                headers.insert(CONTENT_LENGTH, length.into());
+                BodyLength::Exact(length as u64)
+            }
+            Some(length) => BodyLength::Exact(length),
+            None => BodyLength::Chunked,
+        };
+        UpResponse {
+            status,
+            headers,
+            body,
+            reason: None,
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The beginning of a request about a model: its body is read whole, because the route or the provider depends on what it says and
+//! because another key may need it again.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header::EXPECT;
+use http::{HeaderMap, StatusCode};
+use tidegate_llm::{Call, Endpoint, Fault, FaultKind, Front};
+use tidegate_route::Model;
+use tidegate_wire::grpc::GrpcStatus;
+use tidegate_wire::h1::BodyLength;
+
+use super::bodies::Kept;
+use super::{listing, talk};
+use crate::clock;
+use crate::down::{Down, DownError, Part};
+use crate::exchange::plan::{self, Instead, Seen};
+use crate::exchange::reply::Problem;
+use crate::exchange::source::Source;
+use crate::exchange::timer::Timer;
+use crate::exchange::{Context, Incoming, Running, forward};
+use crate::snapshot::RouteState;
+
+/// Up to here room for a body is made as its length says; a longer one gets it as it comes.
+const AT_ONCE: usize = 1024 * 1024;
+
+/// What was read of a request.
+pub(crate) struct Read {
+    /// None: no endpoint of any dialect.
+    front: Option<Front>,
+    /// What it asks. None where there is nothing to be read (lists of models), or nobody to read it.
+    call: Option<Result<Rc<Call>, Fault>>,
+    /// None: the body is still with the caller.
+    body: Option<Body>,
+}
+
+struct Body {
+    bytes: Bytes,
+    trailers: Option<HeaderMap>,
+    kept: Kept,
+}
+
+impl Read {
+    pub(crate) fn front(&self) -> Option<&Front> {
+        self.front.as_ref()
+    }
+
+    /// Whether it asks for the list of models.
+    pub(crate) fn is_listing(&self) -> bool {
+        let front = self.front.as_ref();
+        front.is_some_and(|front| front.endpoint == Endpoint::Models)
+    }
+
+    /// What routes may match.
+    pub(crate) fn model(&self) -> Model<'_> {
+        match (&self.call, &self.front) {
+            (Some(Ok(call)), _) => Model::Named(call.model()),
+            (
+                None,
+                Some(Front {
+                    model: Some(model), ..
+                }),
+            ) => Model::Named(model),
+            _ => Model::Absent,
+        }
+    }
+
+    /// What a provider is asked.
+    ///
+    /// # Errors
+    /// The request is none that a provider could be asked.
+    pub(crate) fn call(&self) -> Result<&Rc<Call>, Fault> {
+        match &self.call {
+            Some(Ok(call)) => Ok(call),
+            Some(Err(fault)) => Err(fault.clone()),
+            None => Err(Fault::new(
+                FaultKind::UnsupportedEndpoint,
+                "this path is no endpoint of OpenAI's, Anthropic's or Gemini's API",
+            )),
+        }
+    }
+
+    /// The body for attempts, with its share of the memory; `None` if it is still with the caller.
+    pub(crate) fn source(self) -> Option<(Source, Kept)> {
+        let Body {
+            bytes,
+            trailers,
+            kept,
+        } = self.body?;
+        Some((Source::of_whole(bytes, trailers), kept))
+    }
+}
+
+/// Why there is no body.
+enum Stop {
+    Fault(Fault),
+    Problem(Problem),
+    Gone,
+}
+
+/// Runs an exchange whose body has to be read before it can be planned on.
+pub(crate) async fn handle(
+    context: Context<'_>,
+    mut seen: Seen,
+    mut request: Incoming,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    let front = talk::recognise(&request);
+    if front.is_some() && running.report.talk.is_none() {
+        running.report.talk = Some(talk::Talk::with(&request, front.as_ref()));
+    }
+    let lists = front
+        .as_ref()
+        .is_some_and(|front| front.endpoint == Endpoint::Models);
+    let Some(state) = seen.state().cloned() else {
+        return;
+    };
+    if lists && seen.needs_model() && front.as_ref().is_some_and(|f| f.model.is_none()) {
+        // Which of the routes it would be depends on the model: all of them.
+        return listing::answer(context, None, down, running).await;
+    }
+    let mut read = Read {
+        front,
+        call: None,
+        body: None,
+    };
+    if let Some(front) = read.front.as_ref().filter(|_| !lists) {
+        match body(context, &state, &mut request, down).await {
+            Ok(body) => {
+                running.report.bytes_up = body.bytes.len() as u64;
+                let call = Call::read(front, &request.headers, body.bytes.clone());
+                read.call = Some(call.map(Rc::new));
+                read.body = Some(body);
+            }
+            Err(Stop::Fault(fault)) => {
+                return talk::fault(context, &fault, down, running).await;
+            }
+            Err(Stop::Problem(problem)) => {
+                return plan::fail(context, &problem, down, running).await;
+            }
+            Err(Stop::Gone) => {
+                if let Down::H1(d) = down {
+                    d.close_after();
+                }
+                return;
+            }
+        }
+    }
+    seen.read(read);
+    match plan::resume(context, &mut request, running, seen) {
+        Ok(plan) => forward::forward(context, plan, request, down, running).await,
+        Err(instead) => match *instead {
+            Instead::Listing(state) => listing::answer(context, Some(&state), down, running).await,
+            instead => plan::answer(context, instead, down, running).await,
+        },
+    }
+}
+
+/// Reads the body to its end.
+async fn body(
+    context: Context<'_>,
+    state: &RouteState,
+    request: &mut Incoming,
+    down: &mut Down<'_>,
+) -> Result<Body, Stop> {
+    let limit = limit(context, state);
+    let too_large = || {
+        Stop::Fault(Fault::new(
+            FaultKind::BodyTooLarge,
+            format!("the request body is longer than {limit} bytes"),
+        ))
+    };
+    let full = || {
+        let fault = Fault::new(
+            FaultKind::Overloaded,
+            "too many request bodies are held in memory",
+        );
+        Stop::Fault(fault.after(Some(std::time::Duration::from_secs(1))))
+    };
+    let mut kept = context.worker.shared.providers.bodies.keep();
+    let mut room = 0;
+    if let BodyLength::Exact(length) = request.body {
+        if length > limit {
+            return Err(too_large());
+        }
+        if !kept.grow_to(length) {
+            return Err(full());
+        }
+        room = usize::try_from(length).unwrap_or(AT_ONCE).min(AT_ONCE);
+    }
+    if request.headers.remove(EXPECT).is_some() {
+        down.informational(StatusCode::CONTINUE, &HeaderMap::new());
+        if poll_fn(|cx| down.poll_flush(cx)).await.is_err() {
+            return Err(Stop::Gone);
+        }
+    }
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    let mut trailers = None;
+    let mut timer = Timer::default();
+    let deadline = state
+        .route
+        .timeout
+        .and_then(|timeout| context.started.checked_add(timeout));
+    let watch = context.watch;
+    let mut over = request.body == BodyLength::None;
+    while !over {
+        let idle = state.route.idle_timeout;
+        watch.set(idle.map(|t| clock::now() + t));
+        let part = poll_fn(|cx| {
+            if watch.poll_over(cx).is_ready() || timer.is_over(deadline, cx) {
+                return Poll::Ready(None);
+            }
+            down.poll_part(cx).map(Some)
+        });
+        match part.await {
+            Some(Ok(Part::Data(data))) => {
+                over = down.body_done();
+                let sum = (first.len() + more.len() + data.len()) as u64;
+                if sum > limit {
+                    return Err(too_large());
+                }
+                if !kept.grow_to(sum) {
+                    return Err(full());
+                }
+                // A body that comes in one piece is not copied.
+                if first.is_empty() && more.is_empty() {
+                    first = data;
+                    continue;
+                }
+                if more.is_empty() {
+                    more.reserve(room);
+                    more.extend_from_slice(&std::mem::take(&mut first));
+                }
+                more.extend_from_slice(&data);
+            }
+            Some(Ok(Part::Trailers(found))) => {
+                trailers = Some(found);
+                over = true;
+            }
+            Some(Ok(Part::End)) => over = true,
+            Some(Err(DownError::Gone)) => return Err(Stop::Gone),
+            Some(Err(DownError::Malformed(detail))) => {
+                return Err(Stop::Problem(Problem::bad_request("bad-body", detail)));
+            }
+            None => {
+                return Err(Stop::Problem(Problem::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    GrpcStatus::DeadlineExceeded,
+                    "body-timeout",
+                    "the request's body did not come in time",
+                )));
+            }
+        }
+    }
+    Ok(Body {
+        bytes: if more.is_empty() {
+            first
+        } else {
+            more.freeze()
+        },
+        trailers,
+        kept,
+    })
+}
+
+/// Longest body: the smallest of the bounds that apply.
+fn limit(context: Context<'_>, state: &RouteState) -> u64 {
+    let all = context.snapshot.loaded.config.request_bodies.max.bytes();
+    let own = state
+        .route
+        .body_bytes
+        .unwrap_or(context.caller.listener.body_bytes);
+    if own > 0 { all.min(own) } else { all }
+}

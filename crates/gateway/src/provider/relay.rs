@@ -1,0 +1,301 @@
+//! The answer of a provider on its way to the caller, from its first content on.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tidegate_core::Verdict;
+use tidegate_keys::{NoAnswer, Outcome};
+use tidegate_llm::classify::{Class, Evidence};
+use tidegate_llm::usage::Usage;
+use tidegate_llm::{Broke, Fault, FaultKind, Step};
+
+use super::attempt::Asking;
+use crate::clock;
+use crate::down::Down;
+use crate::exchange::attempt::{Deadline, Won, count};
+use crate::exchange::timer::Timer;
+use crate::exchange::{Context, Running, head};
+use crate::snapshot::RouteState;
+use crate::up::Up;
+
+/// An answer is whole for the caller before the provider has closed its framing: so long is waited for that, to keep the connection.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How the relay ended.
+enum Ended {
+    Whole,
+    /// The provider failed in the middle.
+    Broken,
+    /// Time ran out.
+    Late(Broke),
+    /// The exchange's own time did.
+    Over,
+    Gone,
+}
+
+/// Relays the answer and gives the verdict on the key.
+pub(crate) async fn relay(
+    context: Context<'_>,
+    state: &RouteState,
+    won: Won,
+    deadline: Deadline,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    let Won {
+        mut up,
+        mut response,
+        pick,
+        latency,
+        upstream,
+        traffic,
+        permit,
+        asking,
+        ..
+    } = won;
+    let Some(mut asking) = asking else { return };
+    let worker = context.worker;
+    let _permit = permit;
+    running.count_as(&traffic);
+    asking.committed();
+    asking.key.content_began(worker.now());
+    // The endpoint has answered; whether the key did is another matter.
+    count(&upstream.attempts, worker.index, &Verdict::Ok);
+    let _in_flight = pick.finish_held(Verdict::Ok, Some(latency), worker.now());
+    let provider = asking.provider.clone();
+    if let Some(after) = asking.first_token {
+        provider.stats.first_token(worker.index, after);
+    }
+    let report = &mut running.report;
+    let begun = report.talk.as_ref().is_some_and(|talk| talk.begun);
+    head::response(&mut response.headers, response.status, down.is_h2());
+    state.route.response_headers.apply(&mut response.headers);
+    report.status = response.status.as_u16();
+    let mut given = match begun {
+        // The caller has had a head long since.
+        true => Ok(()),
+        false => down.head(response.status, response.headers, response.body, false),
+    };
+    for piece in asking.out.drain(..) {
+        report.bytes_down += piece.len() as u64;
+        given = given.and_then(|()| down.data(piece, false));
+    }
+    let ended = match given {
+        Err(_) => Ended::Gone,
+        Ok(()) => {
+            let idle = state.route.idle_timeout;
+            context.watch.set(idle.map(|t| clock::now() + t));
+            let mut pump = Pump {
+                asking: &mut asking,
+                down,
+                watch: context.watch,
+                idle,
+                deadline,
+                worker: worker.index,
+                bytes: 0,
+            };
+            let ended = pump.run(&mut up).await;
+            report.bytes_down += pump.bytes;
+            ended
+        }
+    };
+    let usage = usage(&asking, report.bytes_down, &ended);
+    provider.stats.used(worker.index, &asking.model, &usage);
+    if let Some(talk) = &mut report.talk {
+        talk.provider = Some(provider.name().clone());
+        talk.model = Some(asking.model.clone());
+        talk.key = Some(asking.key.key().fingerprint.clone());
+        talk.usage = Some(usage);
+    }
+    let first_byte = asking.first_byte;
+    let (mut code, mut told) = ("", None);
+    let (key, mut answer) = asking.into_parts();
+    let now = worker.now();
+    match ended {
+        Ended::Whole => {
+            let ok = Evidence::local(Class::Ok, report.status, "ok", "");
+            key.finish(Outcome::Answer(&ok), first_byte, now);
+            keep(up);
+        }
+        Ended::Broken | Ended::Late(_) => {
+            code = "stream_broken";
+            if let Ended::Late(broke) = ended {
+                code = "timeout";
+                answer.broken(broke);
+            }
+            told = Some(answer.terminal_error());
+            up.cancel();
+            match answer.evidence() {
+                Some(evidence) => key.finish(Outcome::Answer(evidence), first_byte, now),
+                None => key.finish(Outcome::NoAnswer(NoAnswer::Reset), first_byte, now),
+            };
+        }
+        Ended::Over => {
+            code = "timeout";
+            let fault = Fault::new(FaultKind::Timeout, "the answer was not complete in time");
+            told = Some(answer.terminal(&fault));
+            up.cancel();
+            key.finish(Outcome::Cancelled, first_byte, now);
+        }
+        Ended::Gone => {
+            up.cancel();
+            key.finish(Outcome::Cancelled, first_byte, now);
+        }
+    }
+    if let Some(told) = told {
+        report.error = true;
+        report.code = code;
+        report.bytes_down += told.len() as u64;
+        finish(context, told, down).await;
+    }
+}
+
+/// What the answer used: what the provider said, else what can be told from what came.
+fn usage(asking: &Asking, bytes_down: u64, ended: &Ended) -> Usage {
+    let asked = asking.asked_bytes as u64;
+    match asking.answer.usage() {
+        Some(usage) if matches!(ended, Ended::Whole) => *usage,
+        Some(usage) => usage.or_estimate(asked, bytes_down),
+        None => Usage::estimate(asked, bytes_down),
+    }
+}
+
+/// Ends an answer that will not be whole: a stream with an error that says so, anything else by a cut.
+async fn finish(context: Context<'_>, told: Bytes, down: &mut Down<'_>) {
+    if told.is_empty() || down.data(told, true).is_err() {
+        down.cut();
+        return;
+    }
+    let watch = context.watch;
+    watch.set(Some(clock::now() + LINGER));
+    let flushed = poll_fn(|cx| {
+        if watch.poll_over(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        down.poll_flush(cx).map(|done| done.is_ok())
+    });
+    if !flushed.await {
+        down.cut();
+    }
+}
+
+/// The connection can serve another request once the provider has ended its answer's framing, which is mostly on its way.
+fn keep(mut up: Up) {
+    if up.body_done() {
+        return up.finish();
+    }
+    tokio::task::spawn_local(async move {
+        let rest = poll_fn(|cx| {
+            while !up.body_done() {
+                if std::task::ready!(up.poll_part(cx)).is_err() {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Ready(())
+        });
+        let _ = tokio::time::timeout(LINGER, rest).await;
+        if up.body_done() {
+            up.finish()
+        } else {
+            up.cancel()
+        }
+    });
+}
+
+/// What moves the answer.
+struct Pump<'p, 'd> {
+    asking: &'p mut Asking,
+    down: &'p mut Down<'d>,
+    watch: &'p crate::watch::Watch,
+    idle: Option<Duration>,
+    deadline: Deadline,
+    worker: usize,
+    bytes: u64,
+}
+
+impl Pump<'_, '_> {
+    async fn run(&mut self, up: &mut Up) -> Ended {
+        let mut last = clock::now();
+        // One timer for both bounds; it is moved only when it goes off.
+        let mut timer = Timer::default();
+        let mut alarm = self.next_alarm(last);
+        let mut ended = self.asking.whole;
+        let mut fault = None;
+        let stats = self.asking.provider.stats.clone();
+        if ended && self.down.data(Bytes::new(), true).is_err() {
+            return Ended::Gone;
+        }
+        poll_fn(|cx| {
+            while timer.is_over(alarm, cx) {
+                let now = clock::now();
+                if self.deadline.at.is_some_and(|at| at <= now) {
+                    return Poll::Ready(Ended::Over);
+                }
+                if self.asking.idle.is_some_and(|idle| last + idle <= now) && !ended {
+                    // A caller that takes nothing holds the provider up, not the other way round.
+                    if self.down.poll_room(cx).is_pending() {
+                        last = now;
+                    } else {
+                        return Poll::Ready(Ended::Late(Broke::Idle));
+                    }
+                }
+                alarm = self.next_alarm(last);
+            }
+            if self.watch.poll_over(cx).is_ready() {
+                return Poll::Ready(match ended {
+                    true => Ended::Gone,
+                    false => Ended::Late(Broke::Idle),
+                });
+            }
+            while !ended && fault.is_none() {
+                match self.down.poll_room(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Ended::Gone),
+                    Poll::Pending => break,
+                }
+                let Poll::Ready(step) = self.asking.read(up, cx) else {
+                    break;
+                };
+                let now = clock::now();
+                self.watch.set(self.idle.map(|t| now + t));
+                if step == Step::Progress {
+                    stats.next_token(self.worker, now - last);
+                    last = now;
+                }
+                for piece in self.asking.out.drain(..) {
+                    self.bytes += piece.len() as u64;
+                    if self.down.data(piece, false).is_err() {
+                        return Poll::Ready(Ended::Gone);
+                    }
+                }
+                match step {
+                    Step::Progress | Step::Ping => {}
+                    Step::Done => {
+                        ended = true;
+                        if self.down.data(Bytes::new(), true).is_err() {
+                            return Poll::Ready(Ended::Gone);
+                        }
+                    }
+                    Step::Failed => fault = Some(Ended::Broken),
+                }
+            }
+            if let Some(fault) = fault.take() {
+                return Poll::Ready(fault);
+            }
+            match self.down.poll_flush(cx) {
+                Poll::Ready(Ok(())) if ended => Poll::Ready(Ended::Whole),
+                Poll::Ready(Ok(())) => self.down.poll_gone(cx).map(|()| Ended::Gone),
+                Poll::Ready(Err(_)) => Poll::Ready(Ended::Gone),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn next_alarm(&self, last: Instant) -> Option<Instant> {
+        let idle = self.asking.idle.map(|idle| last + idle);
+        self.deadline.at.into_iter().chain(idle).min()
+    }
+}

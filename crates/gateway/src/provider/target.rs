@@ -1,0 +1,313 @@
+//! A provider as a target of one request: which key is next, what became of the ones before, what is told when none is left.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use tidegate_core::FailureKind;
+use tidegate_keys::{AllOut, KeyPick, Next, NoAnswer, Outcome, Rotation};
+use tidegate_llm::classify::{Class, Evidence};
+use tidegate_llm::{Call, ErrorAnswer, Fault, FaultKind, PrepareOptions, Secret};
+use tidegate_route::RequestView;
+use tidegate_route::retry::{MAX_SAFE_RETRIES, RetryPolicy, Tries};
+use tidegate_wire::h1::BodyLength;
+
+use super::Provider;
+use super::attempt::Asking;
+use super::talk::Talk;
+use crate::exchange::attempt::Then;
+use crate::exchange::race::End;
+use crate::up::{OutRequest, UpError};
+use crate::worker::Worker;
+
+/// A provider that the request may be answered by.
+pub(crate) struct Asked {
+    pub(crate) provider: Arc<Provider>,
+    call: Rc<Call>,
+    rotation: RefCell<Rotation>,
+    /// What the attempt that ended last asks for.
+    next: Cell<Option<Step>>,
+    /// Why it was refused, if it was.
+    refusal: RefCell<Option<Box<Refusal>>>,
+    /// Attempts of which nothing was processed.
+    safe: Cell<u32>,
+}
+
+/// What follows an attempt.
+#[derive(Clone, Copy)]
+enum Step {
+    By(Next),
+    /// Nothing of it was processed, and nobody is to blame.
+    Again,
+}
+
+/// Why a provider does not answer.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) fault: Fault,
+    /// The provider's own words, for what is the caller's fault.
+    pub(crate) answer: Option<ErrorAnswer>,
+    because: Because,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Because {
+    /// The caller asked for what can't be had.
+    Caller,
+    /// No key is left.
+    AllOut,
+    /// The last attempt failed.
+    Failed,
+}
+
+impl Asked {
+    /// `model` is the route's; without it the caller's is asked for.
+    pub(crate) fn new(
+        provider: &Arc<Provider>,
+        call: &Rc<Call>,
+        model: Option<&str>,
+        view: &RequestView<'_>,
+        worker: usize,
+    ) -> Self {
+        let live = provider.keys.live();
+        let model = live.map(model.unwrap_or(call.model()));
+        let session = provider.session(view, call);
+        Self {
+            rotation: RefCell::new(provider.keys.rotation(&model, session, worker)),
+            provider: provider.clone(),
+            call: call.clone(),
+            next: Cell::new(None),
+            refusal: RefCell::default(),
+            safe: Cell::new(0),
+        }
+    }
+
+    /// For the log: whom the caller was referred to.
+    pub(crate) fn tell(&self, talk: &mut Talk) {
+        talk.provider = Some(self.provider.name().clone());
+        talk.model = Some(self.rotation.borrow().model().to_owned());
+    }
+
+    /// The next attempt: a key, and the request made for it. `headers` are the caller's.
+    pub(crate) fn begin(
+        &self,
+        worker: &Worker,
+        headers: &HeaderMap,
+    ) -> Result<Box<Asking>, Box<Refusal>> {
+        let mut rotation = self.rotation.borrow_mut();
+        loop {
+            let now = worker.now();
+            let key = rotation
+                .next(now, &mut *worker.rng.borrow_mut())
+                .map_err(|out| Box::new(Refusal::all_out(&out, out.retry_after(now))))?;
+            match self.prepare(rotation.model(), &key, headers, worker.random()) {
+                Ok((request, body, answer)) => {
+                    let mut kept = worker.shared.providers.bodies.keep();
+                    if body.as_ptr() != self.call.body().as_ptr() {
+                        kept.add(body.len() as u64);
+                    }
+                    let timeouts = &rotation.live().timeouts;
+                    return Ok(Asking::new(
+                        &self.provider,
+                        rotation.model().to_owned(),
+                        key,
+                        (request, body, kept),
+                        answer,
+                        timeouts,
+                        self.call.body().len(),
+                    ));
+                }
+                // A key that can't be written into a request is as good as dead.
+                Err(fault) if fault.kind == FaultKind::Internal => {
+                    let evidence =
+                        Evidence::local(Class::KeyDead, 0, "key-unusable", &fault.message);
+                    rotation.finish(key, Outcome::Answer(&evidence), None, now);
+                }
+                Err(fault) => {
+                    rotation.finish(key, Outcome::Cancelled, None, now);
+                    return Err(Box::new(Refusal {
+                        fault,
+                        answer: None,
+                        because: Because::Caller,
+                    }));
+                }
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        model: &str,
+        key: &KeyPick,
+        headers: &HeaderMap,
+        seed: u64,
+    ) -> Result<(OutRequest, bytes::Bytes, tidegate_llm::Answer), Fault> {
+        let live = self.provider.keys.live();
+        let token = key.key().token.expose();
+        let now_unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
+        let options = PrepareOptions {
+            now_unix,
+            count_usage: true,
+            seed,
+            continue_from: None,
+        };
+        let secret = Secret::of(token);
+        let made = self
+            .call
+            .prepare(&live.spec, secret, model, headers, options)?;
+        let path = PathAndQuery::try_from(made.target).map_err(|_| {
+            Fault::new(FaultKind::BadField, "the model's name is no part of a path")
+        })?;
+        let base = &live.spec.base_url;
+        let request = OutRequest {
+            method: made.method,
+            scheme: base.scheme.clone(),
+            authority: Some(base.authority.clone()),
+            path,
+            headers: made.headers,
+            body: BodyLength::Exact(made.body.len() as u64),
+            upgrade: false,
+        };
+        let secret = (!token.is_empty()).then(|| token.into());
+        let answer = tidegate_llm::Answer::new(made.plan, secret, now_unix);
+        Ok((request, made.body, answer))
+    }
+
+    /// Ends an attempt that no answer goes to the caller from.
+    pub(crate) fn end(&self, asking: Asking, end: &End, latency: Duration, worker: &Worker) {
+        let (key, answer) = asking.into_parts();
+        let mut rotation = self.rotation.borrow_mut();
+        let now = worker.now();
+        let outcome = match end {
+            End::Unfit => match answer.evidence() {
+                Some(evidence) => {
+                    self.refusal
+                        .replace(Some(Box::new(Refusal::failed(&answer, evidence))));
+                    Outcome::Answer(evidence)
+                }
+                None => Outcome::NoAnswer(NoAnswer::Reset),
+            },
+            End::Up(UpError::Unsent | UpError::Refused) if self.safe.get() < MAX_SAFE_RETRIES => {
+                self.safe.set(self.safe.get() + 1);
+                rotation.finish(key, Outcome::Cancelled, None, now);
+                self.next.set(Some(Step::Again));
+                return;
+            }
+            End::Up(UpError::Connect | UpError::ConnectTimeout) => {
+                Outcome::NoAnswer(NoAnswer::Connect)
+            }
+            End::Up(UpError::Overflow) => Outcome::NoAnswer(NoAnswer::Refused),
+            End::Up(
+                UpError::Unsent
+                | UpError::Refused
+                | UpError::Reset
+                | UpError::Malformed
+                | UpError::NoTunnel,
+            ) => Outcome::NoAnswer(NoAnswer::Reset),
+            End::Late(Some(
+                FailureKind::LocalOrigin | FailureKind::Gateway | FailureKind::Status5xx,
+            )) => Outcome::NoAnswer(NoAnswer::Timeout),
+            End::Late(None) | End::Spare => Outcome::Cancelled,
+        };
+        let next = rotation.finish(key, outcome, Some(latency), now);
+        self.next.set(Some(Step::By(next)));
+    }
+
+    /// The address that this attempt would have gone to is not there: as bad as one that refuses.
+    pub(crate) fn unreachable(&self, asking: Asking, worker: &Worker) {
+        self.end(asking, &End::Up(UpError::Connect), Duration::ZERO, worker);
+    }
+
+    /// What follows the attempt that ended last. Going over the keys is free: each one that was refused is tried once.
+    pub(crate) fn then(&self, policy: &RetryPolicy, tries: Tries, random: u64) -> Then {
+        match self.next.take() {
+            Some(Step::Again | Step::By(Next::Rotate)) => Then::Free,
+            Some(Step::By(Next::Retry)) if tries.counted < policy.attempts => {
+                Then::Retry(policy.backoff.delay(tries.counted, random))
+            }
+            Some(Step::By(Next::Retry | Next::Elsewhere)) => Then::Next,
+            Some(Step::By(Next::Done)) | None => Then::Stop,
+        }
+    }
+
+    /// Why the attempt that ended last was refused.
+    pub(crate) fn refusal(&self) -> Option<Box<Refusal>> {
+        self.refusal.take()
+    }
+}
+
+impl Refusal {
+    fn all_out(out: &AllOut, retry_after: Option<Duration>) -> Self {
+        let kind = match out.status() {
+            429 => FaultKind::KeysLimited,
+            _ => FaultKind::ProviderUnavailable,
+        };
+        Self {
+            fault: Fault::new(kind, out.message()).after(retry_after),
+            answer: None,
+            because: Because::AllOut,
+        }
+    }
+
+    fn failed(answer: &tidegate_llm::Answer, evidence: &Evidence) -> Self {
+        let (kind, because) = match &evidence.class {
+            Class::CallerFault => (FaultKind::BadField, Because::Caller),
+            Class::Broken if evidence.status == 504 => (FaultKind::Timeout, Because::Failed),
+            Class::Broken => (FaultKind::BadAnswer, Because::Failed),
+            Class::Limited { .. } | Class::QuotaExhausted { .. } => {
+                (FaultKind::KeysLimited, Because::Failed)
+            }
+            _ => (FaultKind::ProviderUnavailable, Because::Failed),
+        };
+        // What is the caller's fault is told in the provider's words, without what looks like a secret.
+        let words: Cow<'static, str> = match because {
+            Because::Caller if !evidence.excerpt.is_empty() => evidence.excerpt.clone().into(),
+            Because::Caller => "the provider refused the request".into(),
+            _ => "the provider did not answer as it should".into(),
+        };
+        Self {
+            fault: Fault::new(kind, words),
+            answer: Some(answer.error_answer()),
+            because,
+        }
+    }
+
+    /// What is told when both were met on the way: the caller's own fault before all, then that no key is left, with the earliest
+    /// return.
+    pub(crate) fn and(self: Box<Self>, later: Box<Self>) -> Box<Self> {
+        match (self.because, later.because) {
+            (Because::Caller, _) => self,
+            (_, Because::Caller) => later,
+            (Because::AllOut, Because::AllOut) => {
+                let earliest = [self.fault.retry_after, later.fault.retry_after]
+                    .into_iter()
+                    .flatten()
+                    .min();
+                let limited = |r: &Refusal| r.fault.kind == FaultKind::KeysLimited;
+                let mut told = if limited(&self) && !limited(&later) {
+                    self
+                } else {
+                    later
+                };
+                told.fault.retry_after = earliest;
+                told
+            }
+            (Because::AllOut, Because::Failed) => self,
+            (Because::Failed, _) => later,
+        }
+    }
+
+    /// The answer in a dialect.
+    pub(crate) fn answer(&self, dialect: tidegate_llm::Dialect) -> (ErrorAnswer, &'static str) {
+        match &self.answer {
+            Some(answer) if self.because == Because::Caller => (answer.clone(), "refused"),
+            _ => (self.fault.answer(dialect), self.fault.kind.code()),
+        }
+    }
+}

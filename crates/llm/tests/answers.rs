@@ -542,3 +542,23 @@ fn embeddings_are_translated_and_packed_as_asked() {
         }
     }
 }
+
+#[test]
+fn a_callers_fault_within_a_stream_is_told_in_the_providers_words() {
+    let prepared = prepare(
+        &call("/v1/messages", short("messages", true)).unwrap(),
+        ProviderKind::DeepSeek,
+        "m",
+    )
+    .unwrap();
+    let mut answer = answer(&prepared, "text/event-stream");
+    let frame = b"data: {\"error\":{\"message\":\"This model's maximum context length is 10 tokens\",\"type\":\"invalid_request_error\",\"code\":\"context_length_exceeded\"}}\n\n";
+    assert_eq!(feed(&mut answer, &[frame]), (String::new(), Step::Failed));
+    assert_eq!(answer.evidence().unwrap().class, Class::CallerFault);
+    let error = answer.error_answer();
+    assert_eq!(error.status, 400);
+    assert_eq!(
+        joined(&[error.body]),
+        r#"{"type":"error","error":{"type":"invalid_request_error","message":"This model's maximum context length is 10 tokens"}}"#
+    );
+}

@@ -17,6 +17,7 @@ mod relay;
 mod translate;
 mod whole;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -79,6 +80,8 @@ pub struct Answer {
     evidence: Option<Box<Evidence>>,
     /// The provider's own error, for the caller if nobody else answers.
     error: Option<ErrorAnswer>,
+    /// The provider's words for a fault of the caller's that it told within a 200. Evidence has none: they may quote a prompt.
+    words: Option<String>,
 }
 
 enum State {
@@ -121,6 +124,7 @@ impl Answer {
             usage: None,
             evidence: None,
             error: None,
+            words: None,
         }
     }
 
@@ -171,6 +175,7 @@ impl Answer {
             held: &mut self.held,
             begun: &mut self.begun,
             usage: &mut self.usage,
+            words: &mut self.words,
             now_unix: self.now_unix,
             secret: self.secret.as_deref(),
         };
@@ -194,6 +199,7 @@ impl Answer {
             held: &mut self.held,
             begun: &mut self.begun,
             usage: &mut self.usage,
+            words: &mut self.words,
             now_unix: self.now_unix,
             secret: self.secret.as_deref(),
         };
@@ -351,6 +357,19 @@ impl Answer {
     pub fn error_answer(&self) -> ErrorAnswer {
         match (&self.error, &self.evidence) {
             (Some(error), _) => error.clone(),
+            // Told within a 200: the status that it stands for.
+            (None, Some(evidence)) if evidence.class == Class::CallerFault => {
+                let status = StatusCode::from_u16(evidence.status)
+                    .ok()
+                    .filter(StatusCode::is_client_error)
+                    .unwrap_or(StatusCode::BAD_REQUEST);
+                let told = Told {
+                    message: self.fault_of(evidence).message,
+                    code: evidence.code.as_deref().map(Into::into),
+                    ..Told::default()
+                };
+                fault::error_answer(self.plan.front, status, &told)
+            }
             (None, Some(evidence)) => self.fault_of(evidence).answer(self.plan.front),
             (None, None) => Fault::new(FaultKind::BadAnswer, "the provider gave no answer")
                 .answer(self.plan.front),
@@ -388,7 +407,11 @@ impl Answer {
                 )
                 .after(retry_after);
             }
-            Class::CallerFault => (FaultKind::BadField, "the provider refused the request"),
+            Class::CallerFault => {
+                let words = "the provider refused the request";
+                let words = self.words.clone().map_or(words.into(), Cow::Owned);
+                return Fault::new(FaultKind::BadField, words);
+            }
             Class::Broken if evidence.status == 504 => {
                 (FaultKind::Timeout, "the provider did not go on in time")
             }
@@ -410,6 +433,7 @@ pub(crate) struct Sink<'s> {
     pub(crate) held: &'s mut Held,
     pub(crate) begun: &'s mut bool,
     pub(crate) usage: &'s mut Option<Usage>,
+    pub(crate) words: &'s mut Option<String>,
     pub(crate) now_unix: u64,
     pub(crate) secret: Option<&'s str>,
 }
@@ -418,6 +442,14 @@ impl Sink<'_> {
     /// What the provider counted, added to what it said before.
     pub(crate) fn count(&mut self, seen: &Usage) {
         self.usage.get_or_insert_default().merge(seen);
+    }
+
+    /// A fault that the provider told within a 200.
+    pub(crate) fn fault(&mut self, evidence: Evidence, data: &[u8]) -> Box<Evidence> {
+        if evidence.class == Class::CallerFault {
+            *self.words = fault::read(data).map(|told| told.message.into_owned());
+        }
+        Box::new(evidence)
     }
 }
 

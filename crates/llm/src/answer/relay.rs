@@ -264,7 +264,7 @@ impl Judge<'_> {
             );
             match found {
                 Some(evidence) if evidence.class != Class::Ok => {
-                    return Fate::End(Seen::Fault(Box::new(evidence)));
+                    return Fate::End(Seen::Fault(sink.fault(evidence, &data)));
                 }
                 _ if error => {
                     return Fate::End(Seen::Fault(Box::new(Evidence::local(

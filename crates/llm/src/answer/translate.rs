@@ -171,7 +171,7 @@ impl Both {
         if let Some(evidence) = found
             && evidence.class != Class::Ok
         {
-            return Err(Box::new(evidence));
+            return Err(sink.fault(evidence, data));
         }
         if name == b"ping" {
             return Ok(true);

@@ -69,7 +69,7 @@ impl Whole {
             sink.secret,
         );
         if evidence.class != Class::Ok {
-            return Seen::Fault(Box::new(evidence));
+            return Seen::Fault(sink.fault(evidence, &body));
         }
         let (seen, usage) = match plan.back {
             // An empty answer has nothing to be wrong (204).

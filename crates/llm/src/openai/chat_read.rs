@@ -176,10 +176,11 @@ fn read_message<'a>(request: &mut Request<'a>, message: &Json<'a>, at: usize) ->
                 }],
             );
         }
-        other => {
-            let known = "system, developer, user, assistant or tool";
-            let _ = other;
-            return Err(Fault::field(format!("messages[{at}].role"), known));
+        _ => {
+            return Err(Fault::field(
+                format!("messages[{at}].role"),
+                "system, developer, user, assistant or tool",
+            ));
         }
     }
     Ok(())

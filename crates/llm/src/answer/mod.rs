@@ -63,7 +63,12 @@ pub enum Broke {
 /// The body of an error is kept up to here: more than the classifier looks at.
 const ERROR_LIMIT: usize = 256 * 1024;
 
-/// A provider's answer. See the [module](self).
+/// A provider's answer on its way to the caller: [`head`](Self::head), then [`data`](Self::data) as it comes, then
+/// [`end`](Self::end) or [`broken`](Self::broken).
+///
+/// Nothing is given out until content has begun (text, reasoning, a tool call, the reason of the end): until then the attempt
+/// can be thrown away unseen. From then on [`take_head`](Self::take_head) has the head to send before the bytes, and a failure
+/// is for [`terminal_error`](Self::terminal_error).
 pub struct Answer {
     plan: Plan,
     secret: Option<Arc<str>>,

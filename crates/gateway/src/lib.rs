@@ -38,6 +38,9 @@ use tidegate_core::Time;
 use tidegate_discovery::Resolver;
 use tidegate_wire::headers::Via;
 
+pub use provider::view::RestoreError;
+pub use tidegate_keys::account::{KeyError, KeyRequest, Secret as VirtualKeyToken};
+pub use tidegate_state::Error as StoreError;
 pub use tls::TlsError;
 
 use control::{Control, lines};
@@ -65,7 +68,19 @@ pub struct Options {
     pub sockets: Vec<(String, ListenSocket)>,
     /// Worker threads, at least 1.
     pub workers: usize,
+    /// How the store that the configuration names is reached, where it needs one. Also asked by a reload that names another.
+    pub store: StoreOpener,
 }
+
+/// How stores are reached: the embedded one has another process for its owner.
+#[derive(Clone)]
+pub struct StoreOpener(Arc<OpenStore>);
+
+type OpenStore = dyn Fn(
+        &tidegate_config::values::StateUrl,
+    ) -> Result<Arc<dyn tidegate_state::Store>, tidegate_state::OpenError>
+    + Send
+    + Sync;
 
 /// A running gateway: cheap to clone, asked by the admin API and the supervisor's wiring.
 #[derive(Clone, Debug)]
@@ -139,6 +154,7 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
         resolver,
         options.paths,
         options.sockets,
+        options.store,
     );
     if let Err(e) = control.begin().await {
         control.door.stop();

@@ -143,6 +143,7 @@ impl Handle {
     pub fn metrics(&self) -> Vec<Family> {
         let mut families = self.traffic_metrics();
         families.extend(self.pool_metrics());
+        families.extend(self.provider_metrics());
         families.extend(self.process_metrics());
         families
     }
@@ -289,6 +290,7 @@ impl Handle {
                 open.samples.push(number(labels(), m.connections as f64));
             }
         }
+        self.key_metrics(&mut state, &mut ejections, &mut busy);
         vec![attempts, retries, refused, state, ejections, busy, open]
     }
 
@@ -364,9 +366,9 @@ impl Handle {
     }
 }
 
-const STATES: [&str; 5] = ["warming", "healthy", "ejected", "probing", "draining"];
+pub(crate) const STATES: [&str; 5] = ["warming", "healthy", "ejected", "probing", "draining"];
 
-fn family(name: &'static str, help: &'static str, kind: Kind) -> Family {
+pub(crate) fn family(name: &'static str, help: &'static str, kind: Kind) -> Family {
     Family {
         name,
         help,
@@ -375,7 +377,7 @@ fn family(name: &'static str, help: &'static str, kind: Kind) -> Family {
     }
 }
 
-fn number(labels: Vec<(&'static str, String)>, value: f64) -> Sample {
+pub(crate) fn number(labels: Vec<(&'static str, String)>, value: f64) -> Sample {
     Sample {
         labels,
         value: Value::Number(value),

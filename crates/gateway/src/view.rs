@@ -160,6 +160,38 @@ pub struct EvidenceView {
     pub ago_ms: u64,
 }
 
+/// A virtual key: everything but its token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VirtualKeyView {
+    /// Its name in this API: `vk-` and twelve digits.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// What people see of its token: `tg-…a1B2`.
+    pub fingerprint: String,
+    /// What it may use.
+    pub limits: tidegate_keys::account::Limits,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub created_at_ms: u64,
+    /// When it ends by itself, milliseconds since the Unix epoch; `None`: it stays until it is revoked.
+    pub expires_at_ms: Option<u64>,
+    /// What is used of each limit in its current span, as far as this process knows.
+    pub used: Vec<SpendingView>,
+}
+
+/// What is used of a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpendingView {
+    /// `requests`, `tokens`, or `micros` (millionths of the currency's unit).
+    pub unit: String,
+    /// `minute`, `day`, `month`.
+    pub per: String,
+    /// The limit.
+    pub limit: u64,
+    /// What counts in the current span; what other replicas took in advance counts as used.
+    pub used: u64,
+}
+
 /// The store of durable state, as far as this process uses it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoreView {

@@ -181,6 +181,11 @@ impl RunDir {
         self.path.join(STORE)
     }
 
+    /// [`RunDir::store_socket`] in a form that is short wherever the folder is. Holds as long as this does.
+    pub(crate) fn store_address(&self) -> PathBuf {
+        self.address(STORE)
+    }
+
     /// Listens where the embedded store is served. Only its owner may.
     ///
     /// # Errors

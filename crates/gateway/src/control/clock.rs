@@ -58,6 +58,7 @@ pub(super) async fn tick(control: Weak<Control>) {
                 tell(&control, upstream, &event);
             }
         }
+        crate::provider::view::tell_events(shared);
         if certificates.is_empty() || looked.elapsed() >= CERTIFICATES {
             looked = Instant::now();
             control.renew_certificates(&mut certificates);

@@ -1,6 +1,7 @@
 //! Control work of the gateway: reload, discovery, probes, the engine's ticks, drain. It runs on the caller's runtime, never on a worker.
 //!
 //! - [`sockets`] listens, [`sources`] follows where members are, [`clock`] moves what time moves, [`registration`] tells others of us;
+//! - [`store`] keeps what outlives the process;
 //! - [`reload`] changes the configuration as a whole, [`drain`] ends.
 
 mod clock;
@@ -9,6 +10,7 @@ mod registration;
 mod reload;
 mod sockets;
 mod sources;
+mod store;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::events::unix_ms;
 use crate::worker::{Door, Shared};
-use crate::{ListenSocket, StartError};
+use crate::{ListenSocket, StartError, StoreOpener};
 
 pub(crate) use reload::lines;
 use sockets::Acceptor;
@@ -33,6 +35,7 @@ pub(crate) struct Control {
     pub(crate) door: Arc<Door>,
     pub(crate) paths: Vec<PathBuf>,
     resolver: Resolver,
+    opener: StoreOpener,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -47,6 +50,7 @@ struct State {
     loaded_at_ms: u64,
     refused: Option<String>,
     ticking: Option<JoinHandle<()>>,
+    kept: Option<store::Kept>,
 }
 
 impl Control {
@@ -56,6 +60,7 @@ impl Control {
         resolver: Resolver,
         paths: Vec<PathBuf>,
         sockets: Vec<(String, ListenSocket)>,
+        opener: StoreOpener,
     ) -> Arc<Self> {
         let state = State {
             offered: sockets,
@@ -67,6 +72,7 @@ impl Control {
             door,
             paths,
             resolver,
+            opener,
             reloading: tokio::sync::Mutex::default(),
             state: Mutex::new(state),
         })
@@ -79,7 +85,12 @@ impl Control {
     /// Starts listening, discovery, probes and ticks for the snapshot in place.
     pub(crate) async fn begin(self: &Arc<Self>) -> Result<(), StartError> {
         let snapshot = self.shared.snapshot.load_full();
-        let sockets = self.bind(&snapshot.loaded.config, self.take_offered())?;
+        let config = &snapshot.loaded.config;
+        let store = self
+            .open_store(config)
+            .map_err(|e| StartError::Config(e.to_string()))?;
+        let sockets = self.bind(config, self.take_offered())?;
+        self.use_store(store, config);
         self.follow(&snapshot);
         // Fixed lists and fast sources are known at once; slow ones must not hold up the others.
         self.wait_for_members(&snapshot, Duration::from_secs(1))

@@ -62,6 +62,7 @@ impl Control {
             .access
             .open(config.access_log.as_ref())
             .map_err(|e| e.to_string())?;
+        let store = self.open_store(config).map_err(|e| e.to_string())?;
         let sockets = self.bind(config, offered).map_err(|e| e.to_string())?;
         // Then all at once.
         let next = Arc::new(draft.commit(
@@ -74,6 +75,7 @@ impl Control {
         self.follow(&next);
         let memory = next.loaded.config.request_bodies.memory;
         shared.providers.bodies.set_max(memory.bytes());
+        self.use_store(store, &next.loaded.config);
         shared.snapshot.store(next.clone());
         shared.access.switch(log);
         self.listen(&next, sockets);

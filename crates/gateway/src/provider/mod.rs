@@ -13,6 +13,7 @@ pub(crate) mod bodies;
 pub(crate) mod front;
 pub(crate) mod heartbeat;
 pub(crate) mod listing;
+pub(crate) mod metrics;
 pub(crate) mod probe;
 pub(crate) mod relay;
 pub(crate) mod setup;
@@ -24,6 +25,7 @@ pub(crate) mod view;
 use std::sync::Arc;
 
 use tidegate_config::model;
+use tidegate_keys::account::Accounts;
 use tidegate_keys::{Identity, Keys};
 use tidegate_route::{HashKey, RequestView};
 
@@ -36,6 +38,8 @@ use stats::ProviderStats;
 pub(crate) struct Shared {
     /// Every provider's keys with their health; it outlives reloads.
     pub(crate) keys: Arc<Keys>,
+    /// Virtual keys with what they use.
+    pub(crate) accounts: Arc<Accounts>,
     /// Memory that bodies of requests take.
     pub(crate) bodies: Arc<Bodies>,
 }
@@ -45,6 +49,7 @@ impl Shared {
         Self {
             // Named anew when a store is known.
             keys: Arc::new(Keys::new(&host_name(), Identity::random())),
+            accounts: Arc::default(),
             bodies: Arc::default(),
         }
     }

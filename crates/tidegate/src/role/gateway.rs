@@ -1,10 +1,11 @@
 //! Serving: the gateway with everything that can tell it something.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tidegate_config::Loaded;
+use tidegate_config::values::StateUrl;
 use tidegate_gateway::view::ConfigView;
-use tidegate_gateway::{Handle, Options};
+use tidegate_gateway::{Handle, Options, StoreOpener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -100,6 +101,7 @@ impl Serving {
             paths: start.paths.clone(),
             sockets: held.listeners()?,
             workers: start.workers.max(1),
+            store: opener(&start.run)?,
         };
         let handle = tidegate_gateway::start(options).await?;
         let (reloads, requests) = mpsc::channel(8);
@@ -301,6 +303,16 @@ impl Serving {
             sockets: running,
         });
     }
+}
+
+/// How stores are reached: the embedded one has the control role for its owner.
+fn opener(run: &Path) -> Result<StoreOpener, RoleError> {
+    // Its descriptor is a part of the socket's address.
+    let run = RunDir::open(run).map_err(|error| RoleError::System(std::io::Error::other(error)))?;
+    Ok(StoreOpener::new(move |url| match url {
+        StateUrl::File(_) => Ok(tidegate_state::remote(&run.store_address())),
+        StateUrl::Redis(url) => tidegate_state::open(&url.expose().parse()?),
+    }))
 }
 
 /// The files whose change is a change of the configuration.

@@ -1,0 +1,174 @@
+//! Durable state: the store that the configuration names, and the tasks that keep keys and accounts in step with it.
+//!
+//! Only providers need a store. One that is away delays nothing, neither the start nor a request: keys go by what this process
+//! knows, and the tasks catch up when it is there. Another `state.url` is another store: the tasks begin anew with it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tidegate_config::values::StateUrl;
+use tidegate_config::{Config, model};
+use tidegate_keys::share::{self, Sharing};
+use tidegate_keys::{Clock, account};
+use tidegate_llm::price::{Micros, Price, PriceTable};
+use tidegate_state::{OpenError, Store};
+use tokio::task::JoinHandle;
+
+use super::Control;
+use crate::StoreOpener;
+use crate::events::unix_ms;
+use crate::view::StoreView;
+use crate::worker::Shared;
+
+/// The time that workers and these tasks share.
+struct GatewayClock(Arc<Shared>);
+
+impl Clock for GatewayClock {
+    fn now(&self) -> tidegate_core::Time {
+        self.0.now()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        unix_ms()
+    }
+}
+
+/// A store at work.
+pub(crate) struct Kept {
+    url: StateUrl,
+    pub(super) store: Arc<dyn Store>,
+    /// Ended when this is dropped.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// What a configuration wants of the store, opened where it was not.
+pub(super) enum Wanted {
+    /// None.
+    Nothing,
+    /// The one that is there.
+    Same,
+    /// Another one.
+    Other(StateUrl, Arc<dyn Store>),
+}
+
+impl Control {
+    /// Opens what `config` names, unless it is open. Everything that may fail; nothing is asked of the store.
+    pub(super) fn open_store(&self, config: &Config) -> Result<Wanted, OpenError> {
+        if config.providers.is_empty() {
+            return Ok(Wanted::Nothing);
+        }
+        let url = &config.state.url;
+        if self
+            .state()
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.url == *url)
+        {
+            return Ok(Wanted::Same);
+        }
+        Ok(Wanted::Other(url.clone(), self.opener.open(url)?))
+    }
+
+    /// Keeps keys and accounts in step with it from now on.
+    pub(super) fn use_store(&self, wanted: Wanted, config: &Config) {
+        self.shared
+            .providers
+            .accounts
+            .set_prices(prices(&config.prices));
+        let kept = match wanted {
+            Wanted::Same => return,
+            Wanted::Nothing => None,
+            Wanted::Other(url, store) => Some(self.keep(url, store)),
+        };
+        // Dropped without the lock: the tasks of the one before end with it.
+        let _before = std::mem::replace(&mut self.state().kept, kept);
+    }
+
+    fn keep(&self, url: StateUrl, store: Arc<dyn Store>) -> Kept {
+        let shared = &self.shared;
+        let keys = &shared.providers.keys;
+        let clock: Arc<dyn Clock> = Arc::new(GatewayClock(shared.clone()));
+        // The embedded file is this machine's alone; a Redis may have other gateways' keys in it.
+        let sole = matches!(url, StateUrl::File(_));
+        let sharing = share::share(keys.clone(), store.clone(), clock.clone(), Sharing { sole });
+        let accounts = account::run(shared.providers.accounts.clone(), store.clone(), clock);
+        let tasks = vec![tokio::spawn(sharing), tokio::spawn(accounts)];
+        tracing::info!(%url, "state kept");
+        Kept { url, store, tasks }
+    }
+
+    /// The store that is used; `None`: nothing needs one.
+    pub(crate) fn store(&self) -> Option<Arc<dyn Store>> {
+        self.state().kept.as_ref().map(|kept| kept.store.clone())
+    }
+
+    /// What is shown of it.
+    pub(crate) fn store_view(&self) -> StoreView {
+        match &self.state().kept {
+            Some(kept) => StoreView {
+                url: kept.url.to_string(),
+                connected: kept.store.connected(),
+            },
+            None => StoreView {
+                url: String::new(),
+                connected: true,
+            },
+        }
+    }
+
+    /// Ends the tasks: what a gateway that is going finds out is no longer asked for, and another one takes the probing over at once.
+    pub(super) fn leave_store(&self) {
+        let _before = self.state().kept.take();
+    }
+}
+
+/// The configuration's price table.
+fn prices(prices: &model::Prices) -> PriceTable {
+    let row = |(name, price): (&String, &model::Price)| {
+        let price = Price {
+            input: Micros::from_units(price.input),
+            output: Micros::from_units(price.output),
+            cached_input: price.cached_input.map(Micros::from_units),
+        };
+        (name.clone(), price)
+    };
+    PriceTable::new(prices.models.iter().map(row))
+}
+
+impl fmt::Debug for StoreOpener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreOpener")
+    }
+}
+
+impl StoreOpener {
+    /// Opens stores with this function.
+    pub fn new(
+        open: impl Fn(&StateUrl) -> Result<Arc<dyn Store>, OpenError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(open))
+    }
+
+    /// In memory, whatever the URL: what is found out ends with the process.
+    pub fn in_memory() -> Self {
+        Self::new(|_| Ok(tidegate_state::memory()))
+    }
+
+    fn open(&self, url: &StateUrl) -> Result<Arc<dyn Store>, OpenError> {
+        (self.0)(url)
+    }
+}

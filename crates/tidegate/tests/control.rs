@@ -139,6 +139,7 @@ fn it_ends_after_the_gateways_and_leaves_the_state_for_the_next_start() {
         put.unwrap();
     });
     assert_eq!(running.stop(), Some(0));
+    running.wait_for("ended");
     let log = running.log();
     let place = |message: &str| {
         log.find(message)
@@ -246,9 +247,16 @@ fn one_that_an_earlier_run_left_and_that_nothing_needs_ends() {
     first.wait();
     site.write(&site.answering("two"));
     let mut second = site.start(&[]);
-    second.wait_for("gateway ready");
     until("the old control ends", || {
         (!is_role("control", old)).then_some(())
+    });
+    // The old gateway reads the new configuration by itself, before or after the new supervisor looks.
+    until("a gateway serves", || {
+        let served = ["gateway adopted", "gateway ready"];
+        served
+            .iter()
+            .any(|message| !second.events(message).is_empty())
+            .then_some(())
     });
     assert!(second.events("control started").is_empty());
     assert_eq!(second.stop(), Some(0));

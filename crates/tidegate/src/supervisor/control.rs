@@ -121,13 +121,15 @@ impl Supervisor {
     fn on_control_death(&mut self, process: Gateway, now: Instant) {
         let (pid, served) = (process.pid(), process.served(now));
         let told = process.stage() == Stage::Draining;
-        let reason = process.failure().unwrap_or_default().to_owned();
+        let failure = process.failure().map(str::to_owned);
         let end = process.end();
         if told || self.wanted_store().is_none() {
             tracing::info!(pid, status = end.status, "control ended");
-            self.unclean |= told && !end.clean;
+            // One that could not even start had nothing to lose.
+            self.unclean |= told && failure.is_none() && !end.clean;
             return;
         }
+        let reason = failure.unwrap_or_default();
         tracing::error!(
             pid,
             status = end.status,

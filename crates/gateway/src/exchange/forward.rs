@@ -258,8 +258,10 @@ async fn relay(
     let _permit = permit;
     running.count_as(&traffic);
     let report = &mut running.report;
-    report.upstream = Some(upstream.name.clone());
-    report.member = Some(pick.member().id().clone());
+    if running.logged {
+        report.upstream = Some(upstream.name.clone());
+        report.member = Some(pick.member().id().clone());
+    }
     let mut status = response.status;
     let mut grpc = if is_grpc {
         outcome::grpc_code(&response.headers)

@@ -200,8 +200,9 @@ async fn read_head(
                     )));
                 }
             }
-            // Asked first where that is enough: nearly always nothing is there yet, and no buffer is needed to learn that.
-            let nothing = conn.read.bytes.is_empty()
+            // Asked first where that is enough: after an answer nothing is there yet, and no buffer is needed to learn that.
+            let nothing = hot.is_none()
+                && conn.read.bytes.is_empty()
                 && conn.io.is_plain()
                 && conn.io.poll_read_ready(cx).is_pending();
             let filled = match nothing {

@@ -50,11 +50,14 @@ impl H1Conn {
         if !self.read.bytes.is_empty() {
             return false;
         }
+        // Costs no system call unless the reactor has seen the socket become readable.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        if self.io.is_plain() && self.io.poll_read_ready(&mut cx).is_pending() {
+            return true;
+        }
         let mut probe = [0; 1];
         let mut probe = tokio::io::ReadBuf::new(&mut probe);
-        let mut cx = Context::from_waker(std::task::Waker::noop());
         let io = std::pin::Pin::new(&mut self.io);
-        // Costs no system call unless the reactor has seen the socket become readable.
         tokio::io::AsyncRead::poll_read(io, &mut cx, &mut probe).is_pending()
     }
 

@@ -13,13 +13,15 @@ const MAX_LEN: usize = 128;
 /// afterwards.
 pub fn ensure_request_id(headers: &mut HeaderMap, fresh: u128) {
     let mut given = headers.get_all(&REQUEST_ID).iter();
-    if let Some(id) = given.next()
-        && given.next().is_none()
-        && is_sane(id.as_bytes())
-    {
-        return;
+    match given.next() {
+        None => {
+            headers.append(&REQUEST_ID, format_request_id(fresh));
+        }
+        Some(id) if given.next().is_none() && is_sane(id.as_bytes()) => {}
+        Some(_) => {
+            headers.insert(&REQUEST_ID, format_request_id(fresh));
+        }
     }
-    headers.insert(&REQUEST_ID, format_request_id(fresh));
 }
 
 /// Both digits of each byte.

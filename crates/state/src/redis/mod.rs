@@ -69,6 +69,9 @@ pub fn redis(url: &str, prefix: &str) -> Result<Arc<dyn Store>, OpenError> {
         // What the crate says of a URL does not hold it.
         reason: format!("the Redis URL cannot be used: {error}"),
     };
+    // The client asks for the process' own choice of cryptography, and panics where there is none. One that was made
+    // already stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::open(url).map_err(bad)?;
     let config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(ANSWER))

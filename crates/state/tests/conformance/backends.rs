@@ -14,6 +14,9 @@ use tidegate_state::{FILE_NAME, Server, Store};
 /// How long a condition may take to come true before a test fails. Nothing waits that long when all is well.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
+/// Redis' configuration in its folder.
+const CONF: &str = "redis.conf";
+
 /// A store with what keeps it.
 pub(crate) struct Place {
     store: Arc<dyn Store>,
@@ -86,13 +89,29 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CONF), "").unwrap();
+        Self::start_in(folder, "--port")
+    }
+
+    /// Behind TLS with the certificate `cert.pem` and the key `key.pem` in the folder.
+    pub(crate) fn start_with_tls(folder: TempDir) -> Self {
+        let conf = ["cert", "key"].map(|part| {
+            let file = folder.path().join(part).with_extension("pem");
+            format!("tls-{part}-file {}\n", file.display())
+        });
+        let conf = format!("port 0\ntls-auth-clients no\n{}", conf.concat());
+        std::fs::write(folder.path().join(CONF), conf).unwrap();
+        Self::start_in(folder, "--tls-port")
+    }
+
+    fn start_in(folder: TempDir, port_option: &'static str) -> Self {
         // Another process may take the port in between: then Redis ends, and another port is tried.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0")
                 .and_then(|socket| socket.local_addr())
                 .unwrap()
                 .port();
-            if let Some(process) = run(port, folder.path()) {
+            if let Some(process) = run(port_option, port, folder.path()) {
                 return Self {
                     process,
                     port,
@@ -118,7 +137,8 @@ impl Redis {
     }
 
     pub(crate) fn start_again(&mut self) {
-        self.process = run(self.port, self.folder.path()).expect("redis-server starts again");
+        self.process =
+            run("--port", self.port, self.folder.path()).expect("redis-server starts again");
     }
 
     /// `STOP`: it is there and does not answer; `CONT`: it goes on.
@@ -138,9 +158,11 @@ impl Drop for Redis {
 }
 
 /// `None`: the port is in use.
-fn run(port: u16, folder: &Path) -> Option<Child> {
+fn run(port_option: &str, port: u16, folder: &Path) -> Option<Child> {
     let mut process = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .arg(folder.join(CONF))
+        .args([port_option, &port.to_string()])
+        .args(["--bind", "127.0.0.1", "--save", ""])
         .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
         .arg(folder)
         .stdout(Stdio::piped())

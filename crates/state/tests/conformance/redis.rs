@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_state::{Event, Guard, Prefix, StateUrl};
 
-use crate::backends::{Redis, eventually};
+use crate::backends::{LONG, Redis, eventually};
 use crate::suite::{key, next, put, read};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -123,4 +123,49 @@ async fn a_redis_that_is_not_there_is_no_error_at_the_start() {
         .await
         .unwrap_err();
     assert!(error.is_unavailable(), "{error}");
+}
+
+/// Tells the child, which is this same test, where Redis is. Authorities are read once a process, so it needs its own.
+const TLS_URL: &str = "TIDEGATE_TEST_REDIS_URL";
+const TLS_TEST: &str = "redis::a_redis_behind_tls_is_reached_when_its_authority_is_trusted";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_behind_tls_is_reached_when_its_authority_is_trusted() {
+    if let Ok(url) = std::env::var(TLS_URL) {
+        let store = tidegate_state::open(&url.parse().unwrap()).unwrap();
+        put(&store, "a", "1").await;
+        let mut watch = store.watch(&Prefix::all());
+        assert_eq!(keys(next(&mut watch).await), ["a"]);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = folder.path().join("cert.pem");
+    std::fs::write(&certificate, pair.cert.pem()).unwrap();
+    std::fs::write(
+        folder.path().join("key.pem"),
+        pair.signing_key.serialize_pem(),
+    )
+    .unwrap();
+    let redis = Redis::start_with_tls(folder);
+    let url = format!("rediss://localhost:{}", redis.port());
+    let child = |trusted: &std::path::Path| {
+        let output = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", TLS_TEST])
+            .env(TLS_URL, &url)
+            .env("SSL_CERT_FILE", trusted)
+            .output();
+        tokio::time::timeout(LONG, output)
+    };
+    let trusting = child(&certificate).await.unwrap().unwrap();
+    assert!(
+        trusting.status.success(),
+        "{}",
+        String::from_utf8_lossy(&trusting.stdout)
+    );
+    let other = tempfile::NamedTempFile::new().unwrap();
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(other.path(), stranger.cert.pem()).unwrap();
+    let refusing = child(other.path()).await.unwrap().unwrap();
+    assert!(!refusing.status.success());
 }

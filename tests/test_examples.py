@@ -167,9 +167,32 @@ def discovery(example, tidegate, server, **_):
     until(lambda: {gateway.get().text() for _ in range(10)} == {"three"}, what="the file is read again")
 
 
+def providers(example, tidegate, process, **_):
+    process([sys.executable, FOLDER / "llm.py", example.port(8601), example.port(8602)])
+    gateway = example.start(tidegate)
+    until(lambda: http1.get(example.port(8601), "/fail").status == 200, what="the stand-ins listen")
+
+    def chat(user="a", stream=False):
+        body = json.dumps({"model": "gpt-mini", "user": user, "stream": stream, "messages": [{"role": "user", "content": "Hello?"}]})
+        answer = gateway.request("POST", "/v1/chat/completions", [("content-type", "application/json")], body)
+        assert answer.status == 200, answer.body
+        return answer.text()
+
+    first, second = "sk-stand-in-one-0001", "sk-stand-in-two-0002"
+    assert f"{example.port(8601)} says hello" in chat()
+    for key, status in ((first, 401), (second, 429)):
+        http1.get(example.port(8601), f"/fail?key={key}&status={status}")
+    assert all(f"{example.port(8602)} says hello" in chat(str(user)) for user in range(10)), "the other provider takes over"
+    assert "[DONE]" in chat(stream=True)
+    shown = command("status", "providers", "--admin", f"http://127.0.0.1:{gateway.admin_port}")
+    assert shown.returncode == 0 and "sk-…0001" in shown.stdout and "401" in shown.stdout and "429" in shown.stdout, shown.stdout + shown.stderr
+    http1.get(example.port(8601), f"/fail?key={first}")
+    until(lambda: f"{example.port(8601)} says hello" in chat(), 15, "a probe brings the first key back")
+
+
 EXERCISES = {
     f"{exercise.__name__.replace('_', '-')}.yaml": exercise
-    for exercise in (by_name, canary, discovery, first, outliers, protect, regions, tfserving_consul, tls)
+    for exercise in (by_name, canary, discovery, first, outliers, protect, providers, regions, tfserving_consul, tls)
 }
 
 

@@ -205,7 +205,7 @@ def test_of_three_keys_one_dies_and_one_is_limited_and_a_thousand_calls_at_once_
     assert "401" in table and "429" in table
     limited_at = max(call.at for call in faulty.of(two) if call.model == "qwen-max")
     faulty.heal()
-    until(lambda: providers.key(gateway, one, "qwen")["state"] == "healthy", 10, "a probe brings the dead key back")
+    until(lambda: providers.state(gateway, one, "qwen") == "healthy", 10, "a probe brings the dead key back")
     assert any(call.model == "qwen-turbo" and call.status == 200 for call in faulty.of(one)), "through its mapping"
     calls = len(faulty.of(two))
     until(lambda: sdks.call(base(gateway), "chat", arguments("openai"), count=10)["outcomes"]["ok"] == 10 and len([c for c in faulty.of(two)[calls:] if c.model == "qwen-max"]) > 0, 20, "the limited key works again")

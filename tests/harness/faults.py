@@ -7,7 +7,7 @@ whether its caller stayed.
 import asyncio
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from . import faults_wire as wire
@@ -32,7 +32,7 @@ class Call:
     status: int = 0
     frames: int = 0
     done_at: float = None
-    extra: dict = field(default_factory=dict)
+    peer: int = 0  # the port that the caller came from
 
     def header(self, name):
         return next((value for key, value in self.headers if key == name), None)
@@ -85,6 +85,7 @@ class FaultServer:
 
     async def _behave(self, request, connection):
         call = read(request)
+        call.peer = connection.writer.get_extra_info("peername")[1]
         self.calls.append(call)
         await self.scripts.get(call.key, self.default)(call, connection)
         call.done_at = time.monotonic()

@@ -65,6 +65,19 @@ def open_files(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def owns_port(pid, port):
+    """Whether the process has a TCP connection over IPv4 from this local port."""
+    wanted = f":{port:04X}"
+    inodes = {fields[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if (fields := line.split())[1].endswith(wanted)}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if os.readlink(entry).removeprefix("socket:[").rstrip("]") in inodes:
+                return True
+        except OSError:
+            continue
+    return False
+
+
 class Process:
     """One child process and the file that its output goes to."""
 

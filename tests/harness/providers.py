@@ -108,15 +108,27 @@ def key(gateway, token_of_key, name="p"):
     return next(each for each in seen(gateway, name)["keys"] if each["fingerprint"] == mark)
 
 
+def state(gateway, token_of_key, name="p"):
+    """The worst state of a key, over all models."""
+    found = key(gateway, token_of_key, name)
+    return next((each["state"] for each in [found, *found["models"]] if each["state"] != "healthy"), "healthy")
+
+
 def worst(of_key):
-    """What is held against a key: for all models, else for one; None if nothing is."""
-    causes = [of_key.get("cause"), *[each.get("cause") for each in of_key.get("models", [])]]
-    return next((cause for cause in causes if cause), None)
+    """What keeps a key out: for all models, else for one; None if nothing does."""
+    found = [each for each in [of_key, *of_key["models"]] if each["state"] in ("ejected", "probing")]
+    return found[0]["evidence"] if found else None
 
 
 def states(gateway, name="p"):
-    """State by fingerprint."""
-    return {each["fingerprint"]: each["state"] for each in seen(gateway, name)["keys"]}
+    """The worst state of each key, by fingerprint."""
+    return {each["fingerprint"]: next((scope["state"] for scope in [each, *each["models"]] if scope["state"] != "healthy"), "healthy") for each in seen(gateway, name)["keys"]}
+
+
+def stored(gateway, *classes):
+    """Whether findings of these classes stand in the embedded store's file."""
+    held = (gateway.folder / "tidegate-data" / "state.redb").read_bytes()
+    return all(each.encode() in held for each in classes)
 
 
 def status_table(gateway, *more):

@@ -52,6 +52,12 @@ class Redis:
             with sock.makefile("rb") as replies:
                 return _reply(replies)
 
+    def lease(self, name, prefix="tidegate"):
+        """Epoch and holder of a lease."""
+        found = next(each for each in self.command("KEYS", f"*lease:{name}") if prefix in each)
+        epoch, holder = self.command("HMGET", found, "e", "h")
+        return int(epoch), holder
+
     def everything(self):
         """All that it holds, names and values, as one text: to look for what must not be there."""
         found = []

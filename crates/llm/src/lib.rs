@@ -72,4 +72,4 @@ pub use call::Call;
 pub use dialect::{Dialect, Endpoint, Front};
 pub use fault::{ErrorAnswer, Fault, FaultKind};
 pub use prepare::{Plan, PrepareOptions, Prepared};
-pub use registry::{ProviderKind, ProviderSpec, Secret, SpecError};
+pub use registry::{Auth, BaseUrl, ProviderKind, ProviderSpec, Quirks, Row, Secret, SpecError};

@@ -99,9 +99,7 @@ kinds! {
     Spark = "spark",
     /// Meituan's LongCat.
     LongCat = "longcat",
-    /// Triton Inference Server's OpenAI-compatible frontend.
-    Triton = "triton",
-    /// Anything that speaks OpenAI's dialect at an address of its own (llama.cpp, SGLang, …).
+    /// Anything that speaks OpenAI's dialect at an address of its own (llama.cpp, SGLang, Triton's OpenAI frontend, …).
     Generic = "generic",
 }
 

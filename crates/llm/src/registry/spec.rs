@@ -173,6 +173,11 @@ impl BaseUrl {
         };
         if base.prefix.is_empty() {
             base.prefix = own;
+        } else if kind == ProviderKind::Cloudflare {
+            // `…/accounts/ACCOUNT/ai` is where everything of Workers AI is; OpenAI's dialect is spoken below it.
+            if base.prefix.ends_with("/ai") {
+                base.prefix.push_str(&own);
+            }
         } else if matches!(
             kind.dialect(),
             Dialect::Anthropic | Dialect::Gemini | Dialect::Cohere
@@ -225,6 +230,10 @@ mod tests {
             "/anthropic/v1"
         );
         assert_eq!(prefix(Gemini, Some("http://h:1/v1beta")), "/v1beta");
+        for given in ["/c/v4/accounts/a/ai", "/c/v4/accounts/a/ai/v1"] {
+            let given = format!("https://h{given}");
+            assert_eq!(prefix(Cloudflare, Some(&given)), "/c/v4/accounts/a/ai/v1");
+        }
         assert_eq!(prefix(Azure, Some("http://h:1")), "");
         assert_eq!(
             prefix(Vertex, Some("http://h:1")),

@@ -1,4 +1,19 @@
-//! The table. Addresses and paths are as the providers' documentation gives them (checked November 2026).
+//! The table.
+//!
+//! Checked in November 2026 by reading stored copies of documentation (most of it from 2026), Higress's ai-proxy and other
+//! clients; no request was made to any provider. Address and header of the key, and endpoints:
+//!
+//! - **Both as the provider's own pages have them**: cloudflare, grok, longcat, ollama, qwen, together-ai (but rerank), vllm;
+//!   deepseek, minimax and moonshot as well, the endpoints by a table that quotes their pages.
+//! - **Address and chat as the provider's pages have them, other endpoints as written before**: github, hunyuan, openrouter,
+//!   stepfun, zhipuai. baidu's page names its interfaces (all that are here) without their paths.
+//! - **As maintained clients have them**: baichuan (LangChain), doubao (Higress, but the list of models), fireworks (LiteLLM,
+//!   Bifrost), mistral (clients made from its OpenAPI), spark and yi (LlamaIndex and others).
+//! - **The address as clients have it, endpoints as written before**: groq.
+//! - **Not looked up again**: openai, azure, anthropic, gemini, vertex, bedrock, cohere.
+//! - **No current source was found**: ai360. An old Higress shows its key bare; the table says `Bearer`.
+//!
+//! An endpoint that is documented but not here is left out with the reason beside the row.
 
 use super::{Auth, ProviderKind, Quirks, Row};
 use crate::Dialect;
@@ -127,14 +142,17 @@ static COHERE: Row = own(
     Auth::Bearer,
     &[Chat, Embeddings, Rerank, Models],
 );
+// Its Responses (`/responses`, since 2026) silently ignores what it does not know: chat, translated, keeps more.
 static QWEN: Row = openai(
     "https://dashscope.aliyuncs.com/compatible-mode/v1",
     &[Chat, Completions, Embeddings, Models],
 );
+// `https://api.deepseek.com/v1` is the same as without `/v1`; beta features are at `/beta`.
 static DEEPSEEK: Row = with(
     openai("https://api.deepseek.com/v1", &[Chat, Models]),
     OLD_MAX_TOKENS,
 );
+// The international address is https://api.moonshot.ai/v1. Only there Responses are documented, so they are translated.
 static MOONSHOT: Row = with(
     openai("https://api.moonshot.cn/v1", &[Chat, Models]),
     OLD_MAX_TOKENS,
@@ -170,6 +188,7 @@ static DOUBAO: Row = openai(
     "https://ark.cn-beijing.volces.com/api/v3",
     &[Chat, Responses, Embeddings, ImageGenerations, Models],
 );
+// Tencent's newer platform, TokenHub, is another one: `generic` with https://tokenhub.tencentmaas.com/v1.
 static HUNYUAN: Row = with(
     openai("https://api.hunyuan.cloud.tencent.com/v1", CHAT),
     OLD_MAX_TOKENS,
@@ -188,9 +207,17 @@ static GROQ: Row = with(
     ),
     NEW_MAX_TOKENS,
 );
+// Edits of images are taken as JSON, not as a form.
 static GROK: Row = openai(
     "https://api.x.ai/v1",
-    &[Chat, Responses, Completions, Models, ImageGenerations],
+    &[
+        Chat,
+        Responses,
+        Completions,
+        Models,
+        ImageGenerations,
+        ImageEdits,
+    ],
 );
 // Extra fields are refused with 422 (`extra_forbidden`).
 static MISTRAL: Row = with(
@@ -210,7 +237,7 @@ static MISTRAL: Row = with(
 );
 static TOGETHER_AI: Row = with(
     openai(
-        "https://api.together.xyz/v1",
+        "https://api.together.ai/v1",
         &[
             Chat,
             Completions,
@@ -219,11 +246,13 @@ static TOGETHER_AI: Row = with(
             ImageGenerations,
             Speech,
             Transcriptions,
+            Translations,
             Rerank,
         ],
     ),
     OLD_MAX_TOKENS,
 );
+// Transcriptions have hosts of their own.
 static FIREWORKS: Row = openai(
     "https://api.fireworks.ai/inference/v1",
     &[Chat, Responses, Completions, Embeddings, Models, Rerank],
@@ -232,14 +261,24 @@ static OPENROUTER: Row = openai(
     "https://openrouter.ai/api/v1",
     &[Chat, Responses, Completions, Embeddings, Models],
 );
+// Models are listed elsewhere (`/catalog/models`), in a form of its own.
 static GITHUB: Row = with(
     openai("https://models.github.ai/inference", &[Chat, Embeddings]),
     NEW_MAX_TOKENS,
 );
+// Responses came with 0.13.3; translated to chat they work with every version. Pictures and sound are newer still.
 static OLLAMA: Row = with(
     openai(
         "http://127.0.0.1:11434/v1",
-        &[Chat, Completions, Embeddings, Models],
+        &[
+            Chat,
+            Completions,
+            Embeddings,
+            Models,
+            ImageGenerations,
+            Speech,
+            Transcriptions,
+        ],
     ),
     OLD_MAX_TOKENS,
 );
@@ -262,10 +301,12 @@ static BAIDU: Row = openai(
     "https://qianfan.baidubce.com/v2",
     &[Chat, Embeddings, ImageGenerations, Rerank, Models],
 );
+// Responses are for some of its models only; translated to chat they work with all.
 static CLOUDFLARE: Row = Row {
     base_url: None,
     ..openai("", &[Chat, Embeddings])
 };
+// The reasoning models (X1) are at /v2.
 static SPARK: Row = with(
     openai("https://spark-api-open.xf-yun.com/v1", &[Chat]),
     OLD_MAX_TOKENS,
@@ -274,10 +315,6 @@ static LONGCAT: Row = with(
     openai("https://api.longcat.chat/openai/v1", &[Chat, Models]),
     OLD_MAX_TOKENS,
 );
-static TRITON: Row = Row {
-    base_url: None,
-    ..openai("", &[Chat, Completions, Embeddings, Models])
-};
 static GENERIC: Row = Row {
     base_url: None,
     ..openai("", SELF_HOSTED)
@@ -316,7 +353,6 @@ pub(super) fn row(kind: ProviderKind) -> &'static Row {
         ProviderKind::Cloudflare => &CLOUDFLARE,
         ProviderKind::Spark => &SPARK,
         ProviderKind::LongCat => &LONGCAT,
-        ProviderKind::Triton => &TRITON,
         ProviderKind::Generic => &GENERIC,
     }
 }

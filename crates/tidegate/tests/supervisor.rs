@@ -246,19 +246,21 @@ fn an_upgrade_that_cannot_serve_leaves_the_running_one_untouched() {
     assert!(is_gateway(gateway));
 }
 
+/// What no look at the configuration shows: making the file fails in the gateway only, because the link leads nowhere.
+fn log_that_cannot_be_made(site: &Site) -> String {
+    let link = site.folder.path().join("access.log");
+    std::os::unix::fs::symlink("/nowhere/access.log", &link).unwrap();
+    format!("access_log: {{ to: {} }}\n", link.display())
+}
+
 #[test]
 fn an_upgrade_whose_gateway_cannot_start_says_why_and_leaves_the_running_one_untouched() {
     let site = Site::new();
     let first = site.up();
     let gateway = first.gateway();
-    // Nothing that a look at the configuration could show: only the gateway opens the file.
     let good = fs::read_to_string(site.path()).unwrap();
     let bad = site.folder.path().join("bad.yaml");
-    fs::write(
-        &bad,
-        format!("access_log: {{ to: /nowhere/access.log }}\n{good}"),
-    )
-    .unwrap();
+    fs::write(&bad, format!("{}{good}", log_that_cannot_be_made(&site))).unwrap();
     let output = support::tidegate()
         .arg("up")
         .arg(&bad)
@@ -276,9 +278,7 @@ fn an_upgrade_whose_gateway_cannot_start_says_why_and_leaves_the_running_one_unt
 fn a_start_whose_gateway_cannot_start_is_code_1_with_the_reason() {
     let site = Site::new();
     let good = fs::read_to_string(site.path()).unwrap();
-    site.write(&format!(
-        "access_log: {{ to: /nowhere/access.log }}\n{good}"
-    ));
+    site.write(&format!("{}{good}", log_that_cannot_be_made(&site)));
     let output = support::run(&["up", site.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert_holds(&support::stderr(&output), &["access_log"]);

@@ -208,6 +208,39 @@ fn the_key_is_shown_as_the_provider_wants_it_and_the_callers_own_goes_nowhere() 
 }
 
 #[test]
+fn a_developer_is_the_system_where_the_provider_knows_no_other() {
+    let body = r#"{"model":"m","messages":[ {"content":"be \"developer\"" , "role": "developer"},{"role":"user","content":[{"type":"text","text":"x","role":"developer"}]},{"role":"developer","content":"y"}]}"#;
+    let call = call("/v1/chat/completions", body.as_bytes()).unwrap();
+    let text = |kind| String::from_utf8(prepare(&call, kind, "m").unwrap().body.to_vec()).unwrap();
+    for kind in [ProviderKind::OpenAi, ProviderKind::Groq] {
+        assert_eq!(text(kind), body);
+    }
+    // The roles of messages alone are others.
+    let expected = r#"{"model":"m","messages":[ {"content":"be \"developer\"" , "role": "system"},{"role":"user","content":[{"type":"text","text":"x","role":"developer"}]},{"role":"system","content":"y"}]}"#;
+    for kind in [
+        ProviderKind::Qwen,
+        ProviderKind::DeepSeek,
+        ProviderKind::Vllm,
+    ] {
+        assert_eq!(text(kind), expected);
+    }
+    // Callers who speak the provider's own dialect are not helped.
+    let mut original = spec(ProviderKind::DeepSeek);
+    original.original = true;
+    let headers = http::HeaderMap::new();
+    let same = call.prepare(&original, Secret::None, "m", &headers, OPTIONS);
+    assert_eq!(same.unwrap().body, body.as_bytes());
+}
+
+#[test]
+fn without_a_developer_the_body_is_not_even_copied() {
+    let body = r#"{"model":"m","messages":[{"role":"system","content":"x"},{"role":"user","content":"a developer"}]}"#;
+    let call = call("/v1/chat/completions", body.as_bytes()).unwrap();
+    let same = prepare(&call, ProviderKind::Qwen, "m").unwrap();
+    assert_eq!(same.body.as_ptr(), call.body().as_ptr());
+}
+
+#[test]
 fn bedrock_is_signed_or_shown_an_api_key() {
     let call = call("/v1/chat/completions", fixture("requests/chat-thinks.json")).unwrap();
     let with = |secret| {

@@ -6,6 +6,6 @@ mod tree;
 mod write;
 
 pub(crate) use cursor::{Cursor, Malformed};
-pub(crate) use splice::{Edit, splice};
+pub(crate) use splice::{Edit, splice, without};
 pub(crate) use tree::{Json, Tree, parse};
 pub(crate) use write::{Arr, Obj, array, object, string, value_text};

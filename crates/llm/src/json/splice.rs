@@ -30,3 +30,27 @@ pub(crate) fn splice(text: &Bytes, mut edits: Vec<Edit>) -> Bytes {
     out.extend_from_slice(&text[done..]);
     out.into()
 }
+
+/// Leaves out some of an object's members or an array's items, which stand at these places in order. A run of them goes with
+/// the comma behind it, or at the end with the one before it.
+pub(crate) fn without(items: &[Range<usize>], gone: impl Fn(usize) -> bool) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    let mut at = 0;
+    while at < items.len() {
+        let run = (at..items.len()).take_while(|at| gone(*at)).count();
+        if run > 0 {
+            let end = items[at + run - 1].end;
+            let span = match (at.checked_sub(1), items.get(at + run)) {
+                (_, Some(next)) => items[at].start..next.start,
+                (Some(before), None) => items[before].end..end,
+                (None, None) => items[at].start..end,
+            };
+            edits.push(Edit {
+                at: span,
+                with: Vec::new(),
+            });
+        }
+        at += run + 1;
+    }
+    edits
+}

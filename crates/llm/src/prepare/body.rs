@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::PrepareOptions;
+use super::{PrepareOptions, messages};
 use crate::call::{BodyKind, Call, Fields};
 use crate::fault::{Fault, FaultKind};
 use crate::ir::{Part, Role, Text};
-use crate::json::{self, Edit, splice};
+use crate::json::{self, Edit, splice, without};
 use crate::registry::ProviderSpec;
 use crate::translation::{self, embeddings};
 use crate::{Dialect, Endpoint};
@@ -61,6 +61,9 @@ pub(super) fn same(
             let chat = matches!(call.endpoint(), Endpoint::Chat | Endpoint::Completions);
             if chat && !spec.original {
                 written.hide_usage = openai_edits(call, spec, options, &mut edits)?;
+                if spec.row().quirks.no_developer && call.endpoint() == Endpoint::Chat {
+                    edits.extend(messages::developers_are_system(body));
+                }
             }
             if let Some(partial) = options.continue_from {
                 edits.extend(continuation(call, partial)?);
@@ -99,27 +102,13 @@ fn openai_edits(
     let dropped = |name: &str| {
         quirks.drop.contains(&name) || (quirks.no_stream_options && name == "stream_options")
     };
-    let mut at = 0;
-    while let Some(member) = fields.members.get(at) {
-        let run = fields.members[at..]
-            .iter()
-            .take_while(|member| dropped(member.key))
-            .count();
-        if run > 0 {
-            // A run of members goes with the comma behind it, or at the object's end with the one before it.
-            let last = &fields.members[at + run - 1];
-            let span = match (at.checked_sub(1), fields.members.get(at + run)) {
-                (_, Some(next)) => member.at.start..next.at.start,
-                (Some(before), None) => fields.members[before].at.end..last.at.end,
-                (None, None) => member.at.start..last.at.end,
-            };
-            edits.push(Edit {
-                at: span,
-                with: Vec::new(),
-            });
-            at += run;
-            continue;
-        }
+    let places: Vec<_> = fields
+        .members
+        .iter()
+        .map(|member| member.at.clone())
+        .collect();
+    edits.extend(without(&places, |at| dropped(fields.members[at].key)));
+    for member in &fields.members {
         if let Some((_, to)) = quirks.rename.iter().find(|(from, _)| *from == member.key)
             && !has(to)
         {
@@ -128,7 +117,6 @@ fn openai_edits(
                 with: quoted(to),
             });
         }
-        at += 1;
     }
     if ask {
         const ASK: &[u8] = br#"{"include_usage":true}"#;

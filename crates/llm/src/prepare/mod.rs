@@ -6,6 +6,7 @@
 
 mod body;
 mod headers;
+mod messages;
 mod path;
 
 use bytes::Bytes;

@@ -139,6 +139,8 @@ pub struct Quirks {
     pub drop: &'static [&'static str],
     /// It refuses `stream_options`. Such providers tell the usage in the last chunk without being asked.
     pub no_stream_options: bool,
+    /// It does not know the role `developer`: such messages of a chat become `system`, which means the same.
+    pub no_developer: bool,
     /// A request that is written anew has `max_completion_tokens`: here `max_tokens` is outdated, or refused by newer models.
     /// Elsewhere `max_tokens` is what every server knows.
     pub new_max_tokens: bool,

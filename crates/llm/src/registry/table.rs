@@ -24,7 +24,18 @@ const PLAIN: Quirks = Quirks {
     rename: &[],
     drop: &[],
     no_stream_options: false,
+    no_developer: false,
     new_max_tokens: false,
+};
+
+/// Servers that refuse the role `developer`, or give it to a model's template which ignores it. All know `system`.
+///
+/// Seen in issues of clients: deepseek, qwen, openrouter, moonshot, together-ai, zhipuai, cloudflare, grok, ollama, vllm, SGLang. The
+/// other ones document system, user, assistant and tool alone. OpenAI, Azure, GitHub and Groq know it; of fireworks nothing
+/// was found.
+const NO_DEVELOPER: Quirks = Quirks {
+    no_developer: true,
+    ..PLAIN
 };
 
 /// OpenAI's own: everything.
@@ -94,7 +105,7 @@ const fn with(row: Row, quirks: Quirks) -> Row {
 /// Servers from before `max_completion_tokens`.
 const OLD_MAX_TOKENS: Quirks = Quirks {
     rename: &[("max_completion_tokens", "max_tokens")],
-    ..PLAIN
+    ..NO_DEVELOPER
 };
 
 /// Servers to which `max_tokens` is the outdated one.
@@ -143,9 +154,12 @@ static COHERE: Row = own(
     &[Chat, Embeddings, Rerank, Models],
 );
 // Its Responses (`/responses`, since 2026) silently ignores what it does not know: chat, translated, keeps more.
-static QWEN: Row = openai(
-    "https://dashscope.aliyuncs.com/compatible-mode/v1",
-    &[Chat, Completions, Embeddings, Models],
+static QWEN: Row = with(
+    openai(
+        "https://dashscope.aliyuncs.com/compatible-mode/v1",
+        &[Chat, Completions, Embeddings, Models],
+    ),
+    NO_DEVELOPER,
 );
 // `https://api.deepseek.com/v1` is the same as without `/v1`; beta features are at `/beta`.
 static DEEPSEEK: Row = with(
@@ -175,7 +189,10 @@ static YI: Row = with(
 // The international address is https://api.minimax.io/v1.
 static MINIMAX: Row = with(
     openai("https://api.minimaxi.com/v1", &[Chat, Responses, Models]),
-    NEW_MAX_TOKENS,
+    Quirks {
+        no_developer: true,
+        ..NEW_MAX_TOKENS
+    },
 );
 static STEPFUN: Row = with(
     openai(
@@ -184,9 +201,12 @@ static STEPFUN: Row = with(
     ),
     OLD_MAX_TOKENS,
 );
-static DOUBAO: Row = openai(
-    "https://ark.cn-beijing.volces.com/api/v3",
-    &[Chat, Responses, Embeddings, ImageGenerations, Models],
+static DOUBAO: Row = with(
+    openai(
+        "https://ark.cn-beijing.volces.com/api/v3",
+        &[Chat, Responses, Embeddings, ImageGenerations, Models],
+    ),
+    NO_DEVELOPER,
 );
 // Tencent's newer platform, TokenHub, is another one: `generic` with https://tokenhub.tencentmaas.com/v1.
 static HUNYUAN: Row = with(
@@ -208,16 +228,19 @@ static GROQ: Row = with(
     NEW_MAX_TOKENS,
 );
 // Edits of images are taken as JSON, not as a form.
-static GROK: Row = openai(
-    "https://api.x.ai/v1",
-    &[
-        Chat,
-        Responses,
-        Completions,
-        Models,
-        ImageGenerations,
-        ImageEdits,
-    ],
+static GROK: Row = with(
+    openai(
+        "https://api.x.ai/v1",
+        &[
+            Chat,
+            Responses,
+            Completions,
+            Models,
+            ImageGenerations,
+            ImageEdits,
+        ],
+    ),
+    NO_DEVELOPER,
 );
 // Extra fields are refused with 422 (`extra_forbidden`).
 static MISTRAL: Row = with(
@@ -232,7 +255,7 @@ static MISTRAL: Row = with(
         ],
         drop: &["user", "store", "metadata", "service_tier"],
         no_stream_options: true,
-        new_max_tokens: false,
+        ..NO_DEVELOPER
     },
 );
 static TOGETHER_AI: Row = with(
@@ -257,9 +280,12 @@ static FIREWORKS: Row = openai(
     "https://api.fireworks.ai/inference/v1",
     &[Chat, Responses, Completions, Embeddings, Models, Rerank],
 );
-static OPENROUTER: Row = openai(
-    "https://openrouter.ai/api/v1",
-    &[Chat, Responses, Completions, Embeddings, Models],
+static OPENROUTER: Row = with(
+    openai(
+        "https://openrouter.ai/api/v1",
+        &[Chat, Responses, Completions, Embeddings, Models],
+    ),
+    NO_DEVELOPER,
 );
 // Models are listed elsewhere (`/catalog/models`), in a form of its own.
 static GITHUB: Row = with(
@@ -284,6 +310,7 @@ static OLLAMA: Row = with(
 );
 static VLLM: Row = Row {
     base_url: None,
+    quirks: NO_DEVELOPER,
     ..openai("", VLLM_SERVES)
 };
 const VLLM_SERVES: &[Endpoint] = &[
@@ -297,13 +324,17 @@ const VLLM_SERVES: &[Endpoint] = &[
     Rerank,
 ];
 static AI360: Row = with(openai("https://api.360.cn/v1", CHAT), OLD_MAX_TOKENS);
-static BAIDU: Row = openai(
-    "https://qianfan.baidubce.com/v2",
-    &[Chat, Embeddings, ImageGenerations, Rerank, Models],
+static BAIDU: Row = with(
+    openai(
+        "https://qianfan.baidubce.com/v2",
+        &[Chat, Embeddings, ImageGenerations, Rerank, Models],
+    ),
+    NO_DEVELOPER,
 );
 // Responses are for some of its models only; translated to chat they work with all.
 static CLOUDFLARE: Row = Row {
     base_url: None,
+    quirks: NO_DEVELOPER,
     ..openai("", &[Chat, Embeddings])
 };
 // The reasoning models (X1) are at /v2.
@@ -317,6 +348,7 @@ static LONGCAT: Row = with(
 );
 static GENERIC: Row = Row {
     base_url: None,
+    quirks: NO_DEVELOPER,
     ..openai("", SELF_HOSTED)
 };
 

@@ -233,7 +233,11 @@ impl Judge<'_> {
     fn frame(&mut self, frame: &Frame<'_>, ping: &mut bool, sink: &mut Sink<'_>) -> Fate {
         if !frame.has_data() {
             *ping = true;
-            return Fate::Pass;
+            // Google's own SDK takes a comment for a broken answer.
+            return match self.dialect {
+                Dialect::Gemini => Fate::Leave,
+                _ => Fate::Pass,
+            };
         }
         let data = frame.data();
         let Look {

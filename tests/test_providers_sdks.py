@@ -84,7 +84,8 @@ def test_tools_are_called_and_their_results_go_back(peers, sdks, front, source, 
     answer = sdks.good(base(gateway), call, arguments(front, "What is the weather in Paris?", tool=True), SDK_OF[front], headers=headers)
     (tool,) = answer["tools"]
     assert (tool["name"], tool["arguments"]) == ("get_weather", {"city": "Paris"})
-    assert answer["finish"] == STOP[front][1]
+    # aimock has a word of its own for Gemini, which passes as it is.
+    assert answer["finish"] == ("FUNCTION_CALL" if (front, source, behind) == ("gemini", "mock", "gemini") else STOP[front][1])
     if source == "fault":
         answer = sdks.good(base(gateway), call, tool_result(front, tool), SDK_OF[front], headers=headers)
         assert answer["text"] == "Hello there"

@@ -172,7 +172,9 @@ fn write_messages(request: &Request<'_>, messages: &mut Arr<'_>) {
 fn says(part: &Part<'_>) -> bool {
     match part {
         Part::Text(text) => !text.text.is_empty(),
-        Part::Reasoning { signature, .. } => signature.is_some(),
+        Part::Reasoning { signature, .. } => {
+            signature.as_ref().is_some_and(|proof| !proof.is_empty())
+        }
         Part::Media(media) => media.kind != MediaKind::Audio,
         _ => true,
     }

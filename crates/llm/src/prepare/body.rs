@@ -65,6 +65,10 @@ pub(super) fn same(
                     edits.extend(messages::developers_are_system(body));
                 }
             }
+            let claude = matches!(call.endpoint(), Endpoint::Messages | Endpoint::CountTokens);
+            if claude && !spec.original {
+                edits.extend(messages::without_unsigned_thoughts(body));
+            }
             if let Some(partial) = options.continue_from {
                 edits.extend(continuation(call, partial)?);
             }

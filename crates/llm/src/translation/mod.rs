@@ -1,7 +1,8 @@
 //! What is lost between the dialects: tables for operators.
 //!
 //! Where caller and provider speak the same dialect nothing is lost: the bytes pass as they are, but for the model's name
-//! and what the provider is known to refuse though another word for it means the same (the role `developer`).
+//! and what the provider is known to refuse though another word for it means the same (the role `developer`) or nobody can
+//! make anything of it (Anthropic: thoughts of another provider, which have no proof, are left out).
 //! Where they do not, a request is read into a form in between and written in the provider's dialect, and the answer the
 //! other way round, piece by piece as it comes. Everything that the table does not name survives: instructions,
 //! conversation, tools with their calls and results, images, JSON mode and schemas, reasoning, stop sequences, sampling,

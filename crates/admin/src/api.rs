@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router, middleware};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::overview::{ConfigSummary, Overview, route_traffic};
 use crate::problem::Problem;
 use crate::server::AdminOptions;
-use crate::{Source, assets, events, guard, metrics, openapi, process};
+use crate::{Source, assets, events, guard, keys, metrics, openapi, process, providers};
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ const SUMMARY_AGE: Duration = Duration::from_secs(1);
 /// Events in an answer, if the request does not say.
 pub(crate) const DEFAULT_EVENTS: usize = 200;
 
+const RESTORE: &str = "/api/v1/providers/{name}/keys/{key}/restore";
+
 type Endpoint = (Method, &'static str, MethodRouter<Arc<Shared>>);
 
 /// Every route, one method each; the OpenAPI document is tested against this.
@@ -60,6 +62,13 @@ fn endpoints() -> Vec<Endpoint> {
         (Method::GET, "/api/v1/overview", get(overview)),
         (Method::GET, "/api/v1/upstreams", get(upstreams)),
         (Method::GET, "/api/v1/upstreams/{name}", get(upstream)),
+        (Method::GET, "/api/v1/providers", get(providers::list)),
+        (Method::GET, "/api/v1/providers/{name}", get(providers::one)),
+        (Method::POST, RESTORE, post(providers::restore)),
+        (Method::GET, "/api/v1/keys", get(keys::list)),
+        (Method::POST, "/api/v1/keys", post(keys::create)),
+        (Method::GET, "/api/v1/keys/{id}", get(keys::one)),
+        (Method::DELETE, "/api/v1/keys/{id}", delete(keys::revoke)),
         (Method::GET, "/api/v1/routes", get(routes)),
         (Method::GET, "/api/v1/listeners", get(listeners)),
         (Method::GET, "/api/v1/config", get(config)),
@@ -218,8 +227,7 @@ async fn upstream(
     State(shared): State<Arc<Shared>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<UpstreamView>, Problem> {
-    let Path(name) =
-        name.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_path", error.body_text()))?;
+    let name = path(name)?;
     match shared
         .source
         .upstreams()
@@ -312,12 +320,20 @@ async fn overview(
         process: process::read(),
         listeners: source.listeners(),
         upstreams: source.upstreams(),
+        providers: source.providers(),
+        store: source.store(),
         routes: route_traffic(source.routes(), &source.metrics()),
         last_event: events
             .last()
             .map_or(query.after.unwrap_or(0), |event| event.seq),
         events,
     }))
+}
+
+/// A path that does not fit is the caller's mistake, told as such.
+pub(crate) fn path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Problem> {
+    path.map(|Path(path)| path)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad_path", error.body_text()))
 }
 
 /// A query string that does not fit is the caller's mistake, told as such.

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -126,7 +127,7 @@ pub struct Client {
     url: AdminUrl,
     token: Option<Token>,
     timeout: Duration,
-    connection: Option<SendRequest<Empty<Bytes>>>,
+    connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
@@ -152,8 +153,26 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; error answers as [`ClientError::Problem`].
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
-        let body = self.request(Method::GET, path).await?;
-        serde_json::from_slice(&body).map_err(|source| ClientError::Content {
+        self.send(Method::GET, path, None::<&()>).await
+    }
+
+    /// The JSON answer of an operation.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn send<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, ClientError> {
+        let content = |source| ClientError::Content {
+            url: self.url.to_string(),
+            source,
+        };
+        let body = body.map(serde_json::to_vec).transpose().map_err(content)?;
+        let answer = self.bounded(method, path, body.map(Bytes::from)).await?;
+        serde_json::from_slice(&answer).map_err(|source| ClientError::Content {
             url: self.url.to_string(),
             source,
         })
@@ -164,8 +183,17 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; error answers as [`ClientError::Problem`].
     pub async fn request(&mut self, method: Method, path: &str) -> Result<Bytes, ClientError> {
+        self.bounded(method, path, None).await
+    }
+
+    async fn bounded(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Bytes, ClientError> {
         let (url, limit) = (self.url.to_string(), self.timeout);
-        match tokio::time::timeout(limit, self.exchange(method, path)).await {
+        match tokio::time::timeout(limit, self.exchange(method, path, body)).await {
             Ok(Ok((status, body))) if status.is_success() => Ok(body),
             Ok(Ok((status, body))) => {
                 let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
@@ -191,6 +219,7 @@ impl Client {
         &mut self,
         method: Method,
         path: &str,
+        body: Option<Bytes>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let url = self.url.to_string();
         let broken = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Broken {
@@ -209,8 +238,11 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.authorization());
         }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
         let request = request
-            .body(Empty::new())
+            .body(Full::new(body.unwrap_or_default()))
             .map_err(|error| broken(error.into()))?;
         // The other side may have closed a kept connection just now, and a restarted gateway surely has: what was not
         // sent, or only asks, is sent again on a new one.
@@ -247,7 +279,7 @@ impl Client {
         Ok((status, body))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, ClientError> {
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
         let failed = |source| ClientError::Connect {
             url: self.url.to_string(),
             source,

@@ -88,7 +88,7 @@ fn check(shared: &Shared, request: &Request<Body>) -> Result<(), Problem> {
         None if shared.tcp => check_host(request, &shared.options.hosts)?,
         None => {}
     }
-    if request.method() == Method::POST {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
         check_write(request, shared.options.limits.body_bytes)?;
     }
     Ok(())

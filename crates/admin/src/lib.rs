@@ -1,6 +1,6 @@
 //! Seeing a gateway: the admin API, the metrics text, the dashboard and `tidegate status`.
 //!
-//! Everything here reads; nothing is on the request path. [`serve`] puts an HTTP server on one listener over anything
+//! Nothing here is on the request path. [`serve`] puts an HTTP server on one listener over anything
 //! that is a [`Source`] (the running gateway's handle, or made-up data in tests). It is bounded in connections, header
 //! bytes and time, because a monitoring port that can be exhausted takes the readiness probe down with it.
 //!
@@ -12,11 +12,13 @@ mod assets;
 pub mod client;
 mod events;
 mod guard;
+pub mod keys;
 pub mod metrics;
 pub mod openapi;
 pub mod overview;
 mod problem;
 mod process;
+mod providers;
 mod server;
 mod source;
 pub mod status;
@@ -24,6 +26,6 @@ mod token;
 
 pub use problem::Problem;
 pub use server::{AdminHandle, AdminOptions, Limits, ServeError, serve};
-pub use source::Source;
+pub use source::{Answer, Source};
 pub use tidegate_gateway::ListenSocket;
 pub use token::Token;

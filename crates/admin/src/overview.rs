@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 use tidegate_gateway::view::{
-    ConfigView, EventView, Family, ListenerView, Readiness, RouteView, Sample, UpstreamView, Value,
+    ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, Sample,
+    StoreView, UpstreamView, Value,
 };
 
 /// The answer of `/api/v1/overview`.
@@ -28,6 +29,10 @@ pub struct Overview {
     pub listeners: Vec<ListenerView>,
     /// Upstreams with members.
     pub upstreams: Vec<UpstreamView>,
+    /// Providers with keys.
+    pub providers: Vec<ProviderView>,
+    /// The store of durable state.
+    pub store: StoreView,
     /// Routes with traffic.
     pub routes: Vec<RouteTraffic>,
     /// Events above the asked number, oldest first; without a number the newest.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tidegate_admin::{AdminOptions, ListenSocket, ServeError, Token, openapi, serve};
 
 mod support;
-use support::http::{get, send};
+use support::http::{get, send, send_json};
 use support::{Served, World};
 
 /// Holds a value against a schema of the document. Stricter than the document is for clients: a field that it does not
@@ -99,8 +99,14 @@ fn document() -> Value {
 
 /// Path of an operation with its parameters filled in.
 fn filled(path: &str) -> String {
-    path.replace("{name}", "sentiment")
+    let name = match path.contains("providers") {
+        true => "qwen",
+        false => "sentiment",
+    };
+    path.replace("{name}", name)
         .replace("{file}", "main.js")
+        .replace("{key}", "sk-%E2%80%A69f3c")
+        .replace("{id}", "vk-0123456789ab")
 }
 
 /// A world in which every optional field has a value somewhere and is null elsewhere.
@@ -116,6 +122,15 @@ fn lively(world: &World) {
     );
     state.upstreams[2].source_error = Some("connection refused".into());
     state.config.refused = Some("tidegate.yaml:3:5: unknown key".into());
+    let qwen = &mut state.providers[0];
+    qwen.failovers.push(support::cause_count("limited", 3));
+    qwen.keys[0].health = support::health("ejected", "limited", Some(29_000));
+    qwen.keys[0].health.evidence =
+        Some(support::evidence("limited", 429, "rate_limit", "slow down"));
+    qwen.keys[1].models.push(support::key_model(
+        "qwen-max",
+        support::health("ejected", "quota exhausted", None),
+    ));
 }
 
 #[tokio::test]
@@ -124,12 +139,20 @@ async fn every_answer_fits_the_openapi_document() {
     lively(&served.world);
     let document = document();
     for (path, item) in document["paths"].as_object().unwrap() {
-        for (method, operation) in item.as_object().unwrap() {
-            let answer = send(served.address, &method.to_uppercase(), &filled(path), &[]).await;
-            assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
-            let content = operation["responses"]["200"]["content"]
+        // What is deleted can't be asked for any more.
+        for (method, operation) in item.as_object().unwrap().iter().rev() {
+            let method = method.to_uppercase();
+            let answer = match operation.get("requestBody") {
+                Some(_) => send_json(served.address, &method, &filled(path), "{}").await,
+                None => send(served.address, &method, &filled(path), &[]).await,
+            };
+            let status = answer.status.to_string();
+            assert!(status.starts_with('2'), "{method} {path}: {}", answer.body);
+            let content = operation["responses"][&status]["content"]
                 .as_object()
-                .unwrap();
+                .unwrap_or_else(|| {
+                    panic!("{method} {path} answers {status}, which is not documented")
+                });
             let kind = answer
                 .header("content-type")
                 .split(';')
@@ -387,7 +410,8 @@ async fn the_token_opens_everything_and_without_it_only_probes_and_the_empty_pag
     });
     let open = ["/", "/livez", "/readyz", "/assets/{file}"];
     for (path, item) in document()["paths"].as_object().unwrap() {
-        for method in item.as_object().unwrap().keys() {
+        // What is deleted can't be asked for any more.
+        for (method, operation) in item.as_object().unwrap().iter().rev() {
             let method = method.to_uppercase();
             let ask = async |headers: &[(&str, &str)]| {
                 send(served.address, &method, &filled(path), headers).await
@@ -411,7 +435,12 @@ async fn the_token_opens_everything_and_without_it_only_probes_and_the_empty_pag
                 ("host", "gw.example"),
             ])
             .await;
-            assert_eq!(answer.status, 200, "{path}");
+            // What wants a body says that there is none.
+            let meant = match operation.get("requestBody") {
+                Some(_) => 400,
+                None => 200,
+            };
+            assert_eq!(answer.status, meant, "{path}");
             assert!(
                 !answer.body.contains("s3cret-token"),
                 "{path} shows the token"
@@ -589,4 +618,106 @@ async fn the_overview_joins_routes_with_targets_and_durations() {
     assert_eq!(ranker["latency"]["count"], 10);
     assert_eq!(overview["routes"][1]["latency"], Value::Null);
     assert_eq!(overview["config"]["zone"], "a");
+}
+
+#[tokio::test]
+async fn a_spared_key_is_used_again_when_an_operator_says_so() {
+    let served = Served::new();
+    served
+        .world
+        .state()
+        .set_key("qwen", "sk-…9f3c", "ejected", "key dead", None);
+    let restore = async |key: &str| {
+        let path = format!("/api/v1/providers/qwen/keys/{key}/restore");
+        send(served.address, "POST", &path, &[]).await
+    };
+    let answer = restore("sk-%E2%80%A69f3c").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["keys"][0]["state"], "healthy");
+    assert_problem(&restore("sk-nobody").await, 404, "no_such_key");
+    let path = "/api/v1/providers/nobody/keys/x/restore";
+    assert_problem(
+        &send(served.address, "POST", path, &[]).await,
+        404,
+        "no_such_provider",
+    );
+    assert_problem(
+        &get(served.address, "/api/v1/providers/nobody").await,
+        404,
+        "no_such_provider",
+    );
+    for (key, name) in [(0, "sk-…9f3c/aaaaaa"), (1, "sk-…9f3c/bbbbbb")] {
+        let mut state = served.world.state();
+        let key = &mut state.providers[0].keys[key];
+        (key.name, key.fingerprint) = (name.into(), "sk-…9f3c".into());
+    }
+    assert_problem(&restore("sk-%E2%80%A69f3c").await, 409, "ambiguous_key");
+    assert_eq!(restore("sk-%E2%80%A69f3c%2Fbbbbbb").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_virtual_key_is_made_shown_once_listed_and_revoked() {
+    let served = Served::new();
+    let body = r#"{"name": "team chat", "limits": {"models": ["gpt-*"], "budgets": [{"tokens": 1000, "per": "day"}]}}"#;
+    let made = send_json(served.address, "POST", "/api/v1/keys", body).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let (id, token) = (made.json()["id"].clone(), made.json()["token"].clone());
+    let token = token.as_str().unwrap();
+    assert!(token.starts_with("tg-"));
+    let path = format!("/api/v1/keys/{}", id.as_str().unwrap());
+    for path in ["/api/v1/keys", &path, "/api/v1/overview", "/metrics"] {
+        let answer = get(served.address, path).await;
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.contains(token), "{path} shows the token again");
+    }
+    assert_eq!(
+        get(served.address, &path).await.json()["limits"]["budgets"][0]["tokens"],
+        1000
+    );
+    let gone = send(served.address, "DELETE", &path, &[]).await;
+    assert_eq!(
+        (gone.status, gone.json()["name"].as_str()),
+        (200, Some("team chat"))
+    );
+    assert_problem(&get(served.address, &path).await, 404, "no_such_key");
+    assert_problem(
+        &send(served.address, "DELETE", &path, &[]).await,
+        404,
+        "no_such_key",
+    );
+}
+
+#[tokio::test]
+async fn a_request_for_a_key_that_does_not_fit_is_told_what_is_wrong() {
+    let served = Served::new();
+    let make = async |body: &str| send_json(served.address, "POST", "/api/v1/keys", body).await;
+    for body in [
+        "",
+        "3",
+        "{\"nmae\": \"x\"}",
+        "{\"limits\": {\"models\": \"gpt\"}}",
+    ] {
+        assert_problem(&make(body).await, 400, "bad_body");
+    }
+    assert_problem(
+        &make(r#"{"limits": {"requests_per_minute": 0}}"#).await,
+        400,
+        "bad_key",
+    );
+    let page = [("origin", "http://elsewhere.example")];
+    let path = "/api/v1/keys/vk-0123456789ab";
+    assert_problem(
+        &send(served.address, "DELETE", path, &page).await,
+        403,
+        "cross_site",
+    );
+    served.world.state().virtual_keys = Err(tidegate_gateway::StoreError::Unavailable {
+        cause: "connection refused".into(),
+    });
+    assert_problem(&make("{}").await, 503, "store_unavailable");
+    assert_problem(
+        &get(served.address, "/api/v1/keys").await,
+        503,
+        "store_unavailable",
+    );
 }

@@ -71,6 +71,8 @@ fn answer(seconds: u64) -> Overview {
         process: ProcessView::default(),
         listeners: world.listeners(),
         upstreams: world.upstreams(),
+        providers: Vec::new(),
+        store: world.store(),
         routes: route_traffic(world.routes(), &world.metrics()),
         events: world.events(0, 100),
         last_event: 2,
@@ -121,6 +123,72 @@ fn a_narrow_terminal_keeps_what_matters() {
         "narrow.txt",
         &render(&answer(10), None, View::Upstreams, &plain(60)),
     );
+}
+
+/// An answer with providers in trouble.
+fn providers() -> Overview {
+    let mut key = support::key("sk-…9f3c");
+    key.health = support::health("ejected", "limited", Some(29_400));
+    let said = "Rate limit reached for requests per minute";
+    key.health.evidence = Some(support::evidence(
+        "limited",
+        429,
+        "rate_limit_exceeded",
+        said,
+    ));
+    (key.attempts, key.failures, key.ejections, key.inflight) = (1_200, 31, 2, 0);
+    let mut dead = support::key("sk-…77aa");
+    dead.health = support::health("ejected", "key dead (seen by eu-2)", None);
+    let mut told = support::evidence(
+        "key_dead",
+        401,
+        "invalid_api_key",
+        "Incorrect API key provided",
+    );
+    told.seen_by = Some("eu-2".into());
+    dead.health.evidence = Some(told);
+    let mut partly = support::key("sk-…0e1b");
+    (partly.attempts, partly.inflight) = (52_000, 3);
+    partly.models.push(support::key_model(
+        "qwen-max",
+        support::health("ejected", "quota exhausted", Some(3_600_000)),
+    ));
+    let mut qwen = support::provider("qwen", "qwen", vec![key, dead, partly]);
+    (qwen.inflight, qwen.input_tokens, qwen.output_tokens) = (3, 48_000_000, 5_100_000);
+    qwen.failovers = vec![
+        support::cause_count("limited", 31),
+        support::cause_count("key_dead", 1),
+    ];
+    let mut answer = answer(10);
+    answer.providers = vec![
+        qwen,
+        support::provider("claude", "anthropic", vec![support::key("sk-…c1a0")]),
+    ];
+    answer.store.connected = false;
+    answer
+}
+
+#[test]
+fn keys_show_what_their_provider_said_and_when_they_return() {
+    golden(
+        "providers.txt",
+        &render(&providers(), None, View::Providers, &plain(120)),
+    );
+}
+
+#[test]
+fn a_narrow_terminal_keeps_state_and_cause_of_keys() {
+    let text = render(&providers(), None, View::Providers, &plain(50));
+    golden("providers_narrow.txt", &text);
+}
+
+#[test]
+fn rates_of_keys_are_those_between_two_answers() {
+    let mut now = providers();
+    now.uptime_ms += 5_000;
+    now.providers[0].keys[2].attempts += 600;
+    let text = render(&now, Some(&providers()), View::Providers, &plain(120));
+    assert!(text.contains("120"), "{text}");
 }
 
 #[test]

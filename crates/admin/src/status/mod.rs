@@ -3,6 +3,7 @@
 //! [`render()`] is pure, from answers to text; `watch` draws it again and again; [`run`] is the command.
 
 mod format;
+mod providers;
 mod render;
 mod table;
 mod watch;
@@ -96,6 +97,7 @@ async fn json(client: &mut Client, view: View) -> Result<String, ClientError> {
     let path = match view {
         View::All => "/api/v1/overview",
         View::Upstreams => "/api/v1/upstreams",
+        View::Providers => "/api/v1/providers",
         View::Routes => "/api/v1/routes",
         View::Listeners => "/api/v1/listeners",
         View::Events => "/api/v1/events",

@@ -9,11 +9,13 @@ use crate::overview::{Overview, RouteTraffic};
 /// What to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum View {
-    /// Upstreams, routes and the newest events.
+    /// Upstreams, providers, routes and the newest events.
     #[default]
     All,
     /// Upstreams with their members.
     Upstreams,
+    /// Providers with their keys.
+    Providers,
     /// Routes with their traffic.
     Routes,
     /// Listeners with their connections.
@@ -58,7 +60,7 @@ impl Colour {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    fn of_state(state: &str) -> Self {
+    pub(super) fn of_state(state: &str) -> Self {
         match state {
             "healthy" => Self::Good,
             "ejected" => Self::Bad,
@@ -103,6 +105,13 @@ pub fn render(now: &Overview, earlier: Option<&Overview>, view: View, style: &St
     if matches!(view, View::All | View::Upstreams) {
         page.upstreams(&mut out);
     }
+    if view == View::Providers && now.providers.is_empty() {
+        out.push(String::new());
+        out.push(clip("no providers", style.width));
+    }
+    if matches!(view, View::All | View::Providers) && !now.providers.is_empty() {
+        page.providers(&mut out, view);
+    }
     if matches!(view, View::All | View::Routes) && !now.routes.is_empty() {
         page.routes(&mut out);
     }
@@ -123,15 +132,15 @@ pub fn render(now: &Overview, earlier: Option<&Overview>, view: View, style: &St
     out.join("\n")
 }
 
-struct Page<'a> {
-    now: &'a Overview,
-    earlier: Option<&'a Overview>,
-    style: Style,
+pub(super) struct Page<'a> {
+    pub(super) now: &'a Overview,
+    pub(super) earlier: Option<&'a Overview>,
+    pub(super) style: Style,
 }
 
 impl Page<'_> {
     /// Seconds between the two answers.
-    fn seconds(&self) -> Option<f64> {
+    pub(super) fn seconds(&self) -> Option<f64> {
         self.earlier
             .map(|earlier| (self.now.uptime_ms - earlier.uptime_ms) as f64 / 1e3)
     }

@@ -63,6 +63,15 @@ pub(crate) async fn send(
     raw(address, &(head + "\r\n")).await
 }
 
+/// As [`send`] with a body of JSON.
+pub(crate) async fn send_json(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nconnection: close\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    raw(address, &(head + body)).await
+}
+
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     send(address, "GET", path, &[]).await
 }

@@ -5,16 +5,17 @@
 
 pub(crate) mod http;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tidegate_admin::Source;
+use tidegate_admin::keys::CreatedKey;
+use tidegate_admin::{Answer, Source};
 use tidegate_gateway::view::{
-    ConfigView, EventView, Family, Kind, ListenerView, MemberView, Readiness, RouteView, Sample,
-    UpstreamView, Value,
+    CauseCount, ConfigView, EventView, EvidenceView, Family, KeyHealth, KeyModelView, KeyView,
+    Kind, ListenerView, MemberView, ProviderView, Readiness, RouteView, Sample, SpendingView,
+    StoreView, UpstreamView, Value, VirtualKeyView,
 };
+use tidegate_gateway::{KeyError, KeyRequest, RestoreError, StoreError};
 
 /// Upper bounds of the histogram, seconds.
 pub(crate) const BOUNDS: [f64; 16] = [
@@ -30,6 +31,10 @@ pub(crate) struct World(Mutex<State>);
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) upstreams: Vec<UpstreamView>,
+    pub(crate) providers: Vec<ProviderView>,
+    pub(crate) store: StoreView,
+    /// `Err`: the store is away.
+    pub(crate) virtual_keys: Result<Vec<VirtualKeyView>, StoreError>,
     pub(crate) routes: Vec<RouteView>,
     pub(crate) listeners: Vec<ListenerView>,
     pub(crate) config: ConfigView,
@@ -74,6 +79,96 @@ fn upstream(name: &str, balance: &str, source: &str, members: Vec<MemberView>) -
         panic: false,
         inflight: 0,
         members,
+    }
+}
+
+pub(crate) fn health(state: &str, cause: &str, returns_in_ms: Option<u64>) -> KeyHealth {
+    KeyHealth {
+        state: state.into(),
+        cause: cause.into(),
+        since_ms: 12_000,
+        returns_in_ms,
+        evidence: None,
+    }
+}
+
+pub(crate) fn evidence(class: &str, status: u16, code: &str, excerpt: &str) -> EvidenceView {
+    EvidenceView {
+        class: class.into(),
+        status: Some(status),
+        code: Some(code.into()),
+        excerpt: excerpt.into(),
+        model: Some("qwen-max".into()),
+        seen_by: None,
+        ago_ms: 12_400,
+    }
+}
+
+pub(crate) fn cause_count(cause: &str, count: u64) -> CauseCount {
+    let cause = cause.into();
+    CauseCount { cause, count }
+}
+
+pub(crate) fn key_model(model: &str, health: KeyHealth) -> KeyModelView {
+    let model = model.into();
+    KeyModelView { model, health }
+}
+
+pub(crate) fn key(fingerprint: &str) -> KeyView {
+    KeyView {
+        name: fingerprint.into(),
+        fingerprint: fingerprint.into(),
+        weight: 1,
+        health: health("healthy", "", None),
+        inflight: 0,
+        attempts: 0,
+        failures: 0,
+        ejections: 0,
+        models: Vec::new(),
+    }
+}
+
+pub(crate) fn provider(name: &str, kind: &str, keys: Vec<KeyView>) -> ProviderView {
+    ProviderView {
+        name: name.into(),
+        kind: kind.into(),
+        origin: format!("https://{name}.example.com"),
+        choose: "random".into(),
+        models: vec!["gpt-4o".into()],
+        inflight: 0,
+        exhausted: 0,
+        failovers: Vec::new(),
+        input_tokens: 0,
+        output_tokens: 0,
+        keys,
+    }
+}
+
+pub(crate) fn virtual_key(id: &str, name: &str) -> VirtualKeyView {
+    VirtualKeyView {
+        id: id.into(),
+        name: name.into(),
+        fingerprint: "tg-…a1B2".into(),
+        limits: serde_json::from_str(
+            r#"{"models": ["gpt-4*"], "requests_per_minute": 60, "budgets": [{"micros": 5000000, "per": "month"}]}"#,
+        )
+        .expect("limits"),
+        created_at_ms: now_ms(),
+        expires_at_ms: None,
+        used: vec![
+            SpendingView {
+                unit: "requests".into(),
+                per: "minute".into(),
+                limit: 60,
+                used: 12,
+            },
+            SpendingView {
+                unit: "micros".into(),
+                per: "month".into(),
+                limit: 5_000_000,
+                used: 1_250_000,
+            },
+        ],
     }
 }
 
@@ -137,6 +232,19 @@ impl World {
                     vec![member("unix:/run/models/chat.sock", 1, "a")],
                 ),
             ],
+            providers: vec![
+                provider(
+                    "qwen",
+                    "qwen",
+                    ["sk-…9f3c", "sk-…77aa", "sk-…0e1b"].map(key).into(),
+                ),
+                provider("claude", "anthropic", vec![key("sk-…c1a0")]),
+            ],
+            store: StoreView {
+                url: "redis://cache:6379/1".into(),
+                connected: true,
+            },
+            virtual_keys: Ok(vec![virtual_key("vk-0123456789ab", "team search")]),
             routes: vec![
                 route(
                     "ranker",
@@ -242,6 +350,28 @@ impl State {
         self.event(&kind, upstream, id, cause);
     }
 
+    /// Puts a provider's key into a state, with its event.
+    pub(crate) fn set_key(
+        &mut self,
+        provider: &str,
+        name: &str,
+        state: &str,
+        cause: &str,
+        returns_in_ms: Option<u64>,
+    ) {
+        let found = self.providers.iter_mut().find(|p| p.name == provider);
+        let keys = &mut found.expect("a known provider").keys;
+        let key = keys.iter_mut().find(|k| k.name == name);
+        let key = key.expect("a known key");
+        key.health = health(state, cause, returns_in_ms);
+        key.ejections += u64::from(state == "ejected");
+        let kind = match state {
+            "healthy" => "member_returned".to_owned(),
+            state => format!("member_{state}"),
+        };
+        self.event(&kind, provider, name, cause);
+    }
+
     /// A number in 0..1.
     fn random(&mut self) -> f64 {
         self.random ^= self.random << 13;
@@ -305,6 +435,29 @@ impl State {
                 }
                 upstream.inflight = upstream.members.iter().map(|m| m.inflight).sum();
             }
+        }
+        for (n, provider) in self.providers.iter_mut().enumerate() {
+            let made = (seconds * (12.0 + 7.0 * n as f64)).round() as u64;
+            provider.input_tokens += made * 900;
+            provider.output_tokens += made * 120;
+            let fit = provider
+                .keys
+                .iter_mut()
+                .filter(|k| k.health.state == "healthy");
+            fit.for_each(|key| {
+                key.attempts += made;
+                key.inflight = 2;
+            });
+            for key in &mut provider.keys {
+                let ms = (seconds * 1e3) as u64;
+                key.health.since_ms += ms;
+                let left = key.health.returns_in_ms;
+                key.health.returns_in_ms = left.map(|left| left.saturating_sub(ms));
+                if key.health.state != "healthy" {
+                    key.inflight = 0;
+                }
+            }
+            provider.inflight = provider.keys.iter().map(|k| k.inflight).sum();
         }
         self.listeners[0].connections = (41.0 + 8.0 * (at / 9.0).sin()) as u64;
     }
@@ -410,6 +563,79 @@ impl Source for World {
     fn readiness(&self) -> Readiness {
         self.state().readiness.clone()
     }
+    fn providers(&self) -> Vec<ProviderView> {
+        self.state().providers.clone()
+    }
+    fn store(&self) -> StoreView {
+        self.state().store.clone()
+    }
+    fn restore_key(&self, provider: &str, key: &str) -> Result<(), RestoreError> {
+        let mut state = self.state();
+        let alike = {
+            let known = state.providers.iter().find(|p| p.name == provider);
+            let known = known.ok_or_else(|| RestoreError::Provider(provider.into()))?;
+            let fits = |k: &&KeyView| k.name == key || k.fingerprint == key;
+            known
+                .keys
+                .iter()
+                .filter(fits)
+                .map(|k| k.name.clone())
+                .collect::<Vec<_>>()
+        };
+        let (at, wanted) = (provider.to_owned(), key.to_owned());
+        match &alike[..] {
+            [name] => {
+                state.set_key(provider, name, "healthy", "restored", None);
+                Ok(())
+            }
+            [] => Err(RestoreError::Key {
+                provider: at,
+                key: wanted,
+            }),
+            _ => Err(RestoreError::Ambiguous {
+                provider: at,
+                key: wanted,
+            }),
+        }
+    }
+    fn virtual_keys(&self) -> Result<Vec<VirtualKeyView>, StoreError> {
+        self.state().virtual_keys.clone()
+    }
+    fn create_virtual_key<'a>(
+        &'a self,
+        request: &'a KeyRequest,
+    ) -> Answer<'a, Result<CreatedKey, KeyError>> {
+        Box::pin(async move {
+            let mut state = self.state();
+            if request.limits.requests_per_minute == Some(0) {
+                return Err(KeyError::Invalid("limits: at least 1".into()));
+            }
+            let keys = state
+                .virtual_keys
+                .as_mut()
+                .map_err(|e| KeyError::Store(e.clone()))?;
+            let mut key = virtual_key(&format!("vk-{:012}", keys.len()), &request.name);
+            key.limits = request.limits.clone();
+            keys.push(key.clone());
+            let token = "tg-0123456789abcdefghijklmnopqrstuvwxyzABCD".into();
+            Ok(CreatedKey { key, token })
+        })
+    }
+    fn revoke_virtual_key<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> Answer<'a, Result<VirtualKeyView, KeyError>> {
+        Box::pin(async move {
+            let mut state = self.state();
+            let keys = state
+                .virtual_keys
+                .as_mut()
+                .map_err(|e| KeyError::Store(e.clone()))?;
+            let at = keys.iter().position(|key| key.id == id);
+            let at = at.ok_or_else(|| KeyError::Unknown(id.to_owned()))?;
+            Ok(keys.remove(at))
+        })
+    }
     fn metrics(&self) -> Vec<Family> {
         let state = self.state();
         let text = |s: &String| s.clone();
@@ -470,7 +696,7 @@ impl Source for World {
             },
         ]
     }
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<ConfigView, String>> + Send + '_>> {
+    fn reload(&self) -> Answer<'_, Result<ConfigView, String>> {
         Box::pin(async move {
             let mut state = self.state();
             match state.reload.clone() {

@@ -1,16 +1,16 @@
 //! The admin port of the gateway role: served on the supervisor's socket, moved when a reload moves it.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use tidegate_admin::{AdminHandle, AdminOptions, Source, Token};
+use tidegate_admin::keys::CreatedKey;
+use tidegate_admin::{AdminHandle, AdminOptions, Answer, Source, Token};
 use tidegate_config::Config;
-use tidegate_gateway::Handle;
 use tidegate_gateway::view::{
-    ConfigView, EventView, Family, ListenerView, Readiness, RouteView, UpstreamView,
+    ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, StoreView,
+    UpstreamView, VirtualKeyView,
 };
+use tidegate_gateway::{Handle, KeyError, KeyRequest, RestoreError, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::RoleError;
@@ -59,10 +59,34 @@ impl Source for RoleSource {
     fn readiness(&self) -> Readiness {
         self.handle.readiness()
     }
+    fn providers(&self) -> Vec<ProviderView> {
+        self.handle.providers()
+    }
+    fn store(&self) -> StoreView {
+        self.handle.store()
+    }
+    fn restore_key(&self, provider: &str, key: &str) -> Result<(), RestoreError> {
+        self.handle.restore_key(provider, key)
+    }
+    fn virtual_keys(&self) -> Result<Vec<VirtualKeyView>, StoreError> {
+        self.handle.virtual_keys()
+    }
+    fn create_virtual_key<'a>(
+        &'a self,
+        request: &'a KeyRequest,
+    ) -> Answer<'a, Result<CreatedKey, KeyError>> {
+        Source::create_virtual_key(&self.handle, request)
+    }
+    fn revoke_virtual_key<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> Answer<'a, Result<VirtualKeyView, KeyError>> {
+        Source::revoke_virtual_key(&self.handle, id)
+    }
     fn metrics(&self) -> Vec<Family> {
         self.handle.metrics()
     }
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<ConfigView, String>> + Send + '_>> {
+    fn reload(&self) -> Answer<'_, Result<ConfigView, String>> {
         Box::pin(async {
             let (reply, answer) = oneshot::channel();
             let draining = || "the gateway is draining".to_owned();

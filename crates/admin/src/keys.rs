@@ -1,0 +1,122 @@
+//! Virtual keys: made, listed and revoked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use tidegate_gateway::view::VirtualKeyView;
+use tidegate_gateway::{KeyError, KeyRequest, StoreError};
+
+use crate::api::{Shared, Stamp, path};
+use crate::problem::Problem;
+
+/// A virtual key that was just made: the one answer that holds its token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CreatedKey {
+    /// The key.
+    #[serde(flatten)]
+    pub key: VirtualKeyView,
+    /// What callers show. The store has only its hash: nobody can tell it again.
+    pub token: String,
+}
+
+/// Without the token.
+impl fmt::Debug for CreatedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CreatedKey").field(&self.key).finish()
+    }
+}
+
+/// The answer of `/api/v1/keys`.
+#[derive(Serialize)]
+pub(crate) struct Keys {
+    #[serde(flatten)]
+    stamp: Stamp,
+    keys: Vec<VirtualKeyView>,
+}
+
+pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<Keys>, Problem> {
+    let keys = shared
+        .source
+        .virtual_keys()
+        .map_err(|error| store(&error))?;
+    let stamp = shared.stamp();
+    Ok(Json(Keys { stamp, keys }))
+}
+
+pub(crate) async fn one(
+    State(shared): State<Arc<Shared>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<VirtualKeyView>, Problem> {
+    let id = path(id)?;
+    let keys = shared
+        .source
+        .virtual_keys()
+        .map_err(|error| store(&error))?;
+    let found = keys.into_iter().find(|key| key.id == id);
+    found
+        .map(Json)
+        .ok_or_else(|| problem(&KeyError::Unknown(id)))
+}
+
+pub(crate) async fn create(
+    State(shared): State<Arc<Shared>>,
+    body: Body,
+) -> Result<(StatusCode, Json<CreatedKey>), Problem> {
+    let most = usize::try_from(shared.options.limits.body_bytes).unwrap_or(usize::MAX);
+    let body = to_bytes(body, most).await.map_err(|_| {
+        let detail = format!("a body here has at most {most} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    })?;
+    let request: KeyRequest = serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("the body is no request for a key: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail)
+    })?;
+    // In a task of its own: a caller that hangs up does not leave a key behind that nobody knows the outcome of.
+    let source = Arc::clone(&shared.source);
+    let made = tokio::spawn(async move { source.create_virtual_key(&request).await });
+    let made = made.await.map_err(|_| lost())?;
+    made.map(|key| (StatusCode::CREATED, Json(key)))
+        .map_err(|error| problem(&error))
+}
+
+pub(crate) async fn revoke(
+    State(shared): State<Arc<Shared>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<VirtualKeyView>, Problem> {
+    let id = path(id)?;
+    let source = Arc::clone(&shared.source);
+    let gone = tokio::spawn(async move { source.revoke_virtual_key(&id).await });
+    let gone = gone.await.map_err(|_| lost())?;
+    gone.map(Json).map_err(|error| problem(&error))
+}
+
+fn problem(error: &KeyError) -> Problem {
+    match error {
+        KeyError::Invalid(detail) => {
+            Problem::new(StatusCode::BAD_REQUEST, "bad_key", detail.as_str())
+        }
+        KeyError::Unknown(_) => {
+            Problem::new(StatusCode::NOT_FOUND, "no_such_key", error.to_string())
+        }
+        KeyError::Store(error) => store(error),
+    }
+}
+
+fn store(error: &StoreError) -> Problem {
+    let detail = error.to_string();
+    match error.is_unavailable() {
+        true => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail),
+        false => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", detail),
+    }
+}
+
+fn lost() -> Problem {
+    let detail = "the operation ended without an answer; the log says why";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", detail)
+}

@@ -72,4 +72,6 @@ pub use call::Call;
 pub use dialect::{Dialect, Endpoint, Front};
 pub use fault::{ErrorAnswer, Fault, FaultKind};
 pub use prepare::{Plan, PrepareOptions, Prepared};
-pub use registry::{Auth, BaseUrl, ProviderKind, ProviderSpec, Quirks, Row, Secret, SpecError};
+pub use registry::{
+    Auth, BaseUrl, Continue, ProviderKind, ProviderSpec, Quirks, Row, Secret, SpecError,
+};

@@ -255,6 +255,11 @@ impl Call {
         &self.body
     }
 
+    /// How many answers are asked for.
+    pub(crate) fn choices(&self) -> u64 {
+        self.choices
+    }
+
     pub(crate) fn kind(&self) -> &BodyKind {
         &self.kind
     }

@@ -21,6 +21,8 @@ pub(crate) struct Request<'a> {
     pub(crate) system: Vec<Text<'a>>,
     /// The conversation; the roles need not alternate.
     pub(crate) turns: Vec<Turn<'a>>,
+    /// The last turn is the beginning of the answer, which is to go on from there.
+    pub(crate) continued: bool,
     pub(crate) tools: Vec<Tool<'a>>,
     pub(crate) tool_choice: Option<ToolChoice<'a>>,
     /// Several tools may be called at once; `None`: as the provider likes.
@@ -283,6 +285,10 @@ impl<'a> Request<'a> {
     pub(crate) fn thinking_budget(&self, most: u64) -> Option<u64> {
         /// The least that Anthropic takes.
         const LEAST: u64 = 1024;
+        // What is gone on with has its thoughts behind it.
+        if self.continued {
+            return None;
+        }
         let reasoning = self.reasoning?;
         let wanted = reasoning.tokens().filter(|tokens| *tokens > 0)?;
         // A turn that thinks must begin with its thoughts: the last one called tools without them.

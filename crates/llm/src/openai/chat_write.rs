@@ -3,7 +3,7 @@
 use crate::fault::Fault;
 use crate::ir::{Format, Media, MediaKind, Part, Request, Role, Source, ToolChoice, arguments};
 use crate::json::{Arr, Obj, object};
-use crate::registry::Quirks;
+use crate::registry::{Continue, Quirks};
 
 /// `usage`: the provider is to tell the usage at the stream's end.
 pub(crate) fn write(
@@ -23,7 +23,9 @@ pub(crate) fn write(
     let taken = |name: &str| !quirks.drop.contains(&name);
     object(&mut out, |body| {
         body.str("model", model);
-        body.arr("messages", |messages| write_messages(request, messages));
+        body.arr("messages", |messages| {
+            write_messages(request, quirks.go_on, messages)
+        });
         if !request.tools.is_empty() {
             body.arr("tools", |tools| {
                 for tool in &request.tools {
@@ -103,6 +105,10 @@ pub(crate) fn write(
         {
             body.str("user", user);
         }
+        if request.continued && quirks.go_on == Continue::Flagged {
+            body.bool("continue_final_message", true);
+            body.bool("add_generation_prompt", false);
+        }
         if request.stream {
             body.bool("stream", true);
             if usage && !quirks.no_stream_options {
@@ -113,17 +119,22 @@ pub(crate) fn write(
     Ok(out)
 }
 
-fn write_messages(request: &Request<'_>, messages: &mut Arr<'_>) {
+fn write_messages(request: &Request<'_>, go_on: Continue, messages: &mut Arr<'_>) {
     if let Some(system) = request.system_text() {
         messages.obj(|message| {
             message.str("role", "system");
             message.str("content", &system);
         });
     }
-    for turn in &request.turns {
+    let last = request.turns.len().saturating_sub(1);
+    for (at, turn) in request.turns.iter().enumerate() {
+        let mark = match go_on {
+            Continue::Marked { field, .. } if request.continued && at == last => Some(field),
+            _ => None,
+        };
         match turn.role {
             Role::User => write_user(&turn.parts, messages),
-            Role::Assistant => write_assistant(&turn.parts, messages),
+            Role::Assistant => write_assistant(&turn.parts, mark, messages),
         }
     }
 }
@@ -239,7 +250,8 @@ fn write_media(media: &Media<'_>, out: &mut Obj<'_>) {
     }
 }
 
-fn write_assistant(parts: &[Part<'_>], messages: &mut Arr<'_>) {
+/// `mark`: a field that says that the answer goes on from here.
+fn write_assistant(parts: &[Part<'_>], mark: Option<&str>, messages: &mut Arr<'_>) {
     let text: Vec<&str> = parts
         .iter()
         .filter_map(|part| match part {
@@ -260,6 +272,9 @@ fn write_assistant(parts: &[Part<'_>], messages: &mut Arr<'_>) {
             message.null("content");
         } else {
             message.str("content", &text.concat());
+        }
+        if let Some(mark) = mark {
+            message.bool(mark, true);
         }
         if !calls {
             return;

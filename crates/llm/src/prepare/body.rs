@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 
+use super::resume::{self, Resume};
 use super::{PrepareOptions, messages};
+use crate::Endpoint;
 use crate::call::{BodyKind, Call, Fields};
 use crate::fault::{Fault, FaultKind};
 use crate::ir::{Part, Role, Text};
 use crate::json::{self, Edit, splice, without};
 use crate::registry::ProviderSpec;
 use crate::translation::{self, embeddings};
-use crate::{Dialect, Endpoint};
 
 /// A body, and whether the usage in the answer is for us alone.
 pub(super) struct Written {
@@ -23,6 +24,7 @@ pub(super) fn same(
     spec: &ProviderSpec,
     model: &str,
     options: PrepareOptions<'_>,
+    resume: Option<Resume<'_>>,
 ) -> Result<Written, Fault> {
     let body = call.body();
     let mut written = Written {
@@ -69,8 +71,8 @@ pub(super) fn same(
             if claude && !spec.original {
                 edits.extend(messages::without_unsigned_thoughts(body));
             }
-            if let Some(partial) = options.continue_from {
-                edits.extend(continuation(call, partial)?);
+            if let Some(resume) = resume {
+                edits.extend(resume.edits(call)?);
             }
         }
     }
@@ -146,52 +148,13 @@ fn openai_edits(
     Ok(ask)
 }
 
-/// Adds what the caller already has as the beginning of the answer.
-fn continuation(call: &Call, partial: &str) -> Result<Option<Edit>, Fault> {
-    let mut item = Vec::with_capacity(partial.len() + 64);
-    let list = match (call.dialect(), call.endpoint()) {
-        (Dialect::OpenAi, Endpoint::Chat) | (Dialect::Anthropic, Endpoint::Messages) => {
-            json::object(&mut item, |message| {
-                message.str("role", "assistant");
-                message.str("content", partial);
-            });
-            "messages"
-        }
-        (Dialect::Gemini, Endpoint::Generate | Endpoint::StreamGenerate) => {
-            json::object(&mut item, |content| {
-                content.str("role", "model");
-                content.arr("parts", |parts| parts.obj(|part| part.str("text", partial)));
-            });
-            "contents"
-        }
-        _ => {
-            return Err(Fault::new(
-                FaultKind::Untranslatable,
-                "an answer can't be continued here",
-            ));
-        }
-    };
-    let fields = Fields::read_with_members(call.body())?;
-    let Some(member) = fields.members.iter().find(|member| member.key == list) else {
-        return Ok(None);
-    };
-    let value = &call.body()[member.at.clone()];
-    // A list that is not empty, which `messages` never is: before its closing bracket.
-    if !value.ends_with(b"]") || value[..value.len() - 1].trim_ascii_end().ends_with(b"[") {
-        return Ok(None);
-    }
-    let end = member.at.end - 1;
-    let mut with = vec![b','];
-    with.append(&mut item);
-    Ok(Some(Edit { at: end..end, with }))
-}
-
 /// The request in another dialect.
 pub(super) fn translated(
     call: &Call,
     spec: &ProviderSpec,
     model: &str,
     options: PrepareOptions<'_>,
+    resume: Option<Resume<'_>>,
 ) -> Result<Written, Fault> {
     if !call.endpoint().generates() {
         let body = embeddings::request(call.endpoint(), call.body(), spec.dialect(), model)?;
@@ -203,8 +166,16 @@ pub(super) fn translated(
     let tree = json::parse(call.body())
         .map_err(|_| Fault::new(FaultKind::NotJson, "the body is no JSON"))?;
     let mut request = translation::read_request(call.endpoint(), &tree)?;
-    if let Some(partial) = options.continue_from {
-        request.say(Role::Assistant, vec![Part::Text(Text::new(partial))]);
+    if let Some(resume) = resume {
+        if request
+            .turns
+            .last()
+            .is_none_or(|last| last.role == Role::Assistant)
+        {
+            return Err(resume::own_beginning());
+        }
+        request.say(Role::Assistant, vec![Part::Text(Text::new(resume.partial))]);
+        request.continued = true;
     }
     // The caller's stream is written anew: what it did not ask for is not written.
     let usage = call.include_usage() || options.count_usage || call.endpoint() != Endpoint::Chat;

@@ -9,6 +9,8 @@ use crate::json::{Cursor, Edit, Malformed, without};
 
 /// The list, and where its messages stand in the body.
 pub(super) struct List<'a> {
+    /// From bracket to bracket.
+    pub(super) at: Range<usize>,
     pub(super) messages: Vec<Message<'a>>,
 }
 
@@ -45,7 +47,10 @@ pub(super) fn read(body: &[u8]) -> Option<List<'_>> {
                 messages.push(message(body, cursor.value()?)?);
                 Ok(())
             })?;
-            list = Some(List { messages });
+            list = Some(List {
+                at: place(body, value),
+                messages,
+            });
         }
         Ok(())
     });

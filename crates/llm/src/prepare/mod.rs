@@ -8,6 +8,7 @@ mod body;
 mod headers;
 mod messages;
 mod path;
+mod resume;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -28,7 +29,8 @@ pub struct PrepareOptions<'a> {
     pub count_usage: bool,
     /// Any number that other requests have not: for ids in translated answers where the provider gives none.
     pub seed: u64,
-    /// What the caller already has of an answer that broke off: the request asks to go on from there.
+    /// What the caller already has of an answer that broke off: the request asks to go on from there. Refused
+    /// ([`FaultKind::Untranslatable`]) where the provider or the model is not known to go on. Empty: a request as any other.
     pub continue_from: Option<&'a str>,
 }
 
@@ -66,6 +68,8 @@ pub struct Plan {
     pub(crate) seed: u64,
     /// Embeddings: the caller wants base64.
     pub(crate) base64: bool,
+    /// The answer begins with what was given to go on from.
+    pub(crate) repeats: bool,
 }
 
 /// What the provider answers in.
@@ -81,6 +85,12 @@ impl Plan {
     /// Whether the answer is passed on as it comes.
     pub fn is_relay(&self) -> bool {
         self.back == Back::Same
+    }
+
+    /// Whether the answer to a request that goes on ([`PrepareOptions::continue_from`]) begins with the text that it goes on
+    /// from (Mistral): whoever joins the two takes it away.
+    pub fn repeats(&self) -> bool {
+        self.repeats
     }
 
     /// The model as the provider knows it.
@@ -114,9 +124,10 @@ impl Call {
     ) -> Result<Prepared, Fault> {
         let back = self.back(spec)?;
         let stream = self.stream();
+        let resume = resume::resume(self, spec, model, options)?;
         let body::Written { body, hide_usage } = match back {
-            Back::Same => body::same(self, spec, model, options)?,
-            Back::Other(..) => body::translated(self, spec, model, options)?,
+            Back::Same => body::same(self, spec, model, options, resume)?,
+            Back::Other(..) => body::translated(self, spec, model, options, resume)?,
         };
         let endpoint = match back {
             Back::Same => self.endpoint(),
@@ -124,7 +135,13 @@ impl Call {
         };
         let target = match self.target() {
             Some(target) => target.to_owned(),
-            None => path::target(spec, endpoint, model, stream),
+            None => {
+                let prefix = match resume {
+                    Some(resume) => resume.prefix(spec)?,
+                    None => spec.base_url.prefix.clone(),
+                };
+                path::target(spec, prefix, endpoint, model, stream)
+            }
         };
         let mut headers = headers::headers(spec, self, back, headers);
         let method = self.method();
@@ -157,6 +174,7 @@ impl Call {
                 base64: back != Back::Same
                     && self.endpoint() == Endpoint::Embeddings
                     && embeddings::wants_base64(self.body()),
+                repeats: resume.is_some_and(|resume| resume.repeats()),
             },
         })
     }

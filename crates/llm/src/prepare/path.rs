@@ -33,8 +33,15 @@ fn own(endpoint: Endpoint) -> &'static str {
     }
 }
 
-pub(super) fn target(spec: &ProviderSpec, endpoint: Endpoint, model: &str, stream: bool) -> String {
-    let mut path = spec.base_url.prefix.clone();
+/// `prefix`: what stands before the endpoint's own path.
+pub(super) fn target(
+    spec: &ProviderSpec,
+    prefix: String,
+    endpoint: Endpoint,
+    model: &str,
+    stream: bool,
+) -> String {
+    let mut path = prefix;
     match (spec.kind, spec.dialect()) {
         (ProviderKind::Azure, _) => azure(&mut path, spec, endpoint, model),
         // Original: a caller's own path of another dialect is passed on as that dialect has it.
@@ -113,7 +120,8 @@ mod tests {
         stream: bool,
     ) -> String {
         let spec = ProviderSpec::new(kind, base, None, Some("p")).unwrap();
-        super::target(&spec, endpoint, model, stream)
+        let prefix = spec.base_url.prefix.clone();
+        super::target(&spec, prefix, endpoint, model, stream)
     }
 
     #[test]

@@ -141,9 +141,33 @@ pub struct Quirks {
     pub no_stream_options: bool,
     /// It does not know the role `developer`: such messages of a chat become `system`, which means the same.
     pub no_developer: bool,
+    /// How it is told to go on from an answer that broke off.
+    pub go_on: Continue,
     /// A request that is written anew has `max_completion_tokens`: here `max_tokens` is outdated, or refused by newer models.
     /// Elsewhere `max_tokens` is what every server knows.
     pub new_max_tokens: bool,
+}
+
+/// How a provider is told to go on from an answer that broke off. In each case the last message is what there is of it, said
+/// by the assistant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Continue {
+    /// It is not known to go on: it would begin anew, or refuse.
+    #[default]
+    Never,
+    /// By the message alone, where the model is Claude before 4.6.
+    Claude,
+    /// The message has a field that says so, which is true.
+    Marked {
+        /// The field.
+        field: &'static str,
+        /// The answer begins with the text that it goes on from.
+        repeats: bool,
+        /// The end of the address's path, and what takes its place for such requests.
+        place: Option<(&'static str, &'static str)>,
+    },
+    /// The request has `continue_final_message: true` and `add_generation_prompt: false`.
+    Flagged,
 }
 
 impl ProviderKind {

@@ -15,7 +15,7 @@
 //!
 //! An endpoint that is documented but not here is left out with the reason beside the row.
 
-use super::{Auth, ProviderKind, Quirks, Row};
+use super::{Auth, Continue, ProviderKind, Quirks, Row};
 use crate::Dialect;
 use crate::Endpoint::{self, *};
 
@@ -25,6 +25,7 @@ const PLAIN: Quirks = Quirks {
     drop: &[],
     no_stream_options: false,
     no_developer: false,
+    go_on: Continue::Never,
     new_max_tokens: false,
 };
 
@@ -108,6 +109,21 @@ const OLD_MAX_TOKENS: Quirks = Quirks {
     ..NO_DEVELOPER
 };
 
+/// Claude goes on from an answer's beginning up to 4.5; from 4.6 on the last message must be the user's (Anthropic's guide to
+/// migration). Whether Bedrock's other models do depends on the model.
+const CLAUDE: Quirks = Quirks {
+    go_on: Continue::Claude,
+    ..PLAIN
+};
+
+/// Providers that go on from an answer's beginning which has `partial: true`: their documentation says so, and that the answer
+/// does not repeat it.
+const PARTIAL: Continue = Continue::Marked {
+    field: "partial",
+    repeats: false,
+    place: None,
+};
+
 /// Servers to which `max_tokens` is the outdated one.
 const NEW_MAX_TOKENS: Quirks = Quirks {
     new_max_tokens: true,
@@ -120,11 +136,14 @@ static AZURE: Row = Row {
     auth: Auth::Header("api-key"),
     ..with(openai("", ALL), NEW_MAX_TOKENS)
 };
-static ANTHROPIC: Row = own(
-    Some("https://api.anthropic.com/v1"),
-    Dialect::Anthropic,
-    Auth::Header("x-api-key"),
-    &[Messages, CountTokens, Models],
+static ANTHROPIC: Row = with(
+    own(
+        Some("https://api.anthropic.com/v1"),
+        Dialect::Anthropic,
+        Auth::Header("x-api-key"),
+        &[Messages, CountTokens, Models],
+    ),
+    CLAUDE,
 );
 static GEMINI: Row = own(
     Some("https://generativelanguage.googleapis.com/v1beta"),
@@ -146,7 +165,7 @@ static VERTEX: Row = own(
     Auth::Bearer,
     &[Generate, StreamGenerate, GeminiCountTokens],
 );
-static BEDROCK: Row = own(None, Dialect::Bedrock, Auth::Aws, &[Chat]);
+static BEDROCK: Row = with(own(None, Dialect::Bedrock, Auth::Aws, &[Chat]), CLAUDE);
 static COHERE: Row = own(
     Some("https://api.cohere.com/v2"),
     Dialect::Cohere,
@@ -159,17 +178,31 @@ static QWEN: Row = with(
         "https://dashscope.aliyuncs.com/compatible-mode/v1",
         &[Chat, Completions, Embeddings, Models],
     ),
-    NO_DEVELOPER,
+    Quirks {
+        go_on: PARTIAL,
+        ..NO_DEVELOPER
+    },
 );
 // `https://api.deepseek.com/v1` is the same as without `/v1`; beta features are at `/beta`.
 static DEEPSEEK: Row = with(
     openai("https://api.deepseek.com/v1", &[Chat, Models]),
-    OLD_MAX_TOKENS,
+    Quirks {
+        // "Chat prefix completion", a beta feature.
+        go_on: Continue::Marked {
+            field: "prefix",
+            repeats: false,
+            place: Some(("/v1", "/beta")),
+        },
+        ..OLD_MAX_TOKENS
+    },
 );
 // The international address is https://api.moonshot.ai/v1. Only there Responses are documented, so they are translated.
 static MOONSHOT: Row = with(
     openai("https://api.moonshot.cn/v1", &[Chat, Models]),
-    OLD_MAX_TOKENS,
+    Quirks {
+        go_on: PARTIAL,
+        ..OLD_MAX_TOKENS
+    },
 );
 static ZHIPUAI: Row = with(
     openai(
@@ -201,6 +234,7 @@ static STEPFUN: Row = with(
     ),
     OLD_MAX_TOKENS,
 );
+// A last message of the assistant is continued by some models; the others silently begin anew.
 static DOUBAO: Row = with(
     openai(
         "https://ark.cn-beijing.volces.com/api/v3",
@@ -213,6 +247,7 @@ static HUNYUAN: Row = with(
     openai("https://api.hunyuan.cloud.tencent.com/v1", CHAT),
     OLD_MAX_TOKENS,
 );
+// Its page on prefilling is older than most of its models.
 static GROQ: Row = with(
     openai(
         "https://api.groq.com/openai/v1",
@@ -255,6 +290,13 @@ static MISTRAL: Row = with(
         ],
         drop: &["user", "store", "metadata", "service_tier"],
         no_stream_options: true,
+        // Without the field a last message of the assistant is refused. That the prefix is repeated is told by clients
+        // (SillyTavern's issue 2557), not by the documentation.
+        go_on: Continue::Marked {
+            field: "prefix",
+            repeats: true,
+            place: None,
+        },
         ..NO_DEVELOPER
     },
 );
@@ -308,9 +350,13 @@ static OLLAMA: Row = with(
     ),
     OLD_MAX_TOKENS,
 );
+// SGLang and llama.cpp (since May 2026) take the same flags: with this type their answers can be continued as well.
 static VLLM: Row = Row {
     base_url: None,
-    quirks: NO_DEVELOPER,
+    quirks: Quirks {
+        go_on: Continue::Flagged,
+        ..NO_DEVELOPER
+    },
     ..openai("", VLLM_SERVES)
 };
 const VLLM_SERVES: &[Endpoint] = &[
@@ -346,6 +392,7 @@ static LONGCAT: Row = with(
     openai("https://api.longcat.chat/openai/v1", &[Chat, Models]),
     OLD_MAX_TOKENS,
 );
+// Nobody knows what runs there, so that a broken answer is not continued.
 static GENERIC: Row = Row {
     base_url: None,
     quirks: NO_DEVELOPER,

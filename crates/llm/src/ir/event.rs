@@ -72,6 +72,79 @@ pub(crate) enum Event<'a> {
 }
 
 impl Event<'_> {
+    /// The choice that it is of; 0 for what is of the whole answer.
+    pub(crate) fn choice(&self) -> u32 {
+        match self {
+            Self::Text { choice, .. }
+            | Self::Logprobs { choice, .. }
+            | Self::Refusal { choice, .. }
+            | Self::Reasoning { choice, .. }
+            | Self::Signature { choice, .. }
+            | Self::Redacted { choice, .. }
+            | Self::ToolStart { choice, .. }
+            | Self::ToolDelta { choice, .. }
+            | Self::Image { choice, .. }
+            | Self::Finish { choice, .. } => *choice,
+            Self::Start { .. } | Self::Usage(_) | Self::End => 0,
+        }
+    }
+
+    /// The same with a text of its own, to be told later. `None` for what belongs to no block.
+    pub(crate) fn kept(&self) -> Option<Event<'static>> {
+        fn own(text: &str) -> Cow<'static, str> {
+            Cow::Owned(text.to_owned())
+        }
+        let choice = self.choice();
+        Some(match self {
+            Self::Text { text, .. } => Event::Text {
+                choice,
+                text: own(text),
+            },
+            Self::Refusal { text, .. } => Event::Refusal {
+                choice,
+                text: own(text),
+            },
+            Self::Reasoning { text, .. } => Event::Reasoning {
+                choice,
+                text: own(text),
+            },
+            Self::Signature { signature, .. } => Event::Signature {
+                choice,
+                signature: own(signature),
+            },
+            Self::Redacted { data, .. } => Event::Redacted {
+                choice,
+                data: own(data),
+            },
+            Self::ToolStart {
+                index,
+                id,
+                name,
+                signature,
+                ..
+            } => Event::ToolStart {
+                choice,
+                index: *index,
+                id: id.as_deref().map(own),
+                name: own(name),
+                signature: signature.as_deref().map(own),
+            },
+            Self::ToolDelta {
+                index, arguments, ..
+            } => Event::ToolDelta {
+                choice,
+                index: *index,
+                arguments: own(arguments),
+            },
+            Self::Image { mime, base64, .. } => Event::Image {
+                choice,
+                mime: own(mime),
+                base64: own(base64),
+            },
+            _ => return None,
+        })
+    }
+
     /// Whether the caller asked for this: an attempt that has given it can't be thrown away.
     pub(crate) fn is_content(&self) -> bool {
         match self {

@@ -239,7 +239,7 @@ impl ResponsesStream {
 
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         // One answer is all that this dialect has.
-        if choice(event) > 0 {
+        if event.choice() > 0 {
             return;
         }
         if let Event::Start { id, model } = event {
@@ -303,21 +303,5 @@ impl ResponsesStream {
                 body.arr("logprobs", |_| {});
             }
         });
-    }
-}
-
-fn choice(event: &Event<'_>) -> u32 {
-    match event {
-        Event::Text { choice, .. }
-        | Event::Logprobs { choice, .. }
-        | Event::Refusal { choice, .. }
-        | Event::Reasoning { choice, .. }
-        | Event::Signature { choice, .. }
-        | Event::Redacted { choice, .. }
-        | Event::ToolStart { choice, .. }
-        | Event::ToolDelta { choice, .. }
-        | Event::Image { choice, .. }
-        | Event::Finish { choice, .. } => *choice,
-        Event::Start { .. } | Event::Usage(_) | Event::End => 0,
     }
 }

@@ -66,10 +66,12 @@
 //! | citations, grounding, safety ratings | all others | dropped |
 //! | choices after the first | anthropic, openai responses | dropped |
 //! | a tool's arguments, piece by piece | gemini | as a whole, once they are complete |
+//! | arguments of parallel calls in turns | anthropic, openai responses | one call after the other; later ones wait |
 //! | `pause_turn` | openai, gemini | `stop`, `STOP` |
 //! | usage at the beginning of a stream | anthropic | 0 unless the provider says it there; right at the end |
 
 pub(crate) mod embeddings;
+mod order;
 mod stream;
 
 use crate::fault::{Fault, FaultKind};

@@ -1,5 +1,6 @@
 //! The two ends of a translated stream: one reads the provider's frames, one writes the caller's.
 
+use super::order::Order;
 use super::{Confused, Told};
 use crate::ir::Event;
 use crate::json::{Json, parse};
@@ -65,18 +66,23 @@ impl Decoder {
 #[derive(Debug)]
 pub(crate) enum Encoder {
     Chat(openai::ChatStream),
-    Responses(Box<openai::ResponsesStream>),
+    Responses(Order, Box<openai::ResponsesStream>),
     Completions(openai::CompletionsStream),
-    Messages(anthropic::MessagesStream),
+    Messages(Order, anthropic::MessagesStream),
     Gemini(gemini::GeminiStream),
 }
 
 impl Encoder {
     pub(crate) fn new(endpoint: Endpoint, told: &Told<'_>) -> Self {
         match endpoint {
-            Endpoint::Responses => Self::Responses(Box::new(openai::ResponsesStream::new(told))),
+            Endpoint::Responses => Self::Responses(
+                Order::default(),
+                Box::new(openai::ResponsesStream::new(told)),
+            ),
             Endpoint::Completions => Self::Completions(openai::CompletionsStream::new(told)),
-            Endpoint::Messages => Self::Messages(anthropic::MessagesStream::new(told)),
+            Endpoint::Messages => {
+                Self::Messages(Order::default(), anthropic::MessagesStream::new(told))
+            }
             Endpoint::Generate | Endpoint::StreamGenerate => {
                 Self::Gemini(gemini::GeminiStream::new(told))
             }
@@ -87,9 +93,13 @@ impl Encoder {
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         match self {
             Self::Chat(stream) => stream.event(event, out),
-            Self::Responses(stream) => stream.event(event, out),
+            Self::Responses(order, stream) => {
+                order.event(event, &mut |event| stream.event(event, out));
+            }
             Self::Completions(stream) => stream.event(event, out),
-            Self::Messages(stream) => stream.event(event, out),
+            Self::Messages(order, stream) => {
+                order.event(event, &mut |event| stream.event(event, out));
+            }
             Self::Gemini(stream) => stream.event(event, out),
         }
     }

@@ -502,6 +502,39 @@ fn a_cut_json_answer_is_not_given_out() {
 }
 
 #[test]
+fn a_long_answer_is_passed_on_and_its_usage_read_from_its_end() {
+    let image = "A".repeat(1_200_000);
+    let usage = r#""usage":{"input_tokens":3,"output_tokens":4}"#;
+    let call = call(
+        "/v1/images/generations",
+        &br#"{"model":"m","prompt":"x"}"#[..],
+    )
+    .unwrap();
+    let prepared = prepare(&call, ProviderKind::OpenAi, "m").unwrap();
+    for (body, counted) in [
+        (
+            format!(r#"{{"data":[{{"b64_json":"{image}"}}],{usage}}}"#),
+            true,
+        ),
+        // Where it is not at the end it is not seen.
+        (
+            format!(r#"{{{usage},"data":[{{"b64_json":"{image}"}}]}}"#),
+            false,
+        ),
+    ] {
+        for size in [1000, 700_000, 2_000_000] {
+            let mut answer = answer(&prepared, "application/json");
+            let pieces: Vec<&[u8]> = body.as_bytes().chunks(size).collect();
+            let (out, step) = feed(&mut answer, &pieces);
+            assert_eq!(step, Step::Done);
+            assert!(out == body);
+            let seen = answer.usage().map(|usage| (usage.input, usage.output));
+            assert_eq!(seen, counted.then_some((3, 4)), "{size}");
+        }
+    }
+}
+
+#[test]
 fn an_answer_that_is_not_text_passes_as_it_comes() {
     let call = call("/v1/audio/speech", &br#"{"model":"tts","input":"hi"}"#[..]).unwrap();
     let prepared = prepare(&call, ProviderKind::OpenAi, "tts").unwrap();

@@ -1,5 +1,7 @@
 //! An answer in one piece.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
@@ -13,8 +15,12 @@ use crate::translation::{self, embeddings};
 use crate::usage::Usage;
 
 /// A JSON answer up to here is kept until it is whole: a cut one can then be had from another key. Longer ones (images in
-/// base64) are passed on as they come.
+/// base64) are passed on as they come. Their usage is looked for at the end ([`TAIL_LIMIT`]); where it stands before the
+/// content it is not seen, and is for the caller to [estimate](Usage::estimate).
 const HOLD_LIMIT: usize = 1024 * 1024;
+
+/// So much of the end of an answer that was passed on is looked at for its usage. Providers write it last, with little behind.
+const TAIL_LIMIT: usize = 16 * 1024;
 
 /// A longer answer is not translated.
 const TRANSLATE_LIMIT: usize = 64 * 1024 * 1024;
@@ -23,6 +29,33 @@ pub(super) struct Whole {
     json: bool,
     /// It is translated, so it has to be whole.
     keep: bool,
+    /// The last pieces, shared with what is passed on.
+    tail: Tail,
+}
+
+/// The end of a body.
+#[derive(Default)]
+struct Tail {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, piece: Bytes) {
+        self.bytes += piece.len();
+        self.pieces.push_back(piece);
+        while let Some(first) = self.pieces.front()
+            && self.bytes - first.len() >= TAIL_LIMIT
+        {
+            self.bytes -= first.len();
+            self.pieces.pop_front();
+        }
+    }
+
+    fn usage(&self, dialect: Dialect) -> Option<Usage> {
+        let text: Vec<u8> = self.pieces.iter().flatten().copied().collect();
+        Usage::read_end(dialect, &text[text.len().saturating_sub(TAIL_LIMIT)..])
+    }
 }
 
 impl Whole {
@@ -31,10 +64,14 @@ impl Whole {
         Self {
             json: keep || content_type.contains("json") || content_type.is_empty(),
             keep,
+            tail: Tail::default(),
         }
     }
 
     pub(super) fn data(&mut self, chunk: Bytes, sink: &mut Sink<'_>) -> Seen {
+        if self.json && !self.keep {
+            self.tail.push(chunk.clone());
+        }
         sink.held.push(chunk);
         if self.keep {
             if sink.held.len() > TRANSLATE_LIMIT {
@@ -57,6 +94,9 @@ impl Whole {
         sink: &mut Sink<'_>,
     ) -> Seen {
         if *sink.begun {
+            if let Some(usage) = self.tail.usage(plan.front) {
+                sink.count(&usage);
+            }
             return Seen::Step(Step::Done);
         }
         let body = sink.held.joined();

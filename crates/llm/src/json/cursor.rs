@@ -82,6 +82,24 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// From behind a key on: its value, then all other members up to the object's end, behind which nothing may follow. The
+    /// visitor must take the value.
+    pub(crate) fn rest_of_object(
+        &mut self,
+        value: impl FnOnce(&mut Self) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        self.expect(b':')?;
+        value(self)?;
+        while self.peek()? == b',' {
+            self.at += 1;
+            self.string()?;
+            self.expect(b':')?;
+            self.skip()?;
+        }
+        self.expect(b'}')?;
+        self.end()
+    }
+
     /// Visits the items of an array; the visitor must take each. Anything but an array is taken and not visited.
     pub(crate) fn array(
         &mut self,

@@ -52,11 +52,7 @@ impl Usage {
     /// none (or the text is no JSON). Allocates nothing; what holds no usage is told by a search for bytes.
     #[must_use]
     pub fn read(dialect: Dialect, json: &[u8]) -> Option<Self> {
-        let marks: &[&[u8]] = match dialect {
-            Dialect::Gemini => &[b"\"usageMetadata\""],
-            Dialect::Cohere => &[b"\"usage\"", b"\"meta\""],
-            _ => &[b"\"usage\""],
-        };
+        let marks = marks(dialect);
         if marks
             .iter()
             .all(|mark| memchr::memmem::find(json, mark).is_none())
@@ -64,13 +60,7 @@ impl Usage {
             return None;
         }
         let mut found = None;
-        let read = |cursor: &mut Cursor<'_>| match dialect {
-            Dialect::OpenAi => openai(cursor),
-            Dialect::Anthropic => anthropic(cursor),
-            Dialect::Gemini => gemini(cursor),
-            Dialect::Cohere => cohere(cursor),
-            Dialect::Bedrock => bedrock(cursor),
-        };
+        let read = |cursor: &mut Cursor<'_>| read(cursor, dialect);
         let mut cursor = Cursor::new(json);
         let walked = if cursor.is_array() {
             // Gemini's streams that are not SSE: a list, the last usage counts.
@@ -79,6 +69,26 @@ impl Usage {
             look(&mut cursor, dialect, 0, &mut found, &read)
         };
         walked.ok().and(found)
+    }
+
+    /// Reads the usage from the end of a whole answer whose beginning is not at hand. `None` unless what follows the last mark
+    /// of usage shows that it is the answer's own, at the top: nothing but more members and the end of the object.
+    #[must_use]
+    pub fn read_end(dialect: Dialect, end: &[u8]) -> Option<Self> {
+        let last = |mark: &&[u8]| Some(memchr::memmem::rfind(end, mark)? + mark.len());
+        let at = marks(dialect).iter().filter_map(last).max()?;
+        let mut cursor = Cursor::new(&end[at..]);
+        let mut usage = None;
+        cursor
+            .rest_of_object(|cursor| {
+                if !cursor.is_object() {
+                    return cursor.value().map(drop);
+                }
+                usage = Some(read(cursor, dialect)?);
+                Ok(())
+            })
+            .ok()?;
+        usage
     }
 
     /// Takes over what a later report of the same answer says. Streams report in parts (Anthropic: the input first, the
@@ -121,6 +131,25 @@ impl Usage {
             filled.estimated = true;
         }
         filled
+    }
+}
+
+/// What must be in a text that has usage.
+fn marks(dialect: Dialect) -> &'static [&'static [u8]] {
+    match dialect {
+        Dialect::Gemini => &[b"\"usageMetadata\""],
+        Dialect::Cohere => &[b"\"usage\"", b"\"meta\""],
+        _ => &[b"\"usage\""],
+    }
+}
+
+fn read(cursor: &mut Cursor<'_>, dialect: Dialect) -> Result<Usage, Malformed> {
+    match dialect {
+        Dialect::OpenAi => openai(cursor),
+        Dialect::Anthropic => anthropic(cursor),
+        Dialect::Gemini => gemini(cursor),
+        Dialect::Cohere => cohere(cursor),
+        Dialect::Bedrock => bedrock(cursor),
     }
 }
 

@@ -194,3 +194,33 @@ proptest! {
         prop_assert_eq!(merged, again);
     }
 }
+
+#[test]
+fn the_end_of_an_answer_tells_its_usage_where_it_is_its_own() {
+    let seen = |dialect, end: &str| Usage::read_end(dialect, end.as_bytes());
+    let counted = Usage {
+        input: 3,
+        output: 4,
+        ..Usage::default()
+    };
+    for end in [
+        r#"AAAA"}],"usage":{"input_tokens":3,"output_tokens":4}}"#,
+        "AA\"} ] , \"usage\" : {\"prompt_tokens\":3,\"completion_tokens\":4} , \"user\":null,\"metadata\":{\"a\":[1]} }\n",
+    ] {
+        assert_eq!(seen(Dialect::OpenAi, end), Some(counted), "{end}");
+    }
+    let end =
+        r#"}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":4},"modelVersion":"g"}"#;
+    assert_eq!(seen(Dialect::Gemini, end), Some(counted));
+    for end in [
+        // Of something within the answer, cut, of another type, a text that speaks of it.
+        r#"{"usage":{"input_tokens":3,"output_tokens":4}}]}"#,
+        r#""usage":{"input_tokens":3,"output_tokens":4}"#,
+        r#""usage":{"input_tokens":3,"#,
+        r#""usage":null}"#,
+        r#""a":"b \"usage\": {}"}"#,
+        "",
+    ] {
+        assert_eq!(seen(Dialect::OpenAi, end), None, "{end}");
+    }
+}

@@ -193,6 +193,9 @@ fn format(line: &Line, report: &Report, took: Duration) -> String {
         "request_id": text(&report.request_id).or_else(|| text(&line.request_id)),
         "user_agent": text(&line.agent),
     });
+    if let Some(talk) = &report.talk {
+        talk.log(&mut json);
+    }
     if let Some(code) = report.grpc {
         json["grpc_status"] = code.into();
     }

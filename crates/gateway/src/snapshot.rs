@@ -27,6 +27,8 @@ use crate::upstream::{self, Upstream, UpstreamError};
 pub(crate) struct Snapshot {
     /// Counts the accepted loads from 1.
     pub(crate) generation: u64,
+    /// When it was put to work, seconds since 1970.
+    pub(crate) loaded_at: u64,
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) router: Router,
     /// By `Route::index`.
@@ -249,6 +251,8 @@ impl Draft {
             .collect();
         Snapshot {
             generation: old.map_or(0, |o| o.generation) + 1,
+            // The engine's time counts from the Unix epoch as it was at the start.
+            loaded_at: now.0 / 1_000_000_000,
             paths: PathPolicy::default(),
             local: core::Locality::new(&config.node.region, &config.node.zone),
             loaded: loaded.clone(),

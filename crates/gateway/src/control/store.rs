@@ -9,29 +9,15 @@ use std::sync::Arc;
 use tidegate_config::values::StateUrl;
 use tidegate_config::{Config, model};
 use tidegate_keys::share::{self, Sharing};
-use tidegate_keys::{Clock, account};
+use tidegate_keys::{Clock, account, probe};
 use tidegate_llm::price::{Micros, Price, PriceTable};
 use tidegate_state::{OpenError, Store};
 use tokio::task::JoinHandle;
 
 use super::Control;
 use crate::StoreOpener;
-use crate::events::unix_ms;
+use crate::provider::probe::Prober;
 use crate::view::StoreView;
-use crate::worker::Shared;
-
-/// The time that workers and these tasks share.
-struct GatewayClock(Arc<Shared>);
-
-impl Clock for GatewayClock {
-    fn now(&self) -> tidegate_core::Time {
-        self.0.now()
-    }
-
-    fn unix_ms(&self) -> u64 {
-        unix_ms()
-    }
-}
 
 /// A store at work.
 pub(crate) struct Kept {
@@ -101,12 +87,19 @@ impl Control {
     fn keep(&self, url: StateUrl, store: Arc<dyn Store>) -> Kept {
         let shared = &self.shared;
         let keys = &shared.providers.keys;
-        let clock: Arc<dyn Clock> = Arc::new(GatewayClock(shared.clone()));
+        let clock: Arc<dyn Clock> = shared.clone();
         // The embedded file is this machine's alone; a Redis may have other gateways' keys in it.
         let sole = matches!(url, StateUrl::File(_));
         let sharing = share::share(keys.clone(), store.clone(), clock.clone(), Sharing { sole });
+        let prober = Arc::new(Prober(shared.clone()));
+        let holder = format!("{}-{:016x}", keys.replica(), crate::limits::secret());
+        let probing = probe::probe(keys.clone(), store.clone(), clock.clone(), prober, holder);
         let accounts = account::run(shared.providers.accounts.clone(), store.clone(), clock);
-        let tasks = vec![tokio::spawn(sharing), tokio::spawn(accounts)];
+        let tasks = vec![
+            tokio::spawn(sharing),
+            tokio::spawn(probing),
+            tokio::spawn(accounts),
+        ];
         tracing::info!(%url, "state kept");
         Kept { url, store, tasks }
     }

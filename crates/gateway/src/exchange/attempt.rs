@@ -109,6 +109,20 @@ pub(crate) enum Lost {
 }
 
 impl Lost {
+    /// Whether it is certain that nobody works on the request.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Lost::NoneFit(_) | Lost::Overflow | Lost::Refused(_) => true,
+            Lost::Up(e) => !matches!(e, UpError::Reset | UpError::Malformed),
+            Lost::PerTryTimeout
+            | Lost::Deadline
+            | Lost::Idle
+            | Lost::Gone
+            | Lost::Malformed(_)
+            | Lost::TooLarge => false,
+        }
+    }
+
     /// What is told when `later` came after something else.
     fn after(before: Option<Lost>, later: Lost) -> Lost {
         match (before, later) {

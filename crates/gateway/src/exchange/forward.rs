@@ -56,6 +56,7 @@ pub(crate) async fn forward(
         delay,
         busy,
         read,
+        permit: _,
     } = plan;
     let route = &state.route;
     let _busy = busy;
@@ -141,6 +142,11 @@ pub(crate) async fn forward(
                 running.count_as(&traffic);
             }
             if let Some(last) = targets.last() {
+                if let Some(asked) = &last.asked
+                    && lost.is_refusal()
+                {
+                    asked.unused();
+                }
                 match (&last.asked, &mut running.report.talk) {
                     (Some(asked), Some(talk)) => asked.tell(talk),
                     _ => running.report.upstream = Some(last.upstream.name.clone()),
@@ -222,6 +228,7 @@ fn outgoing(
         headers,
         body: request.body,
         upgrade: request.upgrade,
+        replay: route.retry.replay,
     }
 }
 

@@ -62,6 +62,7 @@ impl Copy {
                 headers,
                 body: request.body,
                 upgrade: false,
+                replay: false,
             },
             grpc: context.is_grpc,
             local: context.snapshot.local.clone(),

@@ -9,6 +9,7 @@ use http::header::{HOST, HeaderValue, LOCATION};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
+use tidegate_keys::account::Permit;
 use tidegate_llm::{Fault, FaultKind};
 use tidegate_route::path::normalize;
 use tidegate_route::{
@@ -24,7 +25,9 @@ use super::{Context, Incoming, Running, head};
 use crate::builtin::Builtin;
 use crate::down::Down;
 use crate::limits::Busy;
+use crate::provider::accounts;
 use crate::provider::front::Read;
+use crate::provider::listing::Listing;
 use crate::provider::talk::{self, Talk};
 use crate::provider::target::Asked;
 use crate::snapshot::RouteState;
@@ -47,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) busy: Option<Busy>,
     /// The body, where it was read for this plan.
     pub(crate) read: Option<Box<Read>>,
+    /// The caller's virtual key.
+    pub(crate) permit: Option<Box<Permit>>,
 }
 
 /// What is known of a request when it is planned.
@@ -59,7 +64,14 @@ pub(crate) struct Seen {
     state: Option<Arc<RouteState>>,
     needs_model: bool,
     /// What the route's limits said, once they were asked.
-    entered: Option<(Option<Busy>, FaultDecision)>,
+    entered: Option<Entered>,
+}
+
+/// A request that its route has let in.
+struct Entered {
+    busy: Option<Busy>,
+    fault: FaultDecision,
+    permit: Option<Box<Permit>>,
 }
 
 impl Seen {
@@ -95,7 +107,7 @@ pub(crate) enum Instead {
     /// A call that no provider can be asked.
     Fault(Fault),
     /// The list of a route's models.
-    Listing(Arc<RouteState>),
+    Listing(Box<Listing>),
 }
 
 impl From<Fault> for Box<Instead> {
@@ -228,9 +240,13 @@ pub(crate) fn resume(
     if asks && running.report.talk.is_none() {
         running.report.talk = Some(Talk::of(request));
     }
-    let (busy, fault) = match seen.entered.take() {
+    let entered = match seen.entered.take() {
         Some(entered) => entered,
         None => {
+            let permit = match asks {
+                true => accounts::admit(context, state, request)?,
+                false => None,
+            };
             let busy = limits(worker, state, &view)?;
             let fault = found
                 .route
@@ -238,25 +254,35 @@ pub(crate) fn resume(
                 .as_ref()
                 .map(|f| f.decide(worker.random()))
                 .unwrap_or_default();
-            (busy, fault)
+            Entered {
+                busy,
+                fault,
+                permit: permit.map(Box::new),
+            }
         }
     };
-    if let Some(abort) = fault.abort {
+    if let Some(abort) = entered.fault.abort {
         return Err(aborted(abort).into());
     }
     if asks {
         let Some(read) = &seen.read else {
             seen.state = Some(state.clone());
-            seen.entered = Some((busy, fault));
+            seen.entered = Some(entered);
             return Err(Box::new(Instead::Unread(seen)));
         };
-        if read.is_listing() {
-            return Err(Box::new(Instead::Listing(state.clone())));
+        if let Some(model) = read.listing() {
+            return Err(Box::new(Instead::Listing(Box::new(Listing {
+                state: state.clone(),
+                model: model.map(str::to_owned),
+                permit: entered.permit.map(|permit| *permit),
+            }))));
+        }
+        if let (Some(permit), Model::Named(model)) = (&entered.permit, view.model) {
+            accounts::allowed(permit, model)?;
         }
     }
     match &found.route.action {
         Action::Forward(forward) => {
-            let targets = targets(context, state, forward, &view, seen.read.as_deref())?;
             let changed = found
                 .route
                 .rewrite
@@ -271,6 +297,10 @@ pub(crate) fn resume(
             } else {
                 joined(&changed, request.target.query())?
             };
+            if asks && let Some(read) = &seen.read {
+                read.pass_on(request, &path);
+            }
+            let targets = targets(context, state, forward, &view, seen.read.as_deref())?;
             let mirror = forward
                 .mirror
                 .as_ref()
@@ -280,8 +310,9 @@ pub(crate) fn resume(
                 state: state.clone(),
                 targets,
                 path,
-                delay: fault.delay,
-                busy,
+                delay: entered.fault.delay,
+                busy: entered.busy,
+                permit: entered.permit,
                 read: seen.read,
             })
         }

@@ -3,6 +3,7 @@
 //! Beyond what an attempt at an endpoint goes through it has a further stage: the answer's body is read until there is something for
 //! the caller. Until then nothing of it is seen, so that another key can take over.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use tidegate_llm::{Answer, Broke, Step};
 use tidegate_wire::h1::BodyLength;
 
 use super::Provider;
+use super::accounts::Ledger;
 use super::bodies::Kept;
 use crate::clock;
 use crate::down::{Down, Part};
@@ -40,6 +42,7 @@ pub(crate) struct Asking {
     pub(crate) whole: bool,
     /// Bytes of the caller's request.
     pub(crate) asked_bytes: usize,
+    pub(crate) ledger: Option<Rc<Ledger>>,
     first_content: Option<Duration>,
     pub(crate) idle: Option<Duration>,
     /// When there must be content.
@@ -50,28 +53,40 @@ pub(crate) struct Asking {
     pub(crate) first_token: Option<Duration>,
 }
 
+/// A request made for a key, and what its answer is read with.
+pub(crate) struct Made {
+    /// The model, by the provider's name.
+    pub(crate) model: String,
+    pub(crate) request: OutRequest,
+    pub(crate) body: Bytes,
+    /// The body's share of the memory, where it is not the caller's own.
+    pub(crate) kept: Kept,
+    pub(crate) answer: Answer,
+    /// Bytes of the caller's request.
+    pub(crate) asked_bytes: usize,
+    pub(crate) ledger: Option<Rc<Ledger>>,
+}
+
 impl Asking {
     pub(crate) fn new(
         provider: &Arc<Provider>,
-        model: String,
         key: KeyPick,
-        (request, body, kept): (OutRequest, Bytes, Kept),
-        answer: Answer,
+        made: Made,
         timeouts: &ProviderTimeouts,
-        asked_bytes: usize,
     ) -> Box<Self> {
         Box::new(Self {
             provider: provider.clone(),
-            model,
+            model: made.model,
             key,
-            request,
-            kept: Some(kept),
-            source: Source::of_whole(body, None),
-            answer,
+            request: made.request,
+            kept: Some(made.kept),
+            source: Source::of_whole(made.body, None),
+            answer: made.answer,
             out: Vec::new(),
             headed: false,
             whole: false,
-            asked_bytes,
+            asked_bytes: made.asked_bytes,
+            ledger: made.ledger,
             first_content: timeouts.first_content,
             idle: timeouts.idle,
             due: None,
@@ -109,6 +124,11 @@ impl Asking {
                     self.headed = true;
                     self.first_byte = Some(clock::since(self.started));
                     self.answer.head(response.status, &response.headers);
+                    if let Some(ledger) = self.ledger.as_ref()
+                        && response.status.is_success()
+                    {
+                        ledger.sent(&self.model);
+                    }
                 }
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
                 Poll::Pending => return Poll::Pending,
@@ -118,10 +138,7 @@ impl Asking {
             // The answer decides what a request means that was not taken whole.
             let _ = relay::poll_request(up, down, &mut self.source, cursor, cx);
         }
-        loop {
-            let Poll::Ready(step) = self.read(up, cx) else {
-                break;
-            };
+        while let Poll::Ready(step) = self.read(up, cx) {
             match step {
                 Step::Failed => return Poll::Ready(Err(Fault::Unfit)),
                 Step::Done => {

@@ -1,13 +1,14 @@
 //! The beginning of a request about a model: its body is read whole, because the route or the provider depends on what it says and
 //! because another key may need it again.
 
+use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::header::EXPECT;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
 use tidegate_llm::{Call, Endpoint, Fault, FaultKind, Front};
 use tidegate_route::Model;
@@ -15,7 +16,7 @@ use tidegate_wire::grpc::GrpcStatus;
 use tidegate_wire::h1::BodyLength;
 
 use super::bodies::Kept;
-use super::{listing, talk};
+use super::{accounts, listing, talk};
 use crate::clock;
 use crate::down::{Down, DownError, Part};
 use crate::exchange::plan::{self, Instead, Seen};
@@ -33,7 +34,7 @@ pub(crate) struct Read {
     /// None: no endpoint of any dialect.
     front: Option<Front>,
     /// What it asks. None where there is nothing to be read (lists of models), or nobody to read it.
-    call: Option<Result<Rc<Call>, Fault>>,
+    call: OnceCell<Result<Rc<Call>, Fault>>,
     /// None: the body is still with the caller.
     body: Option<Body>,
 }
@@ -45,19 +46,15 @@ struct Body {
 }
 
 impl Read {
-    pub(crate) fn front(&self) -> Option<&Front> {
-        self.front.as_ref()
-    }
-
-    /// Whether it asks for the list of models.
-    pub(crate) fn is_listing(&self) -> bool {
-        let front = self.front.as_ref();
-        front.is_some_and(|front| front.endpoint == Endpoint::Models)
+    /// Whether it asks for a list of models, and then for which one of them.
+    pub(crate) fn listing(&self) -> Option<Option<&str>> {
+        let front = self.front.as_ref()?;
+        (front.endpoint == Endpoint::Models).then_some(front.model.as_deref())
     }
 
     /// What routes may match.
     pub(crate) fn model(&self) -> Model<'_> {
-        match (&self.call, &self.front) {
+        match (self.call.get(), &self.front) {
             (Some(Ok(call)), _) => Model::Named(call.model()),
             (
                 None,
@@ -69,12 +66,22 @@ impl Read {
         }
     }
 
+    /// A request that no dialect knows goes to the provider as it stands here, if the route has one that takes such.
+    pub(crate) fn pass_on(&self, request: &Incoming, path: &PathAndQuery) {
+        if let (None, Some(body)) = (&self.front, &self.body) {
+            let dialect = Front::dialect_of_headers(&request.headers);
+            let method = request.method.clone();
+            let call = Call::original(method, path.as_str(), dialect, body.bytes.clone());
+            self.call.get_or_init(|| Ok(Rc::new(call)));
+        }
+    }
+
     /// What a provider is asked.
     ///
     /// # Errors
     /// The request is none that a provider could be asked.
     pub(crate) fn call(&self) -> Result<&Rc<Call>, Fault> {
-        match &self.call {
+        match self.call.get() {
             Some(Ok(call)) => Ok(call),
             Some(Err(fault)) => Err(fault.clone()),
             None => Err(Fault::new(
@@ -126,15 +133,17 @@ pub(crate) async fn handle(
     }
     let mut read = Read {
         front,
-        call: None,
+        call: OnceCell::new(),
         body: None,
     };
-    if let Some(front) = read.front.as_ref().filter(|_| !lists) {
+    if !lists && (read.front.is_some() || !seen.needs_model() && takes_any(context, &state)) {
         match body(context, &state, &mut request, down).await {
             Ok(body) => {
                 running.report.bytes_up = body.bytes.len() as u64;
-                let call = Call::read(front, &request.headers, body.bytes.clone());
-                read.call = Some(call.map(Rc::new));
+                if let Some(front) = &read.front {
+                    let call = Call::read(front, &request.headers, body.bytes.clone());
+                    read.call.get_or_init(|| call.map(Rc::new));
+                }
                 read.body = Some(body);
             }
             Err(Stop::Fault(fault)) => {
@@ -153,12 +162,25 @@ pub(crate) async fn handle(
     }
     seen.read(read);
     match plan::resume(context, &mut request, running, seen) {
-        Ok(plan) => forward::forward(context, plan, request, down, running).await,
+        Ok(mut plan) => match accounts::reserve(context, &mut plan, running).await {
+            Ok(()) => forward::forward(context, plan, request, down, running).await,
+            Err(fault) => talk::fault(context, &fault, down, running).await,
+        },
         Err(instead) => match *instead {
-            Instead::Listing(state) => listing::answer(context, Some(&state), down, running).await,
+            Instead::Listing(listing) => {
+                listing::answer(context, Some(*listing), down, running).await
+            }
             instead => plan::answer(context, instead, down, running).await,
         },
     }
+}
+
+/// Whether the route has a provider that gets any request as it is.
+fn takes_any(context: Context<'_>, state: &RouteState) -> bool {
+    let providers = &context.snapshot.providers;
+    state
+        .providers()
+        .any(|index| providers[index.get()].keys.live().spec.original)
 }
 
 /// Reads the body to its end.

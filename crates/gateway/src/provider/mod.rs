@@ -8,6 +8,7 @@
 //!    → attempt: nothing goes out before content has begun → relay: what llm gives out, to the caller
 //! ```
 
+pub(crate) mod accounts;
 pub(crate) mod attempt;
 pub(crate) mod bodies;
 pub(crate) mod front;
@@ -52,6 +53,16 @@ impl Shared {
             accounts: Arc::default(),
             bodies: Arc::default(),
         }
+    }
+}
+
+impl tidegate_keys::Clock for crate::worker::Shared {
+    fn now(&self) -> tidegate_core::Time {
+        crate::worker::Shared::now(self)
+    }
+
+    fn unix_ms(&self) -> u64 {
+        crate::events::unix_ms()
     }
 }
 

@@ -103,6 +103,10 @@ pub(crate) async fn relay(
     };
     let usage = usage(&asking, report.bytes_down, &ended);
     provider.stats.used(worker.index, &asking.model, &usage);
+    if let Some(ledger) = &asking.ledger {
+        ledger.sent(&asking.model);
+        ledger.settle(&usage);
+    }
     if let Some(talk) = &mut report.talk {
         talk.provider = Some(provider.name().clone());
         talk.model = Some(asking.model.clone());

@@ -13,7 +13,7 @@ use tidegate_llm::ProviderSpec;
 
 use super::{Provider, Sticky};
 use crate::stats::Registry;
-use crate::upstream::{self, Upstream, UpstreamError};
+use crate::upstream::{self, UpstreamError};
 
 /// Why a provider can't be put to work.
 #[derive(Debug, thiserror::Error)]
@@ -144,13 +144,6 @@ fn implicit(section: &model::Provider, spec: &ProviderSpec) -> model::Upstream {
             ..model::LocalityPolicy::default()
         },
         when_exhausted: model::WhenExhausted::Error,
-    }
-}
-
-impl Provider {
-    /// Whether this upstream is the one behind a provider.
-    pub(crate) fn is_behind(&self, upstream: &Upstream) -> bool {
-        Arc::ptr_eq(&self.upstream.live, &upstream.live)
     }
 }
 

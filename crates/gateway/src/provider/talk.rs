@@ -33,6 +33,8 @@ pub(crate) struct Talk {
     pub(crate) model: Option<String>,
     pub(crate) key: Option<Fingerprint>,
     pub(crate) usage: Option<Usage>,
+    /// Id of the caller's virtual key.
+    pub(crate) virtual_key: Option<String>,
 }
 
 impl Talk {
@@ -49,11 +51,34 @@ impl Talk {
             model: None,
             key: None,
             usage: None,
+            virtual_key: None,
         })
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     pub(crate) fn of(request: &Incoming) -> Box<Self> {
         Self::with(request, recognise(request).as_ref())
+    }
+
+    /// Adds what is known to a line of the log: names and counts, never what was said.
+    pub(crate) fn log(&self, line: &mut serde_json::Value) {
+        line["provider"] = self.provider.as_deref().into();
+        line["model"] = self.model.as_deref().into();
+        line["key"] = self.key.as_ref().map(Fingerprint::as_str).into();
+        if let Some(id) = &self.virtual_key {
+            line["virtual_key"] = id.as_str().into();
+        }
+        if let Some(endpoint) = self.endpoint {
+            line["operation"] = endpoint.operation().into();
+        }
+        if let Some(usage) = &self.usage {
+            line["input_tokens"] = usage.input.into();
+            line["output_tokens"] = usage.output.into();
+            line["tokens_estimated"] = usage.estimated.into();
+        }
     }
 
     /// The end of a stream of which nothing but its head and heartbeats was sent.

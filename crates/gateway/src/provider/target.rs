@@ -17,7 +17,8 @@ use tidegate_route::retry::{MAX_SAFE_RETRIES, RetryPolicy, Tries};
 use tidegate_wire::h1::BodyLength;
 
 use super::Provider;
-use super::attempt::Asking;
+use super::accounts::Ledger;
+use super::attempt::{Asking, Made};
 use super::talk::Talk;
 use crate::exchange::attempt::Then;
 use crate::exchange::race::End;
@@ -35,6 +36,8 @@ pub(crate) struct Asked {
     refusal: RefCell<Option<Box<Refusal>>>,
     /// Attempts of which nothing was processed.
     safe: Cell<u32>,
+    /// What the caller's virtual key is charged with.
+    ledger: Option<Rc<Ledger>>,
 }
 
 /// What follows an attempt.
@@ -83,13 +86,35 @@ impl Asked {
             next: Cell::new(None),
             refusal: RefCell::default(),
             safe: Cell::new(0),
+            ledger: None,
+        }
+    }
+
+    /// Bytes of the request, and the most tokens that its answer may have if the caller says so.
+    pub(crate) fn size(&self) -> (u64, Option<u64>) {
+        (self.call.body().len() as u64, self.call.max_tokens())
+    }
+
+    /// The model, by the provider's name.
+    pub(crate) fn model(&self) -> String {
+        self.rotation.borrow().model().to_owned()
+    }
+
+    pub(crate) fn charge_to(&mut self, ledger: &Rc<Ledger>) {
+        self.ledger = Some(ledger.clone());
+    }
+
+    /// No provider took the request in the end.
+    pub(crate) fn unused(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.unused();
         }
     }
 
     /// For the log: whom the caller was referred to.
     pub(crate) fn tell(&self, talk: &mut Talk) {
         talk.provider = Some(self.provider.name().clone());
-        talk.model = Some(self.rotation.borrow().model().to_owned());
+        talk.model = Some(self.model());
     }
 
     /// The next attempt: a key, and the request made for it. `headers` are the caller's.
@@ -110,16 +135,17 @@ impl Asked {
                     if body.as_ptr() != self.call.body().as_ptr() {
                         kept.add(body.len() as u64);
                     }
-                    let timeouts = &rotation.live().timeouts;
-                    return Ok(Asking::new(
-                        &self.provider,
-                        rotation.model().to_owned(),
-                        key,
-                        (request, body, kept),
+                    let made = Made {
+                        model: rotation.model().to_owned(),
+                        request,
+                        body,
+                        kept,
                         answer,
-                        timeouts,
-                        self.call.body().len(),
-                    ));
+                        asked_bytes: self.call.body().len(),
+                        ledger: self.ledger.clone(),
+                    };
+                    let timeouts = &rotation.live().timeouts;
+                    return Ok(Asking::new(&self.provider, key, made, timeouts));
                 }
                 // A key that can't be written into a request is as good as dead.
                 Err(fault) if fault.kind == FaultKind::Internal => {
@@ -173,6 +199,8 @@ impl Asked {
             headers: made.headers,
             body: BodyLength::Exact(made.body.len() as u64),
             upgrade: false,
+            // Answers are paid for, but a caller that gets none is worse.
+            replay: true,
         };
         let secret = (!token.is_empty()).then(|| token.into());
         let answer = tidegate_llm::Answer::new(made.plan, secret, now_unix);

@@ -75,6 +75,8 @@ pub(crate) struct H1Up {
     conn: Box<H1Conn>,
     home: Rc<EndpointConns>,
     method: Method,
+    /// It may be sent twice.
+    replay: bool,
     decoder: BodyDecoder,
     reader: HeadReader,
     chunked: bool,
@@ -112,6 +114,7 @@ impl H1Up {
         Self {
             conn,
             home,
+            replay: request.replay || is_idempotent(&request.method),
             method: request.method.clone(),
             decoder: BodyDecoder::new(BodyLength::None),
             reader: HeadReader::new(),
@@ -125,12 +128,10 @@ impl H1Up {
     }
 
     /// Why there is no answer. A kept connection that ends without a byte of one was closed by the peer while the request was on
-    /// its way to it, as far as anybody can tell; an idempotent request may then be sent again as if it had not been written (RFC
-    /// 9112 §9.3.1). A peer that does so on purpose is found out on the next connection, which is a fresh one.
+    /// its way to it, as far as anybody can tell; a request that may be sent twice is then sent again as if it had not been written
+    /// (RFC 9112 §9.3.1). A peer that does so on purpose is found out on the next connection, which is a fresh one.
     fn lost(&self) -> UpError {
-        let stale = self.conn.requests > 1
-            && self.conn.read.bytes.is_empty()
-            && is_idempotent(&self.method);
+        let stale = self.conn.requests > 1 && self.conn.read.bytes.is_empty() && self.replay;
         if self.conn.write.wrote() && !stale {
             UpError::Reset
         } else {

@@ -26,6 +26,8 @@ pub(crate) struct OutRequest {
     pub(crate) body: BodyLength,
     /// The caller wants to switch protocols (WebSocket and the like).
     pub(crate) upgrade: bool,
+    /// It may be sent twice, whatever its method.
+    pub(crate) replay: bool,
 }
 
 /// What came first from the endpoint.

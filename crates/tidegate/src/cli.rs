@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_config::values::parse_duration;
+use tidegate_keys::account::{Amount, Budget, Span};
 
 /// Keeps model services available: one gateway in front of everything that can answer.
 #[derive(Debug, Parser)]
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Import(Import),
     /// Look at a running Tidegate
     Status(Status),
+    /// Virtual keys: what callers show instead of a provider's key, with limits of their own
+    Keys(Keys),
     /// The whole thing on this machine, without files or network: a real model, real failures, no failed request
     Demo(Demo),
     /// Run as a part of `demo`: one instance of its model
@@ -106,12 +109,75 @@ pub(crate) struct Status {
     /// Look again every second until Ctrl-C
     #[arg(long)]
     pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) running: Running,
+}
+
+/// Which running Tidegate is asked.
+#[derive(Debug, Args)]
+pub(crate) struct Running {
     /// The admin port. Default: $TIDEGATE_ADMIN, else http://127.0.0.1:9900
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) admin: Option<String>,
     /// A file with the admin port's token. Default: the token in $TIDEGATE_ADMIN_TOKEN
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) token_file: Option<PathBuf>,
+}
+
+/// `tidegate keys`.
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    #[command(subcommand)]
+    pub(crate) command: KeysCommand,
+    /// Print the admin API's JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) running: Running,
+}
+
+/// What `tidegate keys` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key; its token is printed on stdout and can never be shown again
+    Create(CreateKey),
+    /// All keys with what they have used
+    List,
+    /// One key
+    Show {
+        /// Its id (vk-…)
+        id: String,
+    },
+    /// Revoke a key, on every replica
+    Revoke {
+        /// Its id (vk-…)
+        id: String,
+    },
+}
+
+/// `tidegate keys create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateKey {
+    /// A name for people
+    pub(crate) name: String,
+    /// Models that may be asked for, by callers' names; * stands for anything. Default: all
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    pub(crate) models: Vec<String>,
+    /// Requests in a minute
+    #[arg(long, value_name = "N")]
+    pub(crate) requests_per_minute: Option<u64>,
+    /// Tokens in a minute, prompt and answer together
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens_per_minute: Option<u64>,
+    /// AMOUNT/day or AMOUNT/month in the currency of the price table; may be given for each
+    #[arg(long, value_name = "AMOUNT/SPAN", value_parser = money)]
+    pub(crate) budget: Vec<Budget>,
+    /// N/day or N/month in tokens; may be given for each
+    #[arg(long, value_name = "N/SPAN", value_parser = tokens)]
+    pub(crate) token_budget: Vec<Budget>,
+    /// Time until it ends by itself (30d, 12h). Default: it stays until it is revoked
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub(crate) expires_in: Option<Duration>,
 }
 
 /// What `tidegate status` shows.
@@ -119,6 +185,8 @@ pub(crate) struct Status {
 pub(crate) enum Section {
     /// Upstreams with their members
     Upstreams,
+    /// Providers with their keys
+    Providers,
     /// Routes with their traffic
     Routes,
     /// Listeners with their connections
@@ -165,6 +233,41 @@ pub(crate) struct DemoInstance {
     /// Port on 127.0.0.1; 0: any
     #[arg(long)]
     pub(crate) port: u16,
+}
+
+fn money(text: &str) -> Result<Budget, String> {
+    let (amount, per) = budget(text)?;
+    let amount: f64 = amount
+        .parse()
+        .map_err(|_| format!("{amount:?} is no amount"))?;
+    match amount > 0.0 && amount.is_finite() {
+        true => Ok(Budget::money(amount, per)),
+        false => Err("an amount is more than 0".into()),
+    }
+}
+
+fn tokens(text: &str) -> Result<Budget, String> {
+    let (amount, per) = budget(text)?;
+    let amount = amount
+        .parse()
+        .map_err(|_| format!("{amount:?} is no number of tokens"))?;
+    let amount = Amount::Tokens(amount);
+    Ok(Budget { amount, per })
+}
+
+fn budget(text: &str) -> Result<(&str, Span), String> {
+    match text.split_once('/') {
+        Some((amount, "day")) => Ok((amount, Span::Day)),
+        Some((amount, "month")) => Ok((amount, Span::Month)),
+        _ => Err("write 10/day or 200/month".into()),
+    }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match text.strip_suffix('d').map(str::parse::<u64>) {
+        Some(Ok(days)) => Ok(Duration::from_secs(days.saturating_mul(86_400))),
+        _ => duration(text),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

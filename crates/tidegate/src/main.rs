@@ -11,6 +11,7 @@ mod control;
 mod demo;
 mod exe;
 mod import;
+mod keys;
 mod limits;
 mod log;
 mod plan;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         }
         Command::Import(options) => import::run(&options),
         Command::Status(options) => status::run(&options),
+        Command::Keys(options) => keys::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::DemoInstance(options) => demo::run_instance(&options),
         Command::DemoGuard { folder } => demo::run_guard(&folder),

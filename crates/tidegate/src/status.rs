@@ -8,7 +8,7 @@ use tidegate_admin::client::AdminUrl;
 use tidegate_admin::status::{StatusOptions, View};
 
 use crate::check::BAD;
-use crate::cli::{Section, Status};
+use crate::cli::{Running, Section, Status};
 
 /// The environment variable with the admin port's address.
 const ADMIN: &str = "TIDEGATE_ADMIN";
@@ -19,8 +19,11 @@ const DEFAULT_ADMIN: &str = "http://127.0.0.1:9900";
 /// Time between two looks of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs the command.
-pub(crate) fn run(options: &Status) -> ExitCode {
+/// Where the running one is asked, with the token that it wants.
+///
+/// # Errors
+/// The address or the token's file, already told.
+pub(crate) fn running(options: &Running) -> Result<(AdminUrl, Option<Token>), ExitCode> {
     let environment = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let admin = options
         .admin
@@ -31,7 +34,7 @@ pub(crate) fn run(options: &Status) -> ExitCode {
         Ok(admin) => admin,
         Err(error) => {
             eprintln!("error: {error}");
-            return ExitCode::from(BAD);
+            return Err(ExitCode::from(BAD));
         }
     };
     let token = match &options.token_file {
@@ -43,13 +46,22 @@ pub(crate) fn run(options: &Status) -> ExitCode {
                     "error: the token's file {} cannot be read: {error}",
                     path.display()
                 );
-                return ExitCode::from(BAD);
+                return Err(ExitCode::from(BAD));
             }
         },
     };
+    Ok((admin, token.as_deref().and_then(Token::new)))
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Status) -> ExitCode {
+    let (admin, token) = match running(&options.running) {
+        Ok(found) => found,
+        Err(code) => return code,
+    };
     let asked = StatusOptions {
         admin,
-        token: token.as_deref().and_then(Token::new),
+        token,
         view: options.section.map_or(View::All, view),
         json: options.json,
         watch: options.watch,
@@ -68,6 +80,7 @@ pub(crate) fn run(options: &Status) -> ExitCode {
 fn view(section: Section) -> View {
     match section {
         Section::Upstreams => View::Upstreams,
+        Section::Providers => View::Providers,
         Section::Routes => View::Routes,
         Section::Listeners => View::Listeners,
         Section::Events => View::Events,

@@ -3,6 +3,7 @@
 //! [`render()`] is pure, from answers to text; `watch` draws it again and again; [`run`] is the command.
 
 mod format;
+mod keys;
 mod providers;
 mod render;
 mod table;
@@ -11,6 +12,7 @@ mod watch;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+pub use keys::keys_table;
 pub use render::{Style, View, render};
 
 use crate::Token;
@@ -87,7 +89,7 @@ async fn command(options: &StatusOptions) -> Result<(), StatusError> {
         json(&mut client, options.view).await? + "\n"
     } else {
         let overview: Overview = client.get("/api/v1/overview").await?;
-        render(&overview, None, options.view, &style(options))
+        render(&overview, None, options.view, &style(options.colour))
     };
     write(&text)
 }
@@ -107,12 +109,12 @@ async fn json(client: &mut Client, view: View) -> Result<String, ClientError> {
 }
 
 /// How standard output wants it.
-fn style(options: &StatusOptions) -> Style {
+fn style(colour: Option<bool>) -> Style {
     let terminal = io::stdout().is_terminal();
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     Style {
         width: size().map_or(120, |(width, _)| width),
-        colour: options.colour.unwrap_or(terminal && !no_colour),
+        colour: colour.unwrap_or(terminal && !no_colour),
     }
 }
 

@@ -50,7 +50,7 @@ async fn frames(client: &mut Client, options: &StatusOptions) -> Result<(), Stat
             } else {
                 None
             };
-            let mut text = render(now, earlier, options.view, &style(options));
+            let mut text = render(now, earlier, options.view, &style(options.colour));
             if let Some((since, error)) = &lost {
                 let notice = format!(
                     "no answer for {} s, trying again: {error}\n\n",

@@ -290,6 +290,7 @@ impl Handle {
                 open.samples.push(number(labels(), m.connections as f64));
             }
         }
+        self.key_attempts(&mut attempts);
         self.key_metrics(&mut state, &mut ejections, &mut busy);
         vec![attempts, retries, refused, state, ejections, busy, open]
     }

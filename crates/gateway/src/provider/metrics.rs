@@ -120,6 +120,26 @@ impl Handle {
         ]
     }
 
+    /// Attempts with keys by verdict, as those at endpoints are counted.
+    pub(crate) fn key_attempts(&self, attempts: &mut Family) {
+        for provider in &self.control.shared.snapshot.load().providers {
+            let mut verdicts = [("ok", 0), ("neutral", 0), ("failure", 0)];
+            for (outcome, n) in provider.keys.counts().attempts() {
+                let verdict = match outcome {
+                    "ok" => 0,
+                    "caller_fault" | "cancelled" => 1,
+                    _ => 2,
+                };
+                verdicts[verdict].1 += n;
+            }
+            let pool = provider.name().to_string();
+            attempts.samples.extend(verdicts.map(|(verdict, n)| {
+                let labels = vec![("pool", pool.clone()), ("verdict", verdict.to_owned())];
+                number(labels, n as f64)
+            }));
+        }
+    }
+
     /// Keys are members of pools like endpoints: their provider is the pool.
     pub(crate) fn key_metrics(
         &self,

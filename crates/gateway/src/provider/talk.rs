@@ -63,20 +63,22 @@ impl Talk {
         Self::with(request, recognise(request).as_ref())
     }
 
-    /// Adds what is known to a line of the log: names and counts, never what was said.
+    /// Adds what is known to a line of the log: names and counts, never what was said. What OpenTelemetry's GenAI conventions have a
+    /// name for has that name.
     pub(crate) fn log(&self, line: &mut serde_json::Value) {
         line["provider"] = self.provider.as_deref().into();
-        line["model"] = self.model.as_deref().into();
+        line["gen_ai.request.model"] = self.model.as_deref().into();
         line["key"] = self.key.as_ref().map(Fingerprint::as_str).into();
         if let Some(id) = &self.virtual_key {
             line["virtual_key"] = id.as_str().into();
         }
         if let Some(endpoint) = self.endpoint {
-            line["operation"] = endpoint.operation().into();
+            line["gen_ai.operation.name"] = endpoint.operation().into();
         }
         if let Some(usage) = &self.usage {
-            line["input_tokens"] = usage.input.into();
-            line["output_tokens"] = usage.output.into();
+            line["gen_ai.usage.input_tokens"] = usage.input.into();
+            line["gen_ai.usage.output_tokens"] = usage.output.into();
+            line["gen_ai.usage.cache_read.input_tokens"] = usage.cached.into();
             line["tokens_estimated"] = usage.estimated.into();
         }
     }

@@ -105,13 +105,13 @@ def test_a_restart_keeps_what_is_known_of_keys_and_their_times(tidegate, faulty)
     gateway = tidegate(one(faulty, [A, B, C], failover=SELDOM))
     out(gateway, faulty, A)
     out(gateway, faulty, B, faults.limited(600), model="gpt-4")
-    before = cause(gateway, B)
+    before, asked = cause(gateway, B), (faulty.count(A), faulty.count(B))
     assert gateway.stop() == 0
     gateway.start()
     until(lambda: state(gateway, A) == "ejected", 5)
     assert cause(gateway, B) == before and before["class"] == "limited"
     assert [post(gateway).status for _ in range(30)] == [200] * 30
-    assert (faulty.count(A), faulty.count(B)) == (1, 1)
+    assert (faulty.count(A), faulty.count(B)) == asked
 
 
 def test_an_upgrade_keeps_what_is_known_of_keys(tidegate, faulty):

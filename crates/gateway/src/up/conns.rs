@@ -15,10 +15,12 @@ use std::time::Instant;
 use super::connect::{Fresh, connect};
 use super::h1::{H1Conn, H1Up};
 use super::h2::{H2Conn, H2Up, Lease};
+use super::queue::Queue;
 use super::slots::{Slot, Waiting};
 use super::{OutRequest, Up, UpError};
 use crate::clock;
 use crate::io::buffer::{ReadBuf, WriteBuf};
+use crate::limits::secret;
 use crate::upstream::{Protocol, Target, Upstream};
 
 /// Connections being opened at once to one endpoint for HTTP/2: a burst of requests must not open one each.
@@ -50,6 +52,13 @@ impl Siblings {
             }
         }
     }
+
+    /// Wakes whoever waits on this worker for any endpoint of the upstream.
+    fn wake(&self) {
+        for home in self.homes.borrow().iter().filter_map(Weak::upgrade) {
+            home.wake_all();
+        }
+    }
 }
 
 /// Counts an open connection for the endpoint (all workers) and for the upstream (this worker).
@@ -74,6 +83,10 @@ impl Drop for OpenConn {
     fn drop(&mut self) {
         count(&self.target.open, -1);
         self.siblings.open.set(self.siblings.open() - 1);
+        // A worker without any may open one, whatever the limit: nobody else would tell those who wait.
+        if self.siblings.open() == 0 {
+            self.siblings.wake();
+        }
     }
 }
 
@@ -94,8 +107,9 @@ pub(crate) struct EndpointConns {
     idle: RefCell<Vec<Box<H1Conn>>>,
     h2: RefCell<Vec<Rc<H2Conn>>>,
     opening: Cell<usize>,
-    /// Whom to wake, by waiter.
-    waiters: RefCell<Vec<(u64, Waker)>>,
+    /// Somebody waits for one of these to be open, or to have failed.
+    awaits_opening: Cell<bool>,
+    waiters: RefCell<Queue>,
     /// What ALPN agreed on last, for `protocol: auto` under TLS.
     speaks_h2: Cell<Option<bool>>,
     /// The endpoint is gone: connections that come back are closed.
@@ -163,6 +177,7 @@ impl EndpointConns {
             idle: RefCell::default(),
             h2: RefCell::default(),
             opening: Cell::new(0),
+            awaits_opening: Cell::new(false),
             waiters: RefCell::default(),
             speaks_h2: Cell::new(None),
             retired: Cell::new(false),
@@ -242,7 +257,10 @@ impl EndpointConns {
                 let step = self.step(wanted);
                 on_endpoint.set(!matches!(step, Step::AwaitSlot));
                 match step {
-                    Step::AwaitSlot | Step::AwaitConnect => Poll::Pending,
+                    Step::AwaitSlot | Step::AwaitConnect => {
+                        queued.pass_on();
+                        Poll::Pending
+                    }
                     step => Poll::Ready(step),
                 }
             })
@@ -288,12 +306,9 @@ impl EndpointConns {
 
     fn step_h2(self: &Rc<Self>) -> Step {
         let soft = self.upstream.settings.http2_streams;
-        let max_age = self.upstream.settings.max_age;
-        let now = Instant::now();
+        let now = clock::now();
         let mut conns = self.h2.borrow_mut();
-        conns.retain(|c| {
-            !c.closed.get() && max_age.is_none_or(|age| now.duration_since(c.born) < age)
-        });
+        conns.retain(|c| !c.closed.get() && c.old_at.is_none_or(|at| now < at));
         let mut best: Option<&Rc<H2Conn>> = None;
         let mut spare: Option<&Rc<H2Conn>> = None;
         for conn in conns.iter() {
@@ -325,8 +340,19 @@ impl EndpointConns {
         if may_open {
             Step::AwaitSlot
         } else {
+            self.awaits_opening.set(true);
             Step::AwaitConnect
         }
+    }
+
+    /// Whether a connection that is open has room for a request of one protocol or the other.
+    fn has_place(&self) -> bool {
+        !self.idle.borrow().is_empty()
+            || self.h2.borrow().iter().any(|c| {
+                !c.closed.get()
+                    && c.active.get() < c.peer_limit()
+                    && !self.is_used_up(c.streams.get())
+            })
     }
 
     /// A slot for a new connection. When all are taken, one that idles at another endpoint gives its up: it would keep it until its idle
@@ -359,6 +385,13 @@ impl EndpointConns {
         if self.upstream.live.slots.contended() {
             self.give_up_idle();
         }
+    }
+
+    /// When a connection that is opened now is to be replaced: connections that were opened together do not go together.
+    pub(super) fn old_at(&self, now: Instant) -> Option<Instant> {
+        let age = self.upstream.settings.max_age?;
+        let spread = 0.9 + 0.2 * (secret() >> 11) as f64 / (1u64 << 53) as f64;
+        now.checked_add(age.mul_f64(spread))
     }
 
     fn is_used_up(&self, requests: u64) -> bool {
@@ -394,7 +427,7 @@ impl EndpointConns {
                     read: ReadBuf::default(),
                     write: WriteBuf::default(),
                     idle_since: now,
-                    born: now,
+                    old_at: self.old_at(now),
                     requests: 0,
                     _slot: slot,
                     _open: open,
@@ -423,10 +456,7 @@ impl EndpointConns {
 
     /// Takes a connection back after an exchange.
     pub(crate) fn put_h1(&self, mut conn: Box<H1Conn>) {
-        let settings = &self.upstream.settings;
-        let old = settings
-            .max_age
-            .is_some_and(|age| clock::since(conn.born) >= age);
+        let old = conn.old_at.is_some_and(|at| clock::now() >= at);
         if self.retired.get() || old || self.is_used_up(u64::from(conn.requests)) {
             return;
         }
@@ -447,15 +477,24 @@ impl EndpointConns {
     /// Drops connections that can't take streams any more.
     pub(crate) fn forget_closed(&self) {
         self.h2.borrow_mut().retain(|c| !c.closed.get());
-        self.wake();
+        self.wake_all();
     }
 
+    /// Wakes the next who waits here: there is room for a request.
     fn wake(&self) {
-        if !self.waiters.borrow().is_empty() {
-            for (_, waker) in self.waiters.take() {
-                waker.wake();
-            }
+        self.wake_after(None);
+    }
+
+    fn wake_after(&self, after: Option<u64>) {
+        let next = self.waiters.borrow_mut().next(after);
+        if let Some(waker) = next {
+            waker.wake();
         }
+    }
+
+    fn wake_all(&self) {
+        let wakers = self.waiters.borrow_mut().all();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Closes what has been idle for too long; true when nothing is left.
@@ -487,20 +526,27 @@ struct Queued<'a> {
 
 impl Queued<'_> {
     fn register(&self, waker: &Waker) {
-        let mut waiters = self.home.waiters.borrow_mut();
-        match waiters.iter_mut().find(|(id, _)| *id == self.waiting.id()) {
-            Some((_, known)) => known.clone_from(waker),
-            None => waiters.push((self.waiting.id(), waker.clone())),
-        }
-        drop(waiters);
+        let id = self.waiting.id();
+        self.home.waiters.borrow_mut().register(id, waker);
         self.waiting.register(waker);
+    }
+
+    /// Nothing here is for this one: what there is (a connection of the other protocol, a slot while enough are being opened) is for
+    /// those behind it.
+    fn pass_on(&self) {
+        if self.home.has_place() {
+            self.home.wake_after(Some(self.waiting.id()));
+        }
+        self.waiting.pass_on();
     }
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        let id = self.waiting.id();
-        self.home.waiters.borrow_mut().retain(|(i, _)| *i != id);
+        self.home.waiters.borrow_mut().remove(self.waiting.id());
+        if self.home.has_place() {
+            self.home.wake();
+        }
     }
 }
 
@@ -517,6 +563,8 @@ impl<'a> Opening<'a> {
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         self.0.opening.set(self.0.opening.get() - 1);
-        self.0.wake();
+        if self.0.awaits_opening.replace(false) {
+            self.0.wake_all();
+        }
     }
 }

@@ -37,7 +37,8 @@ pub(crate) struct H1Conn {
     pub(crate) read: ReadBuf,
     pub(crate) write: WriteBuf,
     pub(crate) idle_since: Instant,
-    pub(crate) born: Instant,
+    /// When it is to be replaced.
+    pub(crate) old_at: Option<Instant>,
     /// Requests begun on it.
     pub(crate) requests: u32,
     pub(crate) _slot: Slot,

@@ -42,7 +42,8 @@ pub(crate) struct H2Conn {
     pub(crate) active: Cell<usize>,
     /// No further streams: the peer said GOAWAY, the connection broke or is too old.
     pub(crate) closed: Cell<bool>,
-    pub(crate) born: Instant,
+    /// When it is to be replaced.
+    pub(crate) old_at: Option<Instant>,
     pub(crate) idle_since: Cell<Instant>,
     pub(crate) streams: Cell<u64>,
     /// Streams that it must expect when as many requests are under way as may be, on as few connections.
@@ -80,7 +81,7 @@ impl H2Conn {
             send: RefCell::new(send),
             active: Cell::new(0),
             closed: Cell::new(false),
-            born: now,
+            old_at: home.old_at(now),
             idle_since: Cell::new(now),
             streams: Cell::new(0),
             link: Rc::default(),

@@ -4,6 +4,7 @@ pub(crate) mod connect;
 pub(crate) mod conns;
 pub(crate) mod h1;
 pub(crate) mod h2;
+mod queue;
 pub(crate) mod slots;
 
 use std::task::{Context, Poll};

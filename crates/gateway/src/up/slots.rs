@@ -1,6 +1,6 @@
 //! `max_connections`, exact across workers.
 //!
-//! Workers don't share connections, but they share the limit. A slot that comes free wakes the waiters, on whatever worker they are. A worker
+//! Workers don't share connections, but they share the limit. A slot that comes free wakes a waiter, on whatever worker it is. A worker
 //! that has no connection at all to the upstream may always open one: otherwise the others could starve it for ever. Who waits asks
 //! first for a connection of the same worker that idles at another endpoint ([`super::conns`]); other workers give up theirs when they
 //! see that somebody waits.
@@ -10,14 +10,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
+use super::queue::Queue;
+
 /// The shared account.
 #[derive(Debug)]
 pub(crate) struct Slots {
     max: AtomicUsize,
     open: AtomicUsize,
     waiting: AtomicUsize,
-    /// Whom to wake, by waiter.
-    queue: Mutex<Vec<(u64, Waker)>>,
+    queue: Mutex<Queue>,
     next: AtomicU64,
 }
 
@@ -46,7 +47,8 @@ impl Slots {
     /// Another limit; connections beyond a lower one stay until they end.
     pub(crate) fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
-        self.wake();
+        let wakers = self.queue().all();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// `local` is how many connections this worker has itself.
@@ -75,18 +77,23 @@ impl Slots {
         }
     }
 
-    /// Wakes all: a waiter that was cancelled meanwhile must not swallow the only wake-up, and waiting is rare.
-    fn wake(&self) {
+    fn has_room(&self) -> bool {
+        self.open.load(Ordering::SeqCst) < self.max.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the next waiter, of those that came after `after`.
+    fn wake(&self, after: Option<u64>) {
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let wakers = std::mem::take(&mut *self.queue());
-        for (_, waker) in wakers {
+        // Woken without the lock: it may run at once on another thread.
+        let next = self.queue().next(after);
+        if let Some(waker) = next {
             waker.wake();
         }
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Waker)>> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.queue
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -101,26 +108,33 @@ impl Waiting {
 
     /// Wakes `waker` at the next free slot. To be called again after each wake-up.
     pub(crate) fn register(&self, waker: &Waker) {
-        let mut queue = self.slots.queue();
-        match queue.iter_mut().find(|(id, _)| *id == self.id) {
-            Some((_, known)) => known.clone_from(waker),
-            None => queue.push((self.id, waker.clone())),
+        self.slots.queue().register(self.id, waker);
+    }
+
+    /// It can do nothing with a slot now: one that is free is for those behind it.
+    pub(crate) fn pass_on(&self) {
+        if self.slots.has_room() {
+            self.slots.wake(Some(self.id));
         }
     }
 }
 
 impl Drop for Waiting {
-    /// Leaves nothing behind: a waker keeps its task's memory, and many may give up before a slot comes free.
+    /// Leaves nothing behind: a waker keeps its task's memory, and many may give up before a slot comes free. A wake-up that it did not
+    /// use is the next one's.
     fn drop(&mut self) {
-        self.slots.queue().retain(|(id, _)| *id != self.id);
+        self.slots.queue().remove(self.id);
         self.slots.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.slots.has_room() {
+            self.slots.wake(None);
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
-        self.0.wake();
+        self.0.wake(None);
     }
 }
 
@@ -136,10 +150,39 @@ mod tests {
             let waiting = slots.wait();
             waiting.register(Waker::noop());
             waiting.register(Waker::noop());
-            assert_eq!(slots.queue().len(), 1);
+            assert!(!slots.queue().is_empty());
         }
         assert!(slots.queue().is_empty() && !slots.contended());
         drop(held);
+    }
+
+    #[test]
+    fn a_free_slot_wakes_one_and_who_gives_up_wakes_the_next() {
+        let woken = [(); 2].map(|()| Arc::new(Woken::default()));
+        let told = || [0, 1].map(|i: usize| woken[i].0.load(Ordering::Relaxed));
+        let slots = Slots::new(1);
+        let held = slots.try_take(0).expect("free");
+        let waiting = woken.clone().map(|woken| {
+            let waiting = slots.wait();
+            waiting.register(&Waker::from(woken));
+            waiting
+        });
+        drop(held);
+        assert_eq!(told(), [1, 0]);
+        let [first, second] = waiting;
+        drop(first);
+        assert_eq!(told(), [1, 1], "the slot is still free");
+        let _held = slots.try_take(1).expect("free");
+        drop(second);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[test]

@@ -88,6 +88,7 @@ fn main() {
             "maglev, bounded",
             Balance::Maglev(Maglev {
                 bounded_load: Some(125),
+                ..Maglev::default()
             }),
         ),
     ];

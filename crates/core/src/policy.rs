@@ -121,7 +121,7 @@ pub enum Balance {
     Rendezvous,
     /// Consistent hashing on a ring.
     RingHash(RingHash),
-    /// Consistent hashing by a maglev table of 65,537 slots (Google, NSDI 2016).
+    /// Consistent hashing by a maglev table.
     Maglev(Maglev),
     /// Weighted round robin by what the backends report of themselves (ORCA, gRPC A58). See [`Member::report_load`](crate::Member::report_load).
     BackendLoad(BackendLoad),
@@ -201,11 +201,22 @@ impl Default for RingHash {
 }
 
 /// Settings of [`Balance::Maglev`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Maglev {
+    /// Slots of the table: a prime, about a hundred times the members. Default 65,537 (Google, NSDI 2016).
+    pub table_size: usize,
     /// Most load of a member in percent of its fair share (requests in flight by weight), at least 100; a key whose
     /// member is full goes on to its next one (Mirrokni et al., 2016). Counted over the whole pool. `None`: unbounded. 125 to 200 are usual.
     pub bounded_load: Option<u32>,
+}
+
+impl Default for Maglev {
+    fn default() -> Self {
+        Maglev {
+            table_size: 65_537,
+            bounded_load: None,
+        }
+    }
 }
 
 /// Settings of [`Balance::BackendLoad`], named and defaulted as in gRPC A58.
@@ -427,6 +438,8 @@ pub enum WhenExhausted {
 pub struct LocalityPolicy {
     /// Same zone, then same region, then the rest, as [`PickRequest::local`](crate::PickRequest) says; false: all alike. Default true.
     pub prefer_local: bool,
+    /// Whether the same zone comes before the rest of its region. Default true.
+    pub prefer_zone: bool,
     /// Envoy's overprovisioning factor in percent: a tier keeps all its traffic until its fit share × this falls below
     /// 100%. Default 140: spill-over starts below 71.4% fit. Priorities use it too.
     pub overprovisioning: u32,
@@ -436,6 +449,7 @@ impl Default for LocalityPolicy {
     fn default() -> Self {
         LocalityPolicy {
             prefer_local: true,
+            prefer_zone: true,
             overprovisioning: 140,
         }
     }

@@ -462,6 +462,31 @@ fn another_zone_of_a_known_region_starts_in_that_region() {
 }
 
 #[test]
+fn zones_of_the_own_region_are_alike_where_only_regions_count() {
+    let regions = PoolPolicy {
+        locality: LocalityPolicy {
+            prefer_zone: false,
+            ..LocalityPolicy::default()
+        },
+        ..policy(Balance::RoundRobin)
+    };
+    let mut bench = Bench::new(
+        regions,
+        located(&[("eu", "a"), ("eu", "b"), ("us", "a"), ("", "a")]),
+    );
+    let mut used = |local: Locality| {
+        let shares = bench.shares_with(120, |_| PickRequest {
+            local: &local,
+            ..PickRequest::default()
+        });
+        shares.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(used(Locality::new("eu", "a")), [0, 1]);
+    assert_eq!(used(Locality::new("us", "b")), [2]);
+    assert_eq!(used(Locality::new("", "a")), [0, 1, 2, 3]);
+}
+
+#[test]
 fn a_tried_local_member_gives_way_to_one_further_off() {
     let mut bench = Bench::new(
         policy(Balance::RoundRobin),

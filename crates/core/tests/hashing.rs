@@ -125,6 +125,7 @@ fn bounded_load_keeps_a_hot_key_from_filling_one_member() {
     let bounded = [
         Balance::Maglev(Maglev {
             bounded_load: Some(125),
+            ..Maglev::default()
         }),
         Balance::RingHash(RingHash {
             bounded_load: Some(125),

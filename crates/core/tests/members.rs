@@ -164,6 +164,7 @@ fn a_pick_outlives_its_pool() {
     let mut bench = Bench::of(
         policy(Balance::Maglev(Maglev {
             bounded_load: Some(150),
+            ..Maglev::default()
         })),
         1,
     );
@@ -192,6 +193,7 @@ fn a_policy_may_change_the_balancer_under_load() {
     bench.pool.set_policy(
         policy(Balance::Maglev(Maglev {
             bounded_load: Some(125),
+            ..Maglev::default()
         })),
         bench.now,
     );

@@ -23,6 +23,7 @@ fn balancers() -> Vec<Balance> {
         }),
         Balance::Maglev(Maglev {
             bounded_load: Some(150),
+            ..Maglev::default()
         }),
         Balance::BackendLoad(BackendLoad::default()),
     ]

@@ -55,7 +55,8 @@ fn balance() -> impl Strategy<Value = Balance> {
         Just(Balance::LeastRequest),
         Just(Balance::default()),
         Just(Balance::Maglev(Maglev {
-            bounded_load: Some(120)
+            bounded_load: Some(120),
+            ..Maglev::default()
         })),
         Just(Balance::RingHash(RingHash::default())),
     ]

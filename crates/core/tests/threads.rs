@@ -82,6 +82,7 @@ fn requests_in_flight_return_to_zero_while_everything_changes() {
         Balance::RoundRobin,
         Balance::Maglev(Maglev {
             bounded_load: Some(150),
+            ..Maglev::default()
         }),
         Balance::RingHash(RingHash {
             bounded_load: Some(150),

@@ -209,9 +209,9 @@ impl Draft {
 
 impl Upstream {
     /// Puts the endpoints that a source tells of into the pool.
-    pub(crate) fn set_endpoints(&self, endpoints: &[Endpoint], now: core::Time) {
+    pub(crate) fn set_endpoints(&self, endpoints: &[Endpoint], now: core::Time) -> core::Change {
         let specs = endpoints.iter().map(member).collect();
-        self.live.pool.update(specs, now);
+        self.live.pool.update(specs, now)
     }
 }
 
@@ -335,6 +335,7 @@ fn policy(u: &config::Upstream) -> PoolPolicy {
         },
         locality: core::LocalityPolicy {
             prefer_local: u.locality.prefer != config::Prefer::None,
+            prefer_zone: u.locality.prefer == config::Prefer::Zone,
             overprovisioning: (u.locality.overprovision * 100.0) as u32,
         },
         ..PoolPolicy::default()
@@ -359,7 +360,10 @@ fn balance(u: &config::Upstream) -> core::Balance {
             bounded_load,
             ..core::RingHash::default()
         }),
-        config::Balance::Maglev(_) => core::Balance::Maglev(core::Maglev { bounded_load }),
+        config::Balance::Maglev(m) => core::Balance::Maglev(core::Maglev {
+            table_size: m.table_size as usize,
+            bounded_load,
+        }),
         config::Balance::BackendLoad(b) => core::Balance::BackendLoad(core::BackendLoad {
             blackout_period: b.blackout,
             weight_expiration_period: b.expiry,

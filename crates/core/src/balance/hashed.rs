@@ -12,8 +12,6 @@ use crate::hash::{hash64, mix};
 use crate::member::MemberKey;
 use crate::policy::RingHash;
 
-/// Slots of a maglev table: a prime, about a hundred times the members that it is meant for.
-const SLOTS: usize = 65_537;
 /// After so many steps along a key's sequence, any member will do.
 const STEPS: u32 = 128;
 const OUT: u32 = u32::MAX;
@@ -62,12 +60,15 @@ impl Table {
 
     pub(crate) fn maglev<T>(
         candidates: &[Candidate<'_, T>],
+        slots: usize,
         old: Option<&Arc<Table>>,
     ) -> Arc<Table> {
         let members = Table::roster(candidates);
-        if let Some(old) =
-            old.filter(|old| old.members == members && matches!(old.places, Places::Maglev(_)))
-        {
+        let same = |old: &&Arc<Table>| {
+            old.members == members
+                && matches!(&old.places, Places::Maglev(table) if table.len() == slots)
+        };
+        if let Some(old) = old.filter(same) {
             return old.clone();
         }
         let ids: Vec<_> = sorted(candidates)
@@ -76,7 +77,7 @@ impl Table {
             .collect();
         Arc::new(Table {
             members,
-            places: Places::Maglev(fill_maglev(&ids)),
+            places: Places::Maglev(fill_maglev(&ids, slots)),
         })
     }
 
@@ -112,7 +113,7 @@ impl Table {
                     mix(hash.wrapping_add(u64::from(step)))
                 };
                 slots
-                    .get((hash % SLOTS as u64) as usize)
+                    .get((hash % slots.len().max(1) as u64) as usize)
                     .is_some_and(|member| visit(*member))
             }),
             Places::Ring(points, _) => {
@@ -131,11 +132,11 @@ impl Table {
 }
 
 /// Maglev's permutations, weighted as Envoy does it: a member takes a turn when its share of the turns so far is due.
-fn fill_maglev(members: &[(&[u8], u32)]) -> Box<[u32]> {
+fn fill_maglev(members: &[(&[u8], u32)], size: usize) -> Box<[u32]> {
     if members.is_empty() {
         return Box::default();
     }
-    let slots = SLOTS as u64;
+    let slots = size as u64;
     let heaviest = f64::from(members.iter().map(|m| m.1).max().unwrap_or(1).max(1));
     let mut turns: Vec<(u64, u64, f64, f64)> = members
         .iter()
@@ -144,8 +145,8 @@ fn fill_maglev(members: &[(&[u8], u32)]) -> Box<[u32]> {
             (offset, skip, f64::from(*weight) / heaviest, 0.0)
         })
         .collect();
-    let mut table = vec![OUT; SLOTS];
-    let mut left = SLOTS;
+    let mut table = vec![OUT; size];
+    let mut left = size;
     for round in 1u32.. {
         for (member, (place, skip, weight, due)) in turns.iter_mut().enumerate() {
             if f64::from(round) * *weight < *due {
@@ -282,6 +283,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SLOTS: usize = 65_537;
+
     fn names(count: usize) -> Vec<String> {
         (0..count).map(|i| format!("10.0.0.{i}:8500")).collect()
     }
@@ -292,7 +295,7 @@ mod tests {
 
     #[test]
     fn maglev_shares_follow_the_weights() {
-        let table = fill_maglev(&[(b"a", 3), (b"b", 1), (b"c", 1)]);
+        let table = fill_maglev(&[(b"a", 3), (b"b", 1), (b"c", 1)], SLOTS);
         let share = |m: u32| table.iter().filter(|s| **s == m).count() as f64 / SLOTS as f64;
         assert!(
             (share(0) - 0.6).abs() < 0.01
@@ -302,9 +305,17 @@ mod tests {
     }
 
     #[test]
+    fn a_small_maglev_table_is_full_and_knows_everybody() {
+        let names = names(5);
+        let table = fill_maglev(&members(&names), 11);
+        assert_eq!(table.len(), 11);
+        assert!((0..5).all(|member| table.contains(&member)));
+    }
+
+    #[test]
     fn maglev_is_even() {
         let names = names(100);
-        let table = fill_maglev(&members(&names));
+        let table = fill_maglev(&members(&names), SLOTS);
         let mut counts = vec![0u32; 100];
         table.iter().for_each(|m| counts[*m as usize] += 1);
         assert!(counts.iter().all(|c| (640..=670).contains(c)), "{counts:?}");
@@ -338,7 +349,7 @@ mod tests {
             let all = names(count);
             let lost = lost % count;
             let rest: Vec<_> = all.iter().enumerate().filter(|(i, _)| *i != lost).map(|(_, n)| n.clone()).collect();
-            let (before, after) = (fill_maglev(&members(&all)), fill_maglev(&members(&rest)));
+            let (before, after) = (fill_maglev(&members(&all), SLOTS), fill_maglev(&members(&rest), SLOTS));
             let moved = before.iter().zip(&after).filter(|(b, a)| all[**b as usize] != rest[**a as usize]).count();
             // The lost member's own share must move; the paper finds a few percent more.
             prop_assert!(moved as f64 <= SLOTS as f64 * (1.0 / count as f64 + 0.08), "{} of {}", moved, SLOTS);

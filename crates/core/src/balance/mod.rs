@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::hash::{hash64, rendezvous};
 use crate::member::Member;
-use crate::policy::{Balance, PoolPolicy};
+use crate::policy::{Balance, Maglev, PoolPolicy};
 use crate::rng::Rng;
 use crate::time::Time;
 use cost::{ByCost, Cost};
@@ -136,16 +136,20 @@ impl<T> Group<T> {
             Balance::WeightedRandom => at_random(true),
             Balance::LeastRequest => by_cost(Cost::Requests),
             Balance::PeakEwma(_) => by_cost(Cost::Wait),
-            Balance::SourceIpHash => hashed(Table::maglev(candidates, old_table), None),
+            Balance::SourceIpHash => hashed(
+                Table::maglev(candidates, Maglev::default().table_size, old_table),
+                None,
+            ),
             Balance::Rendezvous => Chooser::Rendezvous(
                 usable
                     .iter()
                     .map(|c| (hash64(c.member.id().as_bytes(), 0), c.weight))
                     .collect(),
             ),
-            Balance::Maglev(maglev) => {
-                hashed(Table::maglev(candidates, old_table), maglev.bounded_load)
-            }
+            Balance::Maglev(maglev) => hashed(
+                Table::maglev(candidates, maglev.table_size, old_table),
+                maglev.bounded_load,
+            ),
             Balance::RingHash(ring) => {
                 hashed(Table::ring(candidates, ring, old_table), ring.bounded_load)
             }

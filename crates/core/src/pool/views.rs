@@ -192,11 +192,25 @@ impl<T> Views<T> {
         chosen.body.get_or_init(|| self.body(&chosen.from, None))
     }
 
+    /// As far as the policy tells distances apart.
+    fn distance(&self, from: &Locality, to: &Locality) -> Distance {
+        match distance(from, to) {
+            Distance::Zone if !self.policy.locality.prefer_zone => {
+                if from.region().is_empty() {
+                    Distance::Far
+                } else {
+                    Distance::Region
+                }
+            }
+            distance => distance,
+        }
+    }
+
     fn body(&self, from: &Locality, old: Option<&Body<T>>) -> Body<T> {
         let mut ranks: BTreeMap<(u32, Distance), Vec<&Seat<T>>> = BTreeMap::new();
         for seat in &self.seats {
             ranks
-                .entry((seat.priority, distance(from, &seat.locality)))
+                .entry((seat.priority, self.distance(from, &seat.locality)))
                 .or_default()
                 .push(seat);
         }

@@ -28,6 +28,9 @@ pub(crate) use reload::lines;
 use sockets::Acceptor;
 use sources::Source;
 
+/// How long traffic waits for the members of an upstream that is new. Fixed lists and fast sources are known at once.
+const MEMBERS: Duration = Duration::from_secs(1);
+
 /// Everything that is not on the request path.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -92,9 +95,7 @@ impl Control {
         let sockets = self.bind(config, self.take_offered())?;
         self.use_store(store, config);
         self.follow(&snapshot);
-        // Fixed lists and fast sources are known at once; slow ones must not hold up the others.
-        self.wait_for_members(&snapshot, Duration::from_secs(1))
-            .await;
+        self.wait_for_members(MEMBERS).await;
         self.listen(&snapshot, sockets);
         self.register(&snapshot);
         let control = Arc::downgrade(self);

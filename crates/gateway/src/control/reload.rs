@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tidegate_config::{Loaded, load};
 
-use super::Control;
+use super::{Control, MEMBERS};
 use crate::ListenSocket;
 use crate::events::unix_ms;
 use crate::snapshot::{Draft, Snapshot};
@@ -73,6 +73,7 @@ impl Control {
         ));
         // New upstreams get their members before a request can be routed to them.
         self.follow(&next);
+        self.wait_for_members(MEMBERS).await;
         let memory = next.loaded.config.request_bodies.memory;
         shared.providers.bodies.set_max(memory.bytes());
         self.use_store(store, &next.loaded.config);

@@ -70,15 +70,13 @@ impl Control {
             Some(check) => {
                 let live = upstream.live.clone();
                 let shared = self.shared.clone();
-                let unhealthy_after = check.unhealthy_after;
                 let on_health = move |id: &Arc<str>, health: &Health| {
                     let Some(member) = live.pool.members().into_iter().find(|m| m.id() == id)
                     else {
                         return;
                     };
-                    let verdict = verdict(health, unhealthy_after);
                     live.pool
-                        .report(member.key(), &Scope::EMPTY, verdict, shared.now());
+                        .report(member.key(), &Scope::EMPTY, verdict(health), shared.now());
                 };
                 Some(Prober::start(
                     &upstream.config,
@@ -108,14 +106,14 @@ impl Control {
         })
     }
 
-    pub(super) async fn wait_for_members(&self, snapshot: &Snapshot, at_most: Duration) {
+    /// Waits until every source has told something, be it that it can't; slow ones must not hold up the others.
+    pub(super) async fn wait_for_members(&self, at_most: Duration) {
         let receivers: Vec<_> = self
             .state()
             .sources
             .values()
             .map(|s| s.watch.updates())
             .collect();
-        let _ = snapshot;
         let _ = tokio::time::timeout(at_most, async {
             for mut updates in receivers {
                 let _ = updates.wait_for(|u| u.known || u.error.is_some()).await;
@@ -138,11 +136,13 @@ impl Control {
 /// Puts what a source told into the pool and the prober.
 fn apply(control: &Control, upstream: &Upstream, prober: Option<&Prober>, update: &Update) {
     if update.known {
-        upstream.set_endpoints(&update.endpoints, control.shared.now());
+        let change = upstream.set_endpoints(&update.endpoints, control.shared.now());
         if let Some(prober) = prober {
             prober.set(&update.endpoints);
         }
-        control.door.look();
+        if !change.removed.is_empty() {
+            control.door.look();
+        }
     }
     if let Some(error) = &update.error {
         control
@@ -152,7 +152,7 @@ fn apply(control: &Control, upstream: &Upstream, prober: Option<&Prober>, update
     }
 }
 
-fn verdict(health: &Health, unhealthy_after: u32) -> Verdict {
+fn verdict(health: &Health) -> Verdict {
     if health.healthy {
         return if health.cause.is_none() {
             Verdict::Ok
@@ -161,19 +161,19 @@ fn verdict(health: &Health, unhealthy_after: u32) -> Verdict {
         };
     }
     let why = health.cause.as_deref().unwrap_or("failed");
-    let _ = unhealthy_after;
     Verdict::Evidence {
         cause: format!("active check: {why}").into(),
         until: None,
     }
 }
 
-/// Whether the same source and the same checks serve both.
+/// Whether the same source and the same checks serve both. Other settings may mean other certificates under the same names: checks that
+/// went on with the old ones would find every member unfit.
 fn follows_alike(a: &Upstream, b: &Upstream) -> bool {
     let (x, y) = (&a.config, &b.config);
     x.endpoints == y.endpoints
         && x.discover == y.discover
         && x.health_check == y.health_check
-        && (x.health_check.is_none() || (x.tls == y.tls && x.protocol == y.protocol))
+        && (x.health_check.is_none() || Arc::ptr_eq(&a.settings, &b.settings))
         && Arc::ptr_eq(&a.live, &b.live)
 }

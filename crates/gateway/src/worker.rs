@@ -110,13 +110,15 @@ struct Desk {
 }
 
 impl Door {
-    /// Gives the connection to the worker that has the fewest; in turn among equals.
+    /// Gives the connection to the worker that has the fewest; in turn among equals. One that is no longer there has none at all, and
+    /// would get them all.
     pub(crate) fn enter(&self, accepted: Accepted) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let n = self.desks.len();
         let desk = (0..n)
             .map(|i| &self.desks[(first + i) % n])
+            .filter(|desk| !desk.jobs.is_closed())
             .min_by_key(|desk| desk.connections.load(Ordering::Relaxed));
         if let Some(desk) = desk {
             desk.connections.fetch_add(1, Ordering::Relaxed);
@@ -197,7 +199,10 @@ fn run(
                 job = queue.recv() => match job {
                     Some(Job::Connection(accepted, loaded)) => worker.take(accepted, loaded),
                     Some(Job::Look) => {
-                        worker.watches.wake_all();
+                        // Ten thousand idle connections need not look up whenever a member goes.
+                        if worker.shared.is_draining() {
+                            worker.watches.wake_all();
+                        }
                         worker.retire_gone();
                     }
                     Some(Job::Stop) | None => break,

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidegate_core::{Cause, MemberState, PoolEvent};
@@ -71,11 +70,6 @@ fn tell(control: &Control, upstream: &Upstream, event: &PoolEvent) {
     let cause = event.cause.to_string();
     let kind = match (event.from, event.to) {
         (_, MemberState::Ejected) => {
-            shared
-                .stats
-                .process
-                .ejections
-                .fetch_add(1, Ordering::Relaxed);
             tracing::warn!(upstream = %upstream.name, member = %event.member, %cause, "member ejected");
             "member_ejected"
         }

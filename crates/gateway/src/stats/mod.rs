@@ -268,7 +268,6 @@ pub(crate) struct Process {
     pub(crate) mirror_dropped: AtomicU64,
     pub(crate) reloads: AtomicU64,
     pub(crate) reloads_refused: AtomicU64,
-    pub(crate) ejections: AtomicU64,
 }
 
 fn locked<T>(m: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -240,3 +240,17 @@ def test_unix_sockets_are_endpoints(tidegate, tmp_path):
         assert gateway.get().body == b"unix"
     finally:
         upstream.loop().call_soon_threadsafe(listening.close)
+
+
+def test_a_reload_to_an_upstream_whose_source_takes_its_time_costs_no_request(tidegate, server, dns):
+    behind = server(upstream.ok(b"new"))
+    answer = dns._answer
+    dns._answer = lambda query: (time.sleep(0.2), answer(query))[1]
+    dns.records[("ranker.test", dns_module.A)] = ["127.0.0.1"]
+    gateway = tidegate(simple(server(upstream.ok(b"old"))))
+    assert gateway.get().body == b"old"
+    source = {"dns": {"name": "ranker.test", "port": behind.port, "servers": [dns.address]}}
+    gateway.write({"routes": [route("found", name="all")], "upstreams": [{"name": "found", "discover": source}]})
+    assert gateway.admin("/api/v1/config/reload", "POST").status == 200
+    first = gateway.get()
+    assert (first.status, first.body) == (200, b"new")

@@ -393,6 +393,19 @@ def test_a_member_that_answers_500_five_times_is_ejected_and_comes_back(tidegate
     assert seen == 5 and away > 0.7
 
 
+def test_failures_that_came_by_different_routes_count_together(tidegate, server):
+    good, bad = server(), server(upstream.status(500))
+    config = simple(good, bad, upstream_more={"balance": "round_robin", "outlier_detection": {"consecutive_5xx": 4, "base_ejection_time": "1m"}})
+    config["routes"] = [route("up", name="one", match={"path": {"prefix": "/one"}}), route("up", name="other")]
+    gateway = tidegate(config, workers=1)
+    until(lambda: gateway.get("/one").status == 500, what="the bad one's turn")
+    for number in range(6):
+        # Every second request is the bad one's: its failures come by both routes in turn.
+        gateway.get("/one" if number % 4 < 2 else "/other")
+    until(lambda: gateway.member(bad)["state"] == "ejected", what="ejected")
+    assert len(bad.requests) == 4
+
+
 def test_the_last_fit_member_is_never_ejected_by_statistics(tidegate, server):
     bad = server(upstream.status(500))
     gateway = tidegate(simple(bad, upstream_more={"outlier_detection": {"consecutive_5xx": 2, "max_ejection_percent": "10%"}}))

@@ -157,3 +157,17 @@ def test_a_burst_of_new_tls_connections_is_served(secure, authority, server):
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as half:
         half.sendall(b"\x16")
         assert connect(gateway, context).request("GET", "/").status == 200
+
+
+def test_checks_take_up_another_authority_with_a_reload(tidegate, server, authority, tmp_path):
+    from harness.tls import Authority
+
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(Authority(tmp_path / "other").pem.read_bytes())
+    behind = server(upstream.ok(b"secret"), tls=authority.server("inside.local"))
+    more = {"tls": {"ca": str(trusted), "sni": "inside.local"}, "health_check": {"http": "/", "interval": "500ms", "timeout": "400ms"}}
+    gateway = tidegate(simple(behind, upstream_more=more))
+    assert gateway.get().status == 503
+    trusted.write_bytes(authority.pem.read_bytes())
+    assert gateway.admin("/api/v1/config/reload", "POST").status == 200
+    until(lambda: gateway.get().status == 200, what="a member that is fit under the new authority")

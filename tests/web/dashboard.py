@@ -111,6 +111,24 @@ class Shows(Page):
         self.wait_for_text(f'{row} [data-cell="state"]', "healthy")
         self.wait_for_text('[data-upstream="ranker-v1"] .tally', "4 members")
 
+    def test_keys_of_providers_show_state_cause_and_return_and_can_be_used_again(self):
+        self.show()
+        self.assertEqual(self.count("[data-provider]"), 2)
+        row = '[data-provider="qwen"] [data-key="sk-…9f3c"]'
+        wait_for("a rate", lambda: float(self.text(f'{row} [data-cell="rate"]').strip("–") or 0) > 1)
+        self.assertEqual(self.text(f'{row} [data-cell="again"]'), "")
+        self.gateway.do("key qwen sk-…9f3c ejected 29000 limited")
+        self.wait_for_text(f'{row} [data-cell="state"]', "ejected")
+        self.assertIn("limited", self.text(f'{row} [data-cell="cause"]'))
+        self.assertRegex(self.text(f'{row} [data-cell="returns"]'), r"^2\d s$")
+        self.assertIn("2 of 3 healthy · 1 ejected", self.text('[data-provider="qwen"] .tally'))
+        self.assertIn("sk-…9f3c", self.text("#events li:first-child"))
+        self.assertEqual(self.browser.run("return document.title"), "1 ejected · Tidegate")
+        self.browser.click(f"{row} button")
+        self.wait_for_text(f'{row} [data-cell="state"]', "healthy")
+        self.gateway.do("key claude sk-…c1a0 ejected 0 key dead")
+        self.wait_for_text('[data-provider="claude"] td[data-cell="returns"]', "probed")
+
     def test_members_come_and_go_without_a_reload_of_the_page(self):
         self.show()
         self.gateway.do("add ranker-v2 10.0.2.9:8500")
@@ -345,7 +363,7 @@ class Modules(Page):
           const answer = (instance, uptime_ms, attempts) => ({
             instance, uptime_ms, listeners: [], process: { cpu_ms: 0 },
             routes: [{ name: 'r', requests: attempts, errors: 0, inflight: 0, targets: [], latency: null }],
-            upstreams: [{ name: 'u', members: [{ id: 'm', state: 'healthy', attempts, failures: 0 }] }],
+            providers: [], upstreams: [{ name: 'u', members: [{ id: 'm', state: 'healthy', attempts, failures: 0 }] }],
           });
           const t = new m.Tracker();
           const rates = [[answer('a', 1000, 100), 1], [answer('a', 3000, 300), 3], [answer('a', 4000, 50), 4], [answer('b', 500, 7), 5], [answer('b', 1500, 17), 6]]

@@ -5,6 +5,7 @@ import { Tracker } from './rates.js';
 import { byId, el, text } from './dom.js';
 import { makeTiles, notices, say, updateHeader, updateListeners, updateTiles } from './summary.js';
 import { onChange, updateUpstreams } from './upstreams.js';
+import { updateProviders } from './providers.js';
 import { updateRoutes } from './routes.js';
 import { addEvents, addLocal, updateEvents } from './events.js';
 import * as f from './format.js';
@@ -21,6 +22,7 @@ function draw() {
   updateTiles(tiles, answer, now, tracker, at);
   updateRoutes(answer, now, tracker, at, view);
   updateUpstreams(answer, now, tracker, at, view);
+  updateProviders(answer, now, tracker, at, view);
   updateListeners(answer.listeners);
   updateEvents(view);
   showNotices();
@@ -32,6 +34,8 @@ function showNotices() {
     const seconds = Math.round((Date.now() - lostSince) / 1000);
     list.push({ id: 'lost', tone: 'bad', text: `No answer from the gateway for ${seconds} s. Trying again; what you see is the last it said.` });
   }
+  const store = last?.answer.store;
+  if (store && !store.connected) list.push({ id: 'store', tone: 'warn', text: `The store at ${store.url} is away: this process goes by what it knows.` });
   const refused = last?.answer.config.refused;
   if (refused) list.push({ id: 'refused', tone: 'warn', text: 'The last reload was refused; the running configuration stays.', more: refused });
   notices(list);

@@ -54,18 +54,22 @@ export class Series {
   }
 }
 
+/** Everything that stands in a pool: members of upstreams and keys of providers. */
+export const members = answer => [...answer.upstreams.flatMap(u => u.members), ...answer.providers.flatMap(p => p.keys)];
+
 /** Takes answers, gives rates; keeps the last few answers and the points of the charts. */
 export class Tracker {
   constructor() {
     this.answers = [];
     this.totals = new Series();
     this.pools = new Map();
+    this.providers = new Map();
     this.routes = new Map();
   }
 
   /** A gap in every chart: nothing is known of that time. */
   gap(at) {
-    for (const series of [this.totals, ...this.pools.values(), ...this.routes.values()]) {
+    for (const series of [this.totals, ...this.pools.values(), ...this.providers.values(), ...this.routes.values()]) {
       if (series.points.length && !series.points.at(-1).gap) series.push(at, { gap: true });
     }
   }
@@ -86,7 +90,7 @@ export class Tracker {
 
   draw(answer, now, step, at) {
     if (step.seconds == null) return;
-    const unhealthy = total(answer.upstreams, u => u.members.filter(m => m.state !== 'healthy').length);
+    const unhealthy = members(answer).filter(m => m.state !== 'healthy').length;
     this.totals.push(at, {
       rate: step.rate, errors: step.errorRate, share: step.errorShare ?? 0, p50: now.p50, p99: now.p99,
       inflight: now.inflight, unhealthy,
@@ -94,6 +98,10 @@ export class Tracker {
     follow(this.pools, answer.upstreams, at, name => {
       const pool = step.pools.get(name);
       return { rate: pool.rate, failures: pool.failureRate };
+    });
+    follow(this.providers, answer.providers, at, name => {
+      const provider = step.providers.get(name);
+      return { rate: provider.rate, failures: provider.failureRate };
     });
     follow(this.routes, answer.routes, at, name => {
       const route = step.routes.get(name);
@@ -115,22 +123,26 @@ function follow(all, list, at, values) {
 export function between(now, before) {
   const seconds = before ? (now.uptime_ms - before.uptime_ms) / 1000 : null;
   const per = n => seconds ? n / seconds : null;
-  const beforeUpstreams = byName(before?.upstreams ?? []);
-  const pools = new Map();
-  for (const upstream of now.upstreams) {
-    const beforeMembers = byName(beforeUpstreams.get(upstream.name)?.members ?? [], 'id');
-    const members = new Map();
-    let attempts = 0, failures = 0;
-    for (const member of upstream.members) {
-      const earlier = before ? beforeMembers.get(member.id) ?? { attempts: member.attempts, failures: member.failures } : { attempts: 0, failures: 0 };
-      const made = grown(member.attempts, earlier.attempts);
-      const failed = grown(member.failures, earlier.failures);
-      attempts += made;
-      failures += failed;
-      members.set(member.id, { rate: per(made), failureShare: share(failed, made) });
-    }
-    pools.set(upstream.name, { rate: per(attempts), failureRate: per(failures), failureShare: share(failures, attempts), members });
-  }
+  // Members by their id, keys by their name: the same counters.
+  const rates = (list, listBefore, part, id) => {
+    const earlierOnes = byName(listBefore ?? []);
+    return new Map(list.map(pool => {
+      const beforeMembers = byName(earlierOnes.get(pool.name)?.[part] ?? [], id);
+      const each = new Map();
+      let attempts = 0, failures = 0;
+      for (const member of pool[part]) {
+        const earlier = before ? beforeMembers.get(member[id]) ?? member : { attempts: 0, failures: 0 };
+        const made = grown(member.attempts, earlier.attempts);
+        const failed = grown(member.failures, earlier.failures);
+        attempts += made;
+        failures += failed;
+        each.set(member[id], { rate: per(made), failureShare: share(failed, made) });
+      }
+      return [pool.name, { rate: per(attempts), failureRate: per(failures), failureShare: share(failures, attempts), [part]: each }];
+    }));
+  };
+  const pools = rates(now.upstreams, before?.upstreams, 'members', 'id');
+  const providers = rates(now.providers, before?.providers, 'keys', 'name');
   const beforeRoutes = byName(before?.routes ?? []);
   const routes = new Map();
   let requests = 0, errors = 0;
@@ -154,7 +166,7 @@ export function between(now, before) {
   const latency = together(now.routes.map(r => r.latency));
   const earlier = before ? together(before.routes.map(r => r.latency)) : null;
   return {
-    seconds, pools, routes,
+    seconds, pools, providers, routes,
     rate: per(requests), errorRate: per(errors), errorShare: share(errors, requests),
     p50: quantile(latency, earlier, 0.5), p99: quantile(latency, earlier, 0.99),
     inflight: total(now.routes, r => r.inflight),

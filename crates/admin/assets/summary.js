@@ -2,6 +2,7 @@
 
 import { el, text, attr, byId, keyed } from './dom.js';
 import { chart } from './chart.js';
+import { members as allMembers } from './rates.js';
 import * as f from './format.js';
 
 const STATES = ['healthy', 'ejected', 'probing', 'draining', 'warming', 'gone'];
@@ -49,7 +50,7 @@ export function updateTiles(tiles, answer, now, tracker, at) {
   text(tiles.latency.note, `p99; p50 ${f.micros(now.p50)}`);
   text(tiles.inflight.value, f.count(now.inflight));
   text(tiles.inflight.note, f.plural(now.connections, 'connection'));
-  const members = answer.upstreams.flatMap(u => u.members);
+  const members = allMembers(answer);
   const counts = tally(members);
   text(tiles.members.value, `${counts.healthy ?? 0} of ${members.length}`);
   const kinds = troubles(counts).split(' · ');
@@ -73,7 +74,7 @@ export function updateHeader(answer, now) {
   text(byId('memory'), f.bytes(process.memory_bytes));
   text(byId('fds'), process.max_fds ? `${process.open_fds} of ${f.count(process.max_fds)}` : '–');
   text(byId('version'), answer.version);
-  const ejected = tally(answer.upstreams.flatMap(u => u.members)).ejected ?? 0;
+  const ejected = tally(allMembers(answer)).ejected ?? 0;
   document.title = `${readiness.ready ? '' : 'not ready · '}${ejected ? `${ejected} ejected · ` : ''}Tidegate`;
   say(readiness.ready ? 'ready' : `not ready: ${readiness.reason}`);
 }

@@ -3,7 +3,7 @@
 //!     cargo run -p tidegate-admin --example fake -- [ADDRESS] [--token TOKEN] [--still] [--members N]
 //!
 //! `--still`: nothing happens by itself but traffic; lines on standard input make it happen, which is how the browser
-//! test drives it: `set UPSTREAM MEMBER STATE MS CAUSE…`, `add UPSTREAM MEMBER`, `remove UPSTREAM MEMBER`,
+//! test drives it: `set UPSTREAM MEMBER STATE MS CAUSE…`, `key PROVIDER KEY STATE MS CAUSE…`, `add UPSTREAM MEMBER`, `remove UPSTREAM MEMBER`,
 //! `fault MEMBER SLOWNESS FAILING`, `ready`, `unready REASON…`, `refuse TEXT…`, `event KIND SUBJECT CAUSE…`.
 //! `--members`: one more upstream with that many members.
 
@@ -110,6 +110,10 @@ fn command(state: &mut State, line: &str) -> Option<()> {
                 &cause.join(" "),
                 ms.parse().ok().filter(|ms| *ms > 0),
             );
+        }
+        ["key", provider, name, to, ms, cause @ ..] => {
+            let ms = ms.parse().ok().filter(|ms| *ms > 0);
+            state.set_key(provider, name, to, &cause.join(" "), ms);
         }
         ["add", upstream, id] => {
             state

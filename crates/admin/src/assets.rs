@@ -32,6 +32,7 @@ const ASSETS: &[(&str, &str, &[u8])] = assets![
     ("chart.js", JS),
     ("summary.js", JS),
     ("upstreams.js", JS),
+    ("providers.js", JS),
     ("routes.js", JS),
     ("events.js", JS),
 ];

@@ -25,6 +25,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::filter::Targets;
 
 use crate::cli::{Cli, Command, Role};
 
@@ -39,6 +40,12 @@ fn main() -> ExitCode {
                 log::start(filter);
                 supervisor::run(plan)
             }
+            Err(problem) => bad_usage(&problem),
+        };
+    }
+    if let Some(role) = role_to_play() {
+        return match log::parse(&log::filter(None)) {
+            Ok(filter) => play(role, filter),
             Err(problem) => bad_usage(&problem),
         };
     }
@@ -61,18 +68,27 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::DemoInstance(options) => demo::run_instance(&options),
         Command::DemoGuard { folder } => demo::run_guard(&folder),
-        Command::Role {
-            role: Role::Gateway,
-        } => {
-            log::start(filter);
-            role::run()
-        }
-        Command::Role {
-            role: Role::Control,
-        } => {
-            log::start(filter);
-            role::control::run()
-        }
+        Command::Role { role } => play(role, filter),
+    }
+}
+
+/// The role that a supervisor starts in these very words. They are not given to the parser: it would stay in the memory of a process that
+/// lives long and never needs it again.
+fn role_to_play() -> Option<Role> {
+    let mut words = std::env::args_os().skip(1);
+    let role = match (words.next()?.to_str()?, words.next()?.to_str()?) {
+        ("role", "gateway") => Role::Gateway,
+        ("role", "control") => Role::Control,
+        _ => return None,
+    };
+    words.next().is_none().then_some(role)
+}
+
+fn play(role: Role, filter: Targets) -> ExitCode {
+    log::start(filter);
+    match role {
+        Role::Gateway => role::run(),
+        Role::Control => role::control::run(),
     }
 }
 

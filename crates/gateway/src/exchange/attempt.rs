@@ -295,7 +295,10 @@ impl Loop<'_, '_> {
             .begin(self.worker, &self.request.headers)
             .map_err(Lost::Refused)?;
         match self.pick(planned, tried) {
-            Ok(pick) => Ok(Contender::new(self, planned, pick, Some(asking))),
+            Ok(pick) => {
+                tried.push(pick.member().key());
+                Ok(Contender::new(self, planned, pick, Some(asking)))
+            }
             Err(none) => {
                 asked.unreachable(*asking, self.worker);
                 Err(Lost::NoneFit(none))

@@ -60,7 +60,13 @@ pub(crate) async fn forward(
     } = plan;
     let route = &state.route;
     let _busy = busy;
-    watch.set(route.idle_timeout.map(|t| started + t));
+    // A body that was read has had its time.
+    let since = if read.is_some() {
+        clock::now()
+    } else {
+        started
+    };
+    watch.set(route.idle_timeout.map(|t| since + t));
     let deadline = deadline(&state, &request.headers, context);
     if let Some(delay) = delay {
         if let Err(lost) = injected(started + delay, deadline, down).await {

@@ -24,6 +24,9 @@ use crate::exchange::relay::{self, Fault};
 use crate::exchange::source::{Cursor, Source};
 use crate::up::{OutRequest, Up, UpResponse};
 
+/// Time for the body of a refusal: its head says most.
+const REFUSAL: Duration = Duration::from_secs(5);
+
 /// See the module.
 pub(crate) struct Asking {
     pub(crate) provider: Arc<Provider>,
@@ -42,6 +45,8 @@ pub(crate) struct Asking {
     pub(crate) whole: bool,
     /// Bytes of the caller's request.
     pub(crate) asked_bytes: usize,
+    /// The caller gets a stream.
+    pub(crate) stream: bool,
     pub(crate) ledger: Option<Rc<Ledger>>,
     first_content: Option<Duration>,
     pub(crate) idle: Option<Duration>,
@@ -64,6 +69,8 @@ pub(crate) struct Made {
     pub(crate) answer: Answer,
     /// Bytes of the caller's request.
     pub(crate) asked_bytes: usize,
+    /// The caller gets a stream.
+    pub(crate) stream: bool,
     pub(crate) ledger: Option<Rc<Ledger>>,
 }
 
@@ -86,6 +93,7 @@ impl Asking {
             headed: false,
             whole: false,
             asked_bytes: made.asked_bytes,
+            stream: made.stream,
             ledger: made.ledger,
             first_content: timeouts.first_content,
             idle: timeouts.idle,
@@ -124,9 +132,11 @@ impl Asking {
                     self.headed = true;
                     self.first_byte = Some(clock::since(self.started));
                     self.answer.head(response.status, &response.headers);
-                    if let Some(ledger) = self.ledger.as_ref()
-                        && response.status.is_success()
-                    {
+                    if !response.status.is_success() {
+                        // What it says beside its status is worth little time.
+                        let soon = clock::now() + REFUSAL;
+                        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+                    } else if let Some(ledger) = &self.ledger {
                         ledger.sent(&self.model);
                     }
                 }
@@ -135,8 +145,7 @@ impl Asking {
             }
         }
         if !cursor.done {
-            // The answer decides what a request means that was not taken whole.
-            let _ = relay::poll_request(up, down, &mut self.source, cursor, cx);
+            self.send(up, down, cursor, cx);
         }
         while let Poll::Ready(step) = self.read(up, cx) {
             match step {
@@ -155,6 +164,27 @@ impl Asking {
             return Poll::Ready(Err(Fault::Gone));
         }
         Poll::Pending
+    }
+
+    /// Sends what is left of the request. The answer decides what it means if that is not taken.
+    pub(crate) fn send(
+        &mut self,
+        up: &mut Up,
+        down: &mut Down<'_>,
+        cursor: &mut Cursor,
+        cx: &mut Context<'_>,
+    ) {
+        let sent = relay::poll_request(up, down, &mut self.source, cursor, cx);
+        if let Poll::Ready(Err(_)) = sent {
+            cursor.done = true;
+        }
+    }
+
+    /// Time is over. What the provider has said so far is still worth something.
+    pub(crate) fn late(&mut self) {
+        if self.headed {
+            self.answer.broken(Broke::Timeout);
+        }
     }
 
     /// Reads the next piece of the answer. What the caller may have of it is in `out` then.

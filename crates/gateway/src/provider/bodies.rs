@@ -23,8 +23,15 @@ impl Bodies {
         self.max.store(bytes, Relaxed);
     }
 
+    /// Bytes kept now.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Relaxed)
+    }
+
+    /// Whether so many bytes more would find room now.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        let sum = self.used.load(Relaxed).checked_add(bytes);
+        sum.is_some_and(|sum| sum <= self.max.load(Relaxed))
     }
 
     /// Nothing yet.

@@ -204,13 +204,15 @@ async fn body(
         );
         Stop::Fault(fault.after(Some(std::time::Duration::from_secs(1))))
     };
-    let mut kept = context.worker.shared.providers.bodies.keep();
+    let bodies = &context.worker.shared.providers.bodies;
+    let mut kept = bodies.keep();
     let mut room = 0;
     if let BodyLength::Exact(length) = request.body {
         if length > limit {
             return Err(too_large());
         }
-        if !kept.grow_to(length) {
+        // Taken as it comes: what is only promised keeps nobody else out.
+        if !bodies.has_room(length) {
             return Err(full());
         }
         room = usize::try_from(length).unwrap_or(AT_ONCE).min(AT_ONCE);

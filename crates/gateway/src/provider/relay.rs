@@ -15,6 +15,7 @@ use super::attempt::Asking;
 use crate::clock;
 use crate::down::Down;
 use crate::exchange::attempt::{Deadline, Won, count};
+use crate::exchange::source::Cursor;
 use crate::exchange::timer::Timer;
 use crate::exchange::{Context, Running, head};
 use crate::snapshot::RouteState;
@@ -46,6 +47,7 @@ pub(crate) async fn relay(
 ) {
     let Won {
         mut up,
+        mut cursor,
         mut response,
         pick,
         latency,
@@ -59,16 +61,21 @@ pub(crate) async fn relay(
     let worker = context.worker;
     let _permit = permit;
     running.count_as(&traffic);
-    asking.committed();
+    // An answer may begin before the request has come whole.
+    if cursor.done {
+        asking.committed();
+    }
     asking.key.content_began(worker.now());
     // The endpoint has answered; whether the key did is another matter.
     count(&upstream.attempts, worker.index, &Verdict::Ok);
+    let pick_id = pick.member().id().clone();
     let _in_flight = pick.finish_held(Verdict::Ok, Some(latency), worker.now());
     let provider = asking.provider.clone();
-    if let Some(after) = asking.first_token {
+    if let Some(after) = asking.first_token.filter(|_| asking.stream) {
         provider.stats.first_token(worker.index, after);
     }
     let report = &mut running.report;
+    report.member = Some(pick_id);
     let begun = report.talk.as_ref().is_some_and(|talk| talk.begun);
     head::response(&mut response.headers, response.status, down.is_h2());
     state.route.response_headers.apply(&mut response.headers);
@@ -82,6 +89,7 @@ pub(crate) async fn relay(
         report.bytes_down += piece.len() as u64;
         given = given.and_then(|()| down.data(piece, false));
     }
+    let mut pieces = 1;
     let ended = match given {
         Err(_) => Ended::Gone,
         Ok(()) => {
@@ -95,13 +103,15 @@ pub(crate) async fn relay(
                 deadline,
                 worker: worker.index,
                 bytes: 0,
+                pieces: 1,
             };
-            let ended = pump.run(&mut up).await;
+            let ended = pump.run(&mut up, &mut cursor).await;
             report.bytes_down += pump.bytes;
+            pieces = pump.pieces;
             ended
         }
     };
-    let usage = usage(&asking, report.bytes_down, &ended);
+    let usage = usage(&asking, report.bytes_down, pieces, &ended);
     provider.stats.used(worker.index, &asking.model, &usage);
     if let Some(ledger) = &asking.ledger {
         ledger.sent(&asking.model);
@@ -156,13 +166,20 @@ pub(crate) async fn relay(
     }
 }
 
+/// Bytes of a stream for a token: a frame mostly holds one, and is mostly envelope.
+const FRAME: u64 = 256;
+
 /// What the answer used: what the provider said, else what can be told from what came.
-fn usage(asking: &Asking, bytes_down: u64, ended: &Ended) -> Usage {
+fn usage(asking: &Asking, bytes: u64, pieces: u64, ended: &Ended) -> Usage {
     let asked = asking.asked_bytes as u64;
+    let said = match asking.stream {
+        true => 4 * pieces.max(bytes / FRAME),
+        false => bytes,
+    };
     match asking.answer.usage() {
         Some(usage) if matches!(ended, Ended::Whole) => *usage,
-        Some(usage) => usage.or_estimate(asked, bytes_down),
-        None => Usage::estimate(asked, bytes_down),
+        Some(usage) => usage.or_estimate(asked, said),
+        None => Usage::estimate(asked, said),
     }
 }
 
@@ -217,10 +234,12 @@ struct Pump<'p, 'd> {
     deadline: Deadline,
     worker: usize,
     bytes: u64,
+    /// Pieces of content.
+    pieces: u64,
 }
 
 impl Pump<'_, '_> {
-    async fn run(&mut self, up: &mut Up) -> Ended {
+    async fn run(&mut self, up: &mut Up, cursor: &mut Cursor) -> Ended {
         let mut last = clock::now();
         // One timer for both bounds; it is moved only when it goes off.
         let mut timer = Timer::default();
@@ -233,7 +252,7 @@ impl Pump<'_, '_> {
         }
         poll_fn(|cx| {
             while timer.is_over(alarm, cx) {
-                let now = clock::now();
+                let now = alarm.map_or_else(clock::now, |at| at.max(clock::now()));
                 if self.deadline.at.is_some_and(|at| at <= now) {
                     return Poll::Ready(Ended::Over);
                 }
@@ -253,6 +272,9 @@ impl Pump<'_, '_> {
                     false => Ended::Late(Broke::Idle),
                 });
             }
+            if !cursor.done && !ended {
+                self.asking.send(up, self.down, cursor, cx);
+            }
             while !ended && fault.is_none() {
                 match self.down.poll_room(cx) {
                     Poll::Ready(Ok(())) => {}
@@ -265,7 +287,10 @@ impl Pump<'_, '_> {
                 let now = clock::now();
                 self.watch.set(self.idle.map(|t| now + t));
                 if step == Step::Progress {
-                    stats.next_token(self.worker, now - last);
+                    self.pieces += 1;
+                    if self.asking.stream {
+                        stats.next_token(self.worker, now - last);
+                    }
                     last = now;
                 }
                 for piece in self.asking.out.drain(..) {

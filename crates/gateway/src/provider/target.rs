@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use http::uri::PathAndQuery;
-use tidegate_core::FailureKind;
 use tidegate_keys::{AllOut, KeyPick, Next, NoAnswer, Outcome, Rotation};
 use tidegate_llm::classify::{Class, Evidence};
 use tidegate_llm::{Call, ErrorAnswer, Fault, FaultKind, PrepareOptions, Secret};
@@ -36,6 +35,8 @@ pub(crate) struct Asked {
     refusal: RefCell<Option<Box<Refusal>>>,
     /// Attempts of which nothing was processed.
     safe: Cell<u32>,
+    /// Addresses that could not be reached.
+    addresses_lost: Cell<usize>,
     /// What the caller's virtual key is charged with.
     ledger: Option<Rc<Ledger>>,
 }
@@ -86,6 +87,7 @@ impl Asked {
             next: Cell::new(None),
             refusal: RefCell::default(),
             safe: Cell::new(0),
+            addresses_lost: Cell::new(0),
             ledger: None,
         }
     }
@@ -129,7 +131,7 @@ impl Asked {
             let key = rotation
                 .next(now, &mut *worker.rng.borrow_mut())
                 .map_err(|out| Box::new(Refusal::all_out(&out, out.retry_after(now))))?;
-            match self.prepare(rotation.model(), &key, headers, worker.random()) {
+            match self.prepare(&rotation, &key, headers, worker.random()) {
                 Ok((request, body, answer)) => {
                     let mut kept = worker.shared.providers.bodies.keep();
                     if body.as_ptr() != self.call.body().as_ptr() {
@@ -142,6 +144,7 @@ impl Asked {
                         kept,
                         answer,
                         asked_bytes: self.call.body().len(),
+                        stream: self.call.stream(),
                         ledger: self.ledger.clone(),
                     };
                     let timeouts = &rotation.live().timeouts;
@@ -154,7 +157,6 @@ impl Asked {
                     rotation.finish(key, Outcome::Answer(&evidence), None, now);
                 }
                 Err(fault) => {
-                    rotation.finish(key, Outcome::Cancelled, None, now);
                     return Err(Box::new(Refusal {
                         fault,
                         answer: None,
@@ -167,12 +169,12 @@ impl Asked {
 
     fn prepare(
         &self,
-        model: &str,
+        rotation: &Rotation,
         key: &KeyPick,
         headers: &HeaderMap,
         seed: u64,
     ) -> Result<(OutRequest, bytes::Bytes, tidegate_llm::Answer), Fault> {
-        let live = self.provider.keys.live();
+        let (spec, model) = (&rotation.live().spec, rotation.model());
         let token = key.key().token.expose();
         let now_unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -184,13 +186,11 @@ impl Asked {
             continue_from: None,
         };
         let secret = Secret::of(token);
-        let made = self
-            .call
-            .prepare(&live.spec, secret, model, headers, options)?;
+        let made = self.call.prepare(spec, secret, model, headers, options)?;
         let path = PathAndQuery::try_from(made.target).map_err(|_| {
             Fault::new(FaultKind::BadField, "the model's name is no part of a path")
         })?;
-        let base = &live.spec.base_url;
+        let base = &spec.base_url;
         let request = OutRequest {
             method: made.method,
             scheme: base.scheme.clone(),
@@ -208,7 +208,10 @@ impl Asked {
     }
 
     /// Ends an attempt that no answer goes to the caller from.
-    pub(crate) fn end(&self, asking: Asking, end: &End, latency: Duration, worker: &Worker) {
+    pub(crate) fn end(&self, mut asking: Asking, end: &End, latency: Duration, worker: &Worker) {
+        if matches!(end, End::Late(Some(_))) {
+            asking.late();
+        }
         let (key, answer) = asking.into_parts();
         let mut rotation = self.rotation.borrow_mut();
         let now = worker.now();
@@ -223,7 +226,13 @@ impl Asked {
             },
             End::Up(UpError::Unsent | UpError::Refused) if self.safe.get() < MAX_SAFE_RETRIES => {
                 self.safe.set(self.safe.get() + 1);
-                rotation.finish(key, Outcome::Cancelled, None, now);
+                drop(key);
+                self.next.set(Some(Step::Again));
+                return;
+            }
+            // One address of several: the key is not to blame while there are others.
+            End::Up(UpError::Connect | UpError::ConnectTimeout) if self.has_other_address() => {
+                drop(key);
                 self.next.set(Some(Step::Again));
                 return;
             }
@@ -238,13 +247,21 @@ impl Asked {
                 | UpError::Malformed
                 | UpError::NoTunnel,
             ) => Outcome::NoAnswer(NoAnswer::Reset),
-            End::Late(Some(
-                FailureKind::LocalOrigin | FailureKind::Gateway | FailureKind::Status5xx,
-            )) => Outcome::NoAnswer(NoAnswer::Timeout),
+            End::Late(Some(_)) => match answer.evidence() {
+                Some(evidence) => Outcome::Answer(evidence),
+                None => Outcome::NoAnswer(NoAnswer::Timeout),
+            },
             End::Late(None) | End::Spare => Outcome::Cancelled,
         };
         let next = rotation.finish(key, outcome, Some(latency), now);
         self.next.set(Some(Step::By(next)));
+    }
+
+    /// Counts an address that can't be reached; false if it was the last.
+    fn has_other_address(&self) -> bool {
+        let lost = self.addresses_lost.get() + 1;
+        self.addresses_lost.set(lost);
+        lost < self.provider.upstream.live.pool.members().len() && lost <= MAX_SAFE_RETRIES as usize
     }
 
     /// The address that this attempt would have gone to is not there: as bad as one that refuses.

@@ -326,7 +326,7 @@ async fn when_every_key_is_out_the_caller_is_told_when_the_first_returns() {
         "routes": [{"name": "r", "to": [{"provider": "p"}], "fallback": [{"provider": "q"}]}],
         "providers": [
             {"name": "p", "type": "openai", "base_url": provider.base(), "api_tokens": [key("one"), key("two")]},
-            {"name": "q", "type": "openai", "base_url": provider.base(), "api_tokens": [key("one")]},
+            {"name": "q", "type": "openai", "base_url": provider.base(), "api_tokens": [key("three")]},
         ],
     }))
     .await;

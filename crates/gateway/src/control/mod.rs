@@ -95,7 +95,8 @@ impl Control {
         let sockets = self.bind(config, self.take_offered())?;
         self.use_store(store, config);
         self.follow(&snapshot);
-        self.wait_for_members(MEMBERS).await;
+        let accounts = self.wait_for_accounts(config, MEMBERS);
+        tokio::join!(self.wait_for_members(MEMBERS), accounts);
         self.listen(&snapshot, sockets);
         self.register(&snapshot);
         let control = Arc::downgrade(self);

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_config::values::StateUrl;
 use tidegate_config::{Config, model};
@@ -18,6 +19,9 @@ use super::Control;
 use crate::StoreOpener;
 use crate::provider::probe::Prober;
 use crate::view::StoreView;
+
+/// How often the virtual keys are looked for at the start.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A store at work.
 pub(crate) struct Kept {
@@ -102,6 +106,22 @@ impl Control {
         ];
         tracing::info!(%url, "state kept");
         Kept { url, store, tasks }
+    }
+
+    /// Waits for the virtual keys, where there are routes that want one: before they are read every caller would be turned away.
+    pub(super) async fn wait_for_accounts(&self, config: &Config, at_most: Duration) {
+        let wanted = |route: &model::Route| route.virtual_keys != model::VirtualKeys::Off;
+        if !config.routes.iter().any(wanted) {
+            return;
+        }
+        let accounts = &self.shared.providers.accounts;
+        let read = async {
+            let mut looks = tokio::time::interval(LOOK);
+            while !accounts.is_ready() {
+                looks.tick().await;
+            }
+        };
+        let _ = tokio::time::timeout(at_most, read).await;
     }
 
     /// The store that is used; `None`: nothing needs one.

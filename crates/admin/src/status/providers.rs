@@ -170,7 +170,7 @@ fn health(health: &KeyHealth) -> [Cell; 4] {
     ]
 }
 
-/// Why, with what the provider answered: `limited (429 rate_limit_exceeded)`.
+/// Why, with what the provider answered, unless the cause says it: `limited (seen by eu-2) (429 rate_limit_exceeded)`.
 fn cause(health: &KeyHealth) -> String {
     let mut cause = health.cause.clone();
     if let Some(evidence) = health.evidence.as_ref().filter(|_| !cause.is_empty()) {
@@ -178,6 +178,7 @@ fn cause(health: &KeyHealth) -> String {
         let told: Vec<&str> = [status.as_deref(), evidence.code.as_deref()]
             .into_iter()
             .flatten()
+            .filter(|part| !cause.contains(part))
             .collect();
         if !told.is_empty() {
             cause.push_str(&format!(" ({})", told.join(" ")));

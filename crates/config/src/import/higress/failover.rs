@@ -35,6 +35,7 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
         );
         return out;
     }
+    failover.note_unread(cx);
     let mut put = |key: &str, value: Option<Yaml>| {
         out.extend(value.map(|value| (key.to_owned(), value)));
     };
@@ -53,8 +54,9 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
     if model.is_none() && cooldown.is_none() {
         cx.note(
             failover.span,
-            "neither healthCheckModel nor cooldownDuration, which Higress refuses; here the model that failed is probed",
+            "neither healthCheckModel nor cooldownDuration, which Higress refuses: by statuses alone a key would never come back, so answers are classified and the model that failed is probed",
         );
+        return out;
     }
     let statuses = match given.is_empty() {
         true => OURS.map(str::to_owned).to_vec(),
@@ -66,7 +68,6 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
         failover.span,
         "`on_status` lets statuses alone decide, as Higress does: a caller's own 400 or 404 counts against the key too. Without `on_status` answers are classified (dead key, limited until, quota, provider down) and callers' faults count for nothing",
     );
-    failover.note_unread(cx);
     out
 }
 

@@ -161,7 +161,7 @@ pub(crate) struct CreateKey {
     /// A name for people
     pub(crate) name: String,
     /// Models that may be asked for, by callers' names; * stands for anything. Default: all
-    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    #[arg(long, value_name = "GLOB,…", value_delimiter = ',')]
     pub(crate) models: Vec<String>,
     /// Requests in a minute
     #[arg(long, value_name = "N")]

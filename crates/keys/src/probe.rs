@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidegate_core::{HealthStatus, MemberState, Rng, Scope, SmallRng, Time, Verdict};
-use tidegate_llm::classify::{Class, Evidence};
+use tidegate_llm::classify::{Class, Evidence, LimitScope};
 use tidegate_state::{Candidate, InvalidKey, Key, Store};
 use tokio::task::JoinSet;
 
@@ -188,8 +188,10 @@ impl Schedule {
                 .saturating_mul(1 << failed.min(16))
                 .min(most.max(first))
         };
-        let told = health.evidence && health.returns_at.is_some();
-        let pause = match (told, failover.by_status() || health.statistics) {
+        // What other replicas counted comes as evidence with an end too; nobody told that end.
+        let counted = counted(provider, slot);
+        let told = health.evidence && health.returns_at.is_some() && !counted;
+        let pause = match (told, counted || failover.by_status() || health.statistics) {
             (true, _) => grown(HALF_OPEN.max(interval), LONGEST_HALF_OPEN),
             (false, true) => interval,
             (false, false) => grown(interval, LONGEST_PAUSE),
@@ -251,6 +253,24 @@ impl Schedule {
     pub(crate) fn forget(&mut self) {
         self.plans.clear();
     }
+}
+
+/// Whether what was last held against it is a failure that counts, not a word of the provider about the key.
+fn counted(provider: &Provider, slot: &Slot) -> bool {
+    let told = [
+        Class::KeyDead,
+        Class::ModelDenied,
+        Class::Limited {
+            scope: LimitScope::Key,
+            retry_after: None,
+        },
+        Class::QuotaExhausted {
+            scope: LimitScope::Key,
+            retry_after: None,
+        },
+    ];
+    let note = provider.note(&slot.key, &slot.scope);
+    note.is_some_and(|note| !told.iter().any(|class| note.class == class_name(class)))
 }
 
 fn was_dead(provider: &Provider, slot: &Slot) -> bool {

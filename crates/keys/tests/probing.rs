@@ -216,6 +216,29 @@ async fn a_probe_that_is_told_to_stay_away_longer_extends() {
     assert_eq!(replica.fit("m"), [1, 2]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn failures_that_count_are_probed_every_interval_whoever_counted_them() {
+    let (store, played) = (memory(), Arc::new(Played::default()));
+    let more = "failover: { failure_threshold: 2, health_check_interval: 1s }";
+    let down = Evidence::local(Class::ProviderDown, 500, "test", "");
+    played.answer(0, down.clone());
+    let one = Replica::start("one", &store, &played, more).await;
+    sleep(SECOND).await;
+    let mut two = Replica::start("two", &store, &played, more).await;
+    sleep(SECOND).await;
+    for _ in 0..2 {
+        two.attempt(0, "x", Outcome::Answer(&down));
+    }
+    sleep(4 * SECOND).await;
+    assert!(played.asked(0).len() >= 2, "{}", played.asked(0).len());
+    assert_eq!(played.askers(), ["one"]);
+    played.answer(0, good());
+    sleep(2 * SECOND).await;
+    // Before its ten seconds are over.
+    assert_eq!(one.fit("x"), [0, 1, 2]);
+    assert_eq!(two.fit("x"), [0, 1, 2]);
+}
+
 const TWO: &str = "failover: { failure_threshold: 1, success_threshold: 3, health_check_interval: 5s, health_check_timeout: 2s, \
      health_check_model: gpt-3, on_status: [\"4..\", \"5..\"] }\nmodel_mapping: { \"gpt-3\": mapped-3 }";
 

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -532,5 +534,47 @@ async fn streams_go_on_one_connection_after_another_without_a_new_one_each() {
     for _ in 0..20 {
         let reply = gateway.chat(json!({"stream": true})).await;
         assert_eq!((reply.status, &*reply.streamed()), (200, "a"), "{reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_spared_is_probed_and_comes_back_without_a_callers_help() {
+    type Fails = fn() -> Do;
+    let ways: [(&str, Fails); 4] = [
+        ("dead", || error(401, "", "invalid_api_key")),
+        ("down", || error(500, "", "server_error")),
+        ("hang", || Do::Hang),
+        ("close", || Do::Close),
+    ];
+    for (name, fails) in ways {
+        let well = Arc::new(AtomicBool::new(false));
+        let healed = well.clone();
+        let provider = Provider::start(move |_| match healed.load(Ordering::Relaxed) {
+            true => answer("hello"),
+            false => fails(),
+        })
+        .await;
+        let gateway = Gateway::start(&json!({
+            "providers": [{"name": "p", "type": "openai", "base_url": provider.base(), "api_tokens": [key("a")],
+                "timeouts": {"first_content": "300ms"},
+                "failover": {"failure_threshold": 1, "health_check_interval": "50ms"}}],
+        }))
+        .await;
+        assert_ne!(gateway.chat(json!({})).await.status, 200, "{name}");
+        let worst = || gateway.worst("p");
+        until("it is out", || worst() == ["ejected"]).await;
+        well.store(true, Ordering::Relaxed);
+        let asked = provider.asked().values().sum::<usize>();
+        until("it is back", || worst() == ["healthy"]).await;
+        assert!(provider.asked().values().sum::<usize>() > asked, "{name}");
+        let (_, body) = provider
+            .seen
+            .lock()
+            .expect("seen")
+            .last()
+            .cloned()
+            .expect("a probe");
+        assert!(body.contains("gpt-4"), "{name}: {body}");
+        assert_eq!(gateway.chat(json!({})).await.status, 200, "{name}");
     }
 }

@@ -287,6 +287,22 @@ impl Gateway {
         Self { handle, address }
     }
 
+    /// The worst that each key is in, for any model.
+    pub fn worst(&self, provider: &str) -> Vec<String> {
+        let providers = self.handle.providers();
+        let found = providers
+            .iter()
+            .find(|p| p.name == provider)
+            .expect("known");
+        let worst = |key: &tidegate_gateway::view::KeyView| {
+            let models = key.models.iter().map(|m| &m.health.state);
+            let all = models.chain([&key.health.state]);
+            let mut bad = all.filter(|state| *state != "healthy");
+            bad.next().cloned().unwrap_or_else(|| "healthy".to_owned())
+        };
+        found.keys.iter().map(worst).collect()
+    }
+
     pub async fn chat(&self, more: Value) -> Reply {
         let mut body = json!({"model": "gpt-4", "messages": [{"role": "user", "content": "hi"}]});
         for (key, value) in more.as_object().expect("an object") {

@@ -141,6 +141,10 @@ pub(crate) enum Problem {
     Register(#[from] tidegate_discovery::RegisterError),
     #[error("{0}")]
     AccessLog(#[from] OpenError),
+    #[error(
+        "route {route}: `continue` is not in this build: a stream that breaks after content ends with an error; remove it"
+    )]
+    Continue { route: String },
 }
 
 /// A configuration that can be put to work: what may fail was done, and nothing that runs was touched.
@@ -167,6 +171,10 @@ impl Draft {
         let mut problems = Vec::new();
         let router = keep(Router::compile(config), &mut problems);
         let listeners = listeners(config, old, resolver, &mut problems);
+        let continued = config.routes.iter().filter(|route| route.continue_stream);
+        problems.extend(continued.map(|route| Problem::Continue {
+            route: route.name.clone(),
+        }));
         let before: HashMap<&str, &Arc<Upstream>> = old
             .iter()
             .flat_map(|o| &o.upstreams)

@@ -42,7 +42,7 @@ async fn a_key_that_fails_in_any_way_is_not_seen_by_callers() {
         .await;
         let gateway = Gateway::start(&json!({
             "providers": [{"name": "p", "type": "openai", "base_url": provider.base(),
-                "api_tokens": [bad, key("good")], "timeouts": {"first_content": "300ms"}}],
+                "api_tokens": [bad, key("good")], "choose": "round_robin", "timeouts": {"first_content": "300ms"}}],
         }))
         .await;
         for _ in 0..10 {
@@ -577,4 +577,140 @@ async fn a_key_that_is_spared_is_probed_and_comes_back_without_a_callers_help() 
         assert!(body.contains("gpt-4"), "{name}: {body}");
         assert_eq!(gateway.chat(json!({})).await.status, 200, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_route_does_to_requests_and_answers_it_does_here_too() {
+    let provider = Provider::start(|_| answer("hello")).await;
+    let gateway = Gateway::start(&json!({
+        "routes": [
+            {"name": "full", "match": {"headers": {"x-limit": "0"}}, "to": [{"provider": "p"}],
+                "rate_limit": {"requests": 1, "per": "hour"}},
+            {"name": "fault", "match": {"headers": {"x-fault": "1"}}, "to": [{"provider": "p"}],
+                "fault": {"abort": {"status": 503}}},
+            {"name": "r", "to": [{"provider": "p"}],
+                "request_headers": {"set": {"x-team": "a"}, "remove": ["x-secret"]},
+                "response_headers": {"set": {"x-served-by": "tidegate"}}},
+        ],
+        "providers": [{"name": "p", "type": "openai", "base_url": provider.base(), "api_tokens": [key("a")],
+            "headers": {"x-project": "seven"}}],
+    }))
+    .await;
+    let body =
+        json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]});
+    let post = |path: &'static str, headers: &'static [(&str, &str)]| {
+        let (gateway, body) = (&gateway, body.to_string());
+        async move { gateway.post(path, headers, &body).await }
+    };
+    let reply = post(
+        "/v1/chat/completions",
+        &[
+            ("x-secret", "s"),
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ),
+        ],
+    )
+    .await;
+    assert_eq!(
+        reply.header("x-served-by").as_deref(),
+        Some("tidegate"),
+        "{reply:?}"
+    );
+    let (head, _) = provider.seen.lock().expect("seen")[0].clone();
+    let head = head.to_lowercase();
+    assert!(
+        head.contains("x-team: a") && head.contains("x-project: seven"),
+        "{head}"
+    );
+    assert!(
+        head.contains("x-request-id: ") && !head.contains("x-secret"),
+        "{head}"
+    );
+    assert!(
+        head.contains("traceparent: 00-0af7651916cd43dd8448eb211c80319c-"),
+        "{head}"
+    );
+    assert_eq!(post("/v1/messages", &[("x-limit", "0")]).await.status, 200);
+    let reply = post("/v1/messages", &[("x-limit", "0")]).await;
+    assert_eq!(
+        (reply.status, &reply.json()["type"]),
+        (429, &json!("error")),
+        "{reply:?}"
+    );
+    assert_eq!(
+        reply.header("x-tidegate-error").as_deref(),
+        Some("rate-limited")
+    );
+    assert!(
+        reply.header("retry-after").is_some() && reply.header("x-ratelimit-limit").is_some(),
+        "{reply:?}"
+    );
+    let reply = post("/v1/chat/completions", &[("x-fault", "1")]).await;
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.json()["error"]["message"].is_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_virtual_key_is_needed_nobody_comes_in_without_and_models_and_rates_are_kept_to() {
+    let provider = Provider::start(|_| answer("hello")).await;
+    let gateway = Gateway::start(&json!({
+        "routes": [{"name": "r", "to": [{"provider": "p"}], "virtual_keys": "required"}],
+        "providers": [{"name": "p", "type": "openai", "base_url": provider.base(), "api_tokens": [key("a")],
+            "models": ["gpt-4", "o1"]}],
+    }))
+    .await;
+    let request = |limits: serde_json::Value| {
+        serde_json::from_value(json!({"name": "team", "limits": limits})).expect("a request")
+    };
+    let handle = &gateway.handle;
+    let (_, open) = handle
+        .create_virtual_key(&request(
+            json!({"models": ["gpt-*"], "requests_per_minute": 3}),
+        ))
+        .await
+        .expect("made");
+    let bearer = format!("Bearer {}", open.expose());
+    let ask = |token: String, model: &'static str| {
+        let gateway = &gateway;
+        async move {
+            let body = json!({"model": model, "messages": []}).to_string();
+            let headers = [("authorization", &*token)];
+            gateway.post("/v1/chat/completions", &headers, &body).await
+        }
+    };
+    assert_eq!(gateway.chat(json!({})).await.status, 401);
+    let wrong = ask("Bearer tg-0123456789".to_owned(), "gpt-4").await;
+    assert_eq!(wrong.status, 401, "{wrong:?}");
+    let known = async {
+        while ask(bearer.clone(), "o1").await.status == 401 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), known)
+        .await
+        .expect("known");
+    assert_eq!(ask(bearer.clone(), "o1").await.status, 403);
+    let listed = gateway
+        .send("GET", "/v1/models", &[("authorization", &bearer)], "")
+        .await;
+    let listed = listed.json()["data"].clone();
+    assert_eq!(listed.as_array().expect("a list").len(), 1, "{listed}");
+    let mut statuses = Vec::new();
+    for _ in 0..6 {
+        statuses.push(ask(bearer.clone(), "gpt-4").await.status);
+    }
+    // A minute may end in between.
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!((3..=6).contains(&served), "{statuses:?}");
+    assert!(
+        statuses.iter().all(|status| [200, 429].contains(status)),
+        "{statuses:?}"
+    );
+    let used = handle.virtual_keys().expect("read")[0].used.clone();
+    assert!(
+        used.iter().any(|u| u.unit == "requests" && u.used > 0),
+        "{used:?}"
+    );
 }

@@ -46,7 +46,9 @@ pub(crate) fn hide_literal(node: &Node, sources: &[Source], secrets: &mut Vec<Sp
 /// Finds values that sound secret anywhere in a tree: under misspelt keys and in sections that this build does not read.
 pub(crate) fn hide_by_name(node: &Node, inside: bool, sources: &[Source], secrets: &mut Vec<Span>) {
     match &node.kind {
-        Kind::Scalar(scalar) if inside || has_credentials(&scalar.text) => {
+        Kind::Scalar(scalar)
+            if inside || has_credentials(&scalar.text) || looks_like_key(&scalar.text) =>
+        {
             hide_literal(node, sources, secrets)
         }
         Kind::List(items) => items
@@ -59,6 +61,18 @@ pub(crate) fn hide_by_name(node: &Node, inside: bool, sources: &[Source], secret
         }
         _ => {}
     }
+}
+
+/// What providers' keys begin with.
+const KEYS: [&str; 12] = [
+    "sk-", "sk_", "gsk_", "xai-", "AIza", "AKIA", "ASIA", "ghp_", "hf_", "pplx-", "r8_", "tg-",
+];
+
+/// A key of a provider, wherever it was put by mistake.
+fn looks_like_key(text: &str) -> bool {
+    text.len() >= 20
+        && KEYS.iter().any(|start| text.starts_with(start))
+        && !text.contains(char::is_whitespace)
 }
 
 /// A URL with a user or a password in it: `redis://:hunter2@host`.
@@ -78,7 +92,12 @@ pub(crate) fn line_may_hold_secret(source: &Source, line: usize) -> bool {
                 .is_some_and(|(key, _)| sounds_secret(key))
         })
     };
-    if key_in(text) || text.split([' ', '"', '\'']).any(has_credentials) {
+    let part = |part: &str| has_credentials(part) || looks_like_key(part);
+    if key_in(text)
+        || text
+            .split([' ', '"', '\'', ',', '[', ']', '{', '}'])
+            .any(part)
+    {
         return true;
     }
     let indent = |text: &str| text.len() - text.trim_start().len();

@@ -71,6 +71,9 @@ fn no_excerpt_shows_a_secret_that_stands_in_the_text() {
         "routes: [ { name: a, respond: { headers: { cookie: hunter2, \"b b\": 1 } } } ]",
         "routes: [ { name: a, respond: { headers: { x-api-key: \"hunter2\\n\" } } } ]",
         "routes: [ { name: a, request_headers: { set: { x-auth: hunter2 }, wrong: 1 } } ]",
+        "node: { region: sk-live-hunter2-hunter2, wrong: 1 }",
+        "providers:\n  - name: p\n    wrong_place: sk-live-hunter2-hunter2\n",
+        "providers: [ { name: p, type: openai, [sk-live-hunter2-hunter2 ]\n",
     ] {
         let found = load_str_with("t.yaml", text, &env).expect_err(text);
         for shown in [

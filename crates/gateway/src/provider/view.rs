@@ -97,12 +97,11 @@ impl Handle {
     /// They have not been read from the store yet.
     pub fn virtual_keys(&self) -> Result<Vec<VirtualKeyView>, Error> {
         let accounts = &self.control.shared.providers.accounts;
+        if self.control.store().is_none() {
+            return Ok(Vec::new());
+        }
         if !accounts.is_ready() {
-            let cause = match self.control.store() {
-                Some(_) => "virtual keys have not been read yet",
-                None => NO_STORE,
-            };
-            return Err(unavailable(cause));
+            return Err(unavailable("virtual keys have not been read yet"));
         }
         let keys = accounts.list(unix_ms());
         Ok(keys

@@ -87,14 +87,18 @@ def test_one_replica_probes_and_when_it_dies_another_goes_on_within_the_lease(re
 
     def leader_of(call):
         """Whose connection the probe came over."""
-        return next(gateway for gateway in alive if owns_port(gateway.roles()["gateway"], call.peer))
+        return next((gateway for gateway in alive if owns_port(gateway.roles()["gateway"], call.peer)), None)
 
     alive = list(three)
     until(lambda: len(probes()) >= 5, 20, "probes")
     # Ticks are half a second (with jitter) apart: of two probers there would be pairs.
     gaps = [late.at - early.at for early, late in zip(probes(), probes()[1:])]
     assert sum(gap < 0.2 for gap in gaps) == 0, gaps
-    leader = leader_of(probes()[-1])
+    # A probe that hangs keeps its connection, by which its sender is known.
+    faulty.script(A, faults.hang(1.5, faults.dead()))
+    asked = len(probes())
+    leader = until(lambda: len(probes()) > asked and leader_of(probes()[-1]), 10, "a probe under way")
+    faulty.script(A, faults.dead())
     epoch = redis.lease("keys/prober")[0]
     before = len(probes())
     # Supervisor and all: nobody starts it again.

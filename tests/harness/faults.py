@@ -201,6 +201,20 @@ def reset():
     return behave
 
 
+def cut():
+    """The beginning of a good answer, then the connection breaks."""
+
+    async def behave(call, connection):
+        body = json.dumps(wire.whole(call.dialect, call.model)).encode()
+        call.status = 200
+        await connection.head(200, [("content-type", "application/json"), ("content-length", len(body))])
+        await connection.write(body[: len(body) // 2])
+        await asyncio.sleep(0.02)
+        connection.reset()
+
+    return behave
+
+
 def hang(seconds=600, then=None):
     """Does not answer for so long; notes the caller that leaves."""
 

@@ -97,9 +97,10 @@ def test_a_revoked_key_is_refused_at_once_and_an_expired_one_by_itself(gateway):
 
 def test_keys_are_made_listed_and_revoked_on_the_command_line(gateway):
     admin = ["--admin", f"http://127.0.0.1:{gateway.admin_port}"]
-    ran = command("keys", "create", "--name", "by-hand", "--model", "gpt-4*", "--requests-per-minute", "100", *admin)
+    ran = command("keys", "create", "by-hand", "--models", "gpt-4*", "--requests-per-minute", "100", *admin)
     assert ran.returncode == 0, ran.stderr
-    word = next(word for word in (ran.stdout + " ").split() if word.startswith("tg-") and "…" not in word)
+    word = ran.stdout.strip()
+    assert word.startswith("tg-")
     until(lambda: use(gateway, {"token": word}).status == 200)
     assert use(gateway, {"token": word}, model="other").status == 403
     ran = command("keys", "list", *admin)

@@ -9,7 +9,7 @@ use support::http::Server;
 use support::tls::Authority;
 use support::{resolver, soon, upstream};
 use tidegate_discovery::{Endpoint, Health, Prober};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 
@@ -213,6 +213,9 @@ async fn unix_sockets_are_probed_like_any_other() {
         &[&format!("unix:{}", path.display())],
     );
     let (mut stream, _) = listener.accept().await.expect("a connection");
+    // An answer before its question would break the protocol.
+    let mut asked = [0; 1024];
+    assert_ne!(stream.read(&mut asked).await.expect("a request"), 0);
     stream
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
         .await

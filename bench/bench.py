@@ -67,6 +67,8 @@ class Peer:
         for w in work.split():
             self.work += [x for x in GROUPS.get(w, [w]) if x not in self.work]
         self.sets = dict(s.split("=", 1) for s in sets.split())
+        # What the load client adds to each request for this proxy alone.
+        self.load = ["--headers", self.sets.pop("HEADERS")] if "HEADERS" in self.sets else []
         self.proc = None
 
     def start(self):
@@ -98,7 +100,7 @@ class Peer:
         began = time.monotonic()
         self.proc = spawn(argv, cores(self.cores), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
         chat = [] if "W1" in self.work else ["--chat"]
-        got = load(["ping", "--addr", f"127.0.0.1:{self.port}", "--max-secs", "90"] + chat, 100)
+        got = load(["ping", "--addr", f"127.0.0.1:{self.port}", "--max-secs", "90"] + chat + self.load, 100)
         ms = (time.monotonic() - began) * 1000
         if got.get("errors"):
             self.stop()
@@ -256,7 +258,11 @@ def measure(peer, work, scale, backend):
 def measure_once(peer, work, scale, backend):
     which, args, _ = WORK[work]
     args = re.sub(r"\{s(\d+)\}", lambda m: str(float(m.group(1)) * scale), args).split()
-    argv = args[:1] + ["--addr", f"127.0.0.1:{getattr(peer, which)}"] + args[1:]
+    return measure_args(peer, work, args, getattr(peer, which), backend)
+
+
+def measure_args(peer, work, args, port, backend):
+    argv = args[:1] + ["--addr", f"127.0.0.1:{port}"] + args[1:] + peer.load
     pids = peer.pids()
     rss0, pss0 = memory(pids, "Rss"), memory(pids, "Pss")
     mark_peak(pids)
@@ -300,9 +306,9 @@ def measure_idle(argv, pids):
     return {**got, **held}
 
 
-def read_peers(extra):
+def read_peers(extra, name="peers.conf"):
     lines = []
-    with open(os.path.join(HERE, "peers.conf")) as f:
+    with open(os.path.join(HERE, name)) as f:
         lines += f.read().splitlines()
     for path in filter(None, os.environ.get("PEERBENCH_EXTRA", "").split(":")) if extra else ():
         with open(path) as f:

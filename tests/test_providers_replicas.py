@@ -183,3 +183,22 @@ def test_no_key_stands_in_the_store(replicas, faulty, redis):
     held = held if isinstance(held, str) else redis.everything()
     for key in (A, B, C):
         assert key not in held and key[3:] not in held
+
+
+def test_a_removed_key_leaves_no_residue_in_the_store(replicas, faulty, redis):
+    gateways = replicas(failover={"health_check_interval": "60s"})
+    # One after the other: a key that is out already is never chosen.
+    for key, fault in ((A, faults.dead()), (B, faults.limited(600))):
+        faulty.script(key, fault)
+        until_ejected_by(gateways[0], faulty, key)
+    for gateway in gateways:
+        until(lambda: state(gateway, A) == "ejected" and providers.worst(providers.key(gateway, B)), AGREED)
+    with_both = redis.everything()
+    config = {key: value for key, value in gateways[0].config.items() if key not in ("listeners", "admin")}
+    config["providers"] = [{**config["providers"][0], "api_tokens": [B, C]}]
+    for gateway in gateways:
+        gateway.reload(config)
+    marks = [line.split(": ")[0] for line in with_both.splitlines() if "key_dead" in line]
+    assert marks, with_both
+    until(lambda: not any(mark in redis.everything() for mark in marks), 30, "the removed key's entries are gone", every=0.1)
+    assert "limited" in redis.everything(), "the other's stay"

@@ -234,11 +234,11 @@ def over_llama(tidegate, llama):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("front", DIALECTS)
 def test_each_sdk_chats_with_a_true_model(over_llama, sdks, front):
-    given = arguments(front, "Count from one to ten in words.", model="smollm2", tokens=24)
+    given = arguments(front, "Write a long story about a lighthouse.", model="smollm2", tokens=24)
     whole = sdks.good(base(over_llama), "chat", given, SDK_OF[front])
     assert whole["text"].strip() and whole["usage"][1] > 0
     stream = sdks.good(base(over_llama), "stream", given, SDK_OF[front])
-    assert len(stream["pieces"]) >= 10 and stream["usage"][1] > 0
+    assert len(stream["pieces"]) >= 2 and stream["usage"][1] > 0
     assert stream["finish"] in ("length", "stop", "max_tokens", "end_turn", "MAX_TOKENS", "STOP")
 
 
@@ -256,5 +256,6 @@ def test_a_true_model_takes_over_within_the_same_request(tidegate, faulty, llama
 @pytest.mark.heavy
 @pytest.mark.timeout(300)
 def test_openais_client_for_node_streams_from_a_true_model(over_llama, node_sdk):
-    answer = node_sdk.good(base(over_llama), "stream", arguments("openai", "Count to five.", model="smollm2", tokens=24))
-    assert len(answer["pieces"]) >= 10
+    answer = node_sdk.good(base(over_llama), "stream", arguments("openai", "Write a long story about a lighthouse.", model="smollm2", tokens=24))
+    assert len(answer["pieces"]) >= 2, answer
+    assert "".join(answer["pieces"]) == answer["text"]

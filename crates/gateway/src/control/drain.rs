@@ -34,7 +34,7 @@ impl Control {
         if !left && timeout_at(end, leaving).await.is_err() {
             tracing::warn!("not deregistered within the grace");
         }
-        self.leave_store();
+        self.leave_store().await;
         let cut = self.door.connections() as u64;
         self.door.stop();
         cut

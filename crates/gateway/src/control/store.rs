@@ -144,8 +144,15 @@ impl Control {
     }
 
     /// Ends the tasks: what a gateway that is going finds out is no longer asked for, and another one takes the probing over at once.
-    pub(super) fn leave_store(&self) {
-        let _before = self.state().kept.take();
+    pub(super) async fn leave_store(&self) {
+        let Some(mut kept) = self.state().kept.take() else {
+            return;
+        };
+        for task in kept.tasks.drain(..) {
+            task.abort();
+            // What it held, a lease among it, is given back when it is dropped.
+            let _ = task.await;
+        }
     }
 }
 

@@ -56,6 +56,18 @@ impl Handle {
             "Sessions that had to leave the key they stuck to.",
             Kind::Counter,
         );
+        let mut models_out = family(
+            "tidegate_key_models_out",
+            "Models for which a key is spared, apart from all of them together.",
+            Kind::Gauge,
+        );
+        for provider in self.providers() {
+            for key in provider.keys {
+                let out = key.models.iter().filter(|m| m.health.state == "ejected");
+                let labels = vec![("pool", provider.name.clone()), ("member", key.name)];
+                models_out.samples.push(number(labels, out.count() as f64));
+            }
+        }
         let shared = &self.control.shared;
         for provider in &shared.snapshot.load().providers {
             let named = || vec![("provider", provider.name().to_string())];
@@ -107,6 +119,7 @@ impl Handle {
             failovers,
             exhausted,
             moves,
+            models_out,
             one(
                 "tidegate_request_bodies_bytes",
                 "Memory that bodies of requests to providers take.",

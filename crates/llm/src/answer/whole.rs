@@ -9,7 +9,6 @@ use super::relay::broken;
 use super::{Seen, Sink, Step};
 use crate::Dialect;
 use crate::classify::{self, Class};
-use crate::json::Cursor;
 use crate::prepare::{Back, Plan};
 use crate::translation::{self, embeddings};
 use crate::usage::Usage;
@@ -114,7 +113,10 @@ impl Whole {
         let (seen, usage) = match plan.back {
             // An empty answer has nothing to be wrong (204).
             Back::Same if !self.json || body.is_empty() => (true, None),
-            Back::Same => (is_json(&body), Usage::read(plan.front, &body)),
+            Back::Same => match Usage::read_checked(plan.front, &body) {
+                Ok(usage) => (true, usage),
+                Err(_) => (false, None),
+            },
             Back::Other(..) if plan.stream => {
                 return Seen::Fault(broken(
                     "answer-no-stream",
@@ -160,9 +162,4 @@ fn translate(
     sink.held.clear();
     sink.held.push(written.into());
     true
-}
-
-fn is_json(body: &[u8]) -> bool {
-    let mut cursor = Cursor::new(body);
-    cursor.value().is_ok() && cursor.end().is_ok()
 }

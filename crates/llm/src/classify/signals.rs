@@ -4,9 +4,11 @@
 //! string, a number in `base_resp` or `error_code`, a list of one (Gemini's streams), a nested `details` list. All of
 //! them are read into the same few fields, and the table of rules sees only those.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use http::HeaderMap;
+use memchr::memmem::Finder;
 use serde_json::Value;
 
 use super::ProviderKind;
@@ -31,9 +33,12 @@ pub(super) struct Signals {
     pub(super) page: bool,
 }
 
+/// Looked for in every frame of every stream: making the finder anew costs more than the search.
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error"));
+
 /// The JSON of a success holds an error after all. Allocates nothing; most answers are told apart by a search for bytes.
 pub(super) fn hides_error(kind: ProviderKind, json: &[u8]) -> bool {
-    let candidate = memchr::memmem::find(json, b"\"error").is_some()
+    let candidate = ERROR.find(json).is_some()
         || kind == ProviderKind::MiniMax && memchr::memmem::find(json, b"\"base_resp\"").is_some();
     candidate && shows_error(json).unwrap_or(false)
 }

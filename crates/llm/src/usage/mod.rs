@@ -59,16 +59,15 @@ impl Usage {
         {
             return None;
         }
-        let mut found = None;
-        let read = |cursor: &mut Cursor<'_>| read(cursor, dialect);
+        walk(dialect, &mut Cursor::new(json)).ok().flatten()
+    }
+
+    /// As [`Self::read`], for an answer that is to be checked as well: one walk tells whether it is JSON from its beginning to its end.
+    pub(crate) fn read_checked(dialect: Dialect, json: &[u8]) -> Result<Option<Self>, Malformed> {
         let mut cursor = Cursor::new(json);
-        let walked = if cursor.is_array() {
-            // Gemini's streams that are not SSE: a list, the last usage counts.
-            cursor.array(|cursor| look(cursor, dialect, 0, &mut found, &read))
-        } else {
-            look(&mut cursor, dialect, 0, &mut found, &read)
-        };
-        walked.ok().and(found)
+        let found = walk(dialect, &mut cursor)?;
+        cursor.end()?;
+        Ok(found)
     }
 
     /// Reads the usage from the end of a whole answer whose beginning is not at hand. `None` unless what follows the last mark
@@ -132,6 +131,18 @@ impl Usage {
         }
         filled
     }
+}
+
+fn walk(dialect: Dialect, cursor: &mut Cursor<'_>) -> Result<Option<Usage>, Malformed> {
+    let mut found = None;
+    let read = |cursor: &mut Cursor<'_>| read(cursor, dialect);
+    if cursor.is_array() {
+        // Gemini's streams that are not SSE: a list, the last usage counts.
+        cursor.array(|cursor| look(cursor, dialect, 0, &mut found, &read))?;
+    } else {
+        look(cursor, dialect, 0, &mut found, &read)?;
+    }
+    Ok(found)
 }
 
 /// What must be in a text that has usage.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::json::Malformed;
 
 fn read(dialect: Dialect, json: &str) -> Usage {
     Usage::read(dialect, json.as_bytes()).unwrap_or_else(|| panic!("no usage in {json}"))
@@ -223,4 +224,18 @@ fn the_end_of_an_answer_tells_its_usage_where_it_is_its_own() {
     ] {
         assert_eq!(seen(Dialect::OpenAi, end), None, "{end}");
     }
+}
+
+#[test]
+fn a_whole_answer_is_checked_and_counted_in_one_walk() {
+    let checked = |text: &str| Usage::read_checked(Dialect::OpenAi, text.as_bytes());
+    let answer = r#"{"choices":[{"message":{"content":"a \"usage\""}}],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+    assert_eq!(checked(answer), Ok(Some(usage(3, 4))));
+    for sound in ["{}", "[]", "3", " {\"usage\":null} ", "\"x\""] {
+        assert_eq!(checked(sound), Ok(None), "{sound}");
+    }
+    for end in 0..answer.len() {
+        assert_eq!(checked(&answer[..end]), Err(Malformed), "{end}");
+    }
+    assert_eq!(checked(&format!("{answer}x")), Err(Malformed));
 }

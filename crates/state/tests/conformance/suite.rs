@@ -317,7 +317,14 @@ pub(crate) async fn a_watcher_that_was_too_slow_is_given_everything_anew(store: 
     // Another watch tells when all changes have arrived here.
     let mut fast = store.watch(&Prefix::all());
     let reading = tokio::spawn(async move {
-        while !matches!(next(&mut fast).await, Event::Put(at, _) if at == key("last")) {}
+        loop {
+            match next(&mut fast).await {
+                Event::Put(at, _) if at == key("last") => break,
+                // The writers may have been too fast for this one as well.
+                Event::Resync(all) if all.iter().any(|(at, _)| *at == key("last")) => break,
+                _ => {}
+            }
+        }
     });
     let mut writers = JoinSet::new();
     for writer in 0..16 {

@@ -1,0 +1,9 @@
+//! Hosts models: starts worker processes, keeps versions of a model loaded, and answers the protocols of model servers
+//! on one socket an instance.
+//!
+//! A door (`door`) turns a request of any protocol into a [`Call`]; a group of workers (`group`) runs it and gives
+//! an [`Answer`] or a [`Fault`]; neither knows of the other more than the [`Model`] trait.
+
+mod call;
+
+pub use call::*;

@@ -101,6 +101,21 @@ def test_a_killed_store_changes_nothing_and_comes_back_with_what_it_had(tidegate
     until(lambda: state(gateway, A) == state(gateway, B) == "ejected", 5, "both are known")
 
 
+def test_a_restart_keeps_what_is_known_of_keys_and_their_times(tidegate, faulty):
+    """Also what was found out just before the end."""
+    gateway = tidegate(one(faulty, [A, B, C], failover=SELDOM))
+    out(gateway, faulty, A)
+    out(gateway, faulty, B, faults.limited(600), model="gpt-4")
+    before, asked = cause(gateway, B), (faulty.count(A), faulty.count(B))
+    assert gateway.stop() == 0
+    gateway.start()
+    until(lambda: state(gateway, A) == "ejected", 5)
+    until(lambda: cause(gateway, B) == before, 5, "the other too")
+    assert before["class"] == "limited"
+    assert [post(gateway).status for _ in range(30)] == [200] * 30
+    assert (faulty.count(A), faulty.count(B)) == asked
+
+
 def test_an_upgrade_keeps_what_is_known_of_keys(tidegate, faulty):
     gateway = tidegate(one(faulty, [A, B], failover=SELDOM))
     out(gateway, faulty, A)

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_core::{Scope, Time};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::identity::KeyId;
 use crate::notes::Note;
@@ -41,6 +41,8 @@ const MOST: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     changes: Mutex<Vec<Change>>,
+    /// Who waits until all of them are told.
+    waiting: Mutex<Vec<oneshot::Sender<()>>>,
     wake: Notify,
 }
 
@@ -66,5 +68,30 @@ impl Outbox {
 
     pub(crate) async fn changed(&self) {
         self.wake.notified().await;
+    }
+
+    /// Waits until the sharing task has told everything that was put in here before.
+    pub(crate) async fn told(&self) {
+        let (told, all) = oneshot::channel();
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(told);
+        self.wake.notify_one();
+        // A task that is gone tells nothing more.
+        let _ = all.await;
+    }
+
+    /// They go on waiting.
+    pub(crate) fn wait_on(&self, them: Vec<oneshot::Sender<()>>) {
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(them);
+    }
+
+    /// Those that wait. Take them before the changes: what they wait for is among those then.
+    pub(crate) fn waiting(&self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -142,6 +142,12 @@ impl Keys {
         events.drain(..).collect()
     }
 
+    /// Waits until the store has what was found out here so far, through the task that [`share`](crate::share::share) is. That
+    /// takes as long as the store is away: bound it.
+    pub async fn told(&self) {
+        self.outbox.told().await;
+    }
+
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
     }

@@ -107,6 +107,36 @@ async fn health_entries(store: &Arc<dyn Store>) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_found_out_last_is_in_the_store_once_it_is_told() {
+    let store = memory();
+    let mut replica = Replica::start("one", &store, vec![settings(&[0, 1], "")]).await;
+    // Before the task has run at all.
+    replica.attempt(0, "m", Outcome::Answer(&dead()));
+    replica.attempt(1, "m", Outcome::Answer(&limited(600)));
+    replica.keys.told().await;
+    assert_eq!(health_entries(&store).await, 2);
+    // With nothing to tell there is nothing to wait for.
+    tokio::time::timeout(Duration::from_millis(1), replica.keys.told())
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_told_waits_for_a_store_that_is_away() {
+    let flaky = Arc::new(Fickle::new(memory()));
+    let store: Arc<dyn Store> = flaky.clone();
+    let mut replica = Replica::start("one", &store, vec![settings(&[0, 1], "")]).await;
+    replica.keys.told().await;
+    flaky.set_away(true);
+    replica.attempt(0, "m", Outcome::Answer(&dead()));
+    let waited = tokio::time::timeout(Duration::from_secs(2), replica.keys.told()).await;
+    assert!(waited.is_err());
+    flaky.set_away(false);
+    replica.keys.told().await;
+    assert_eq!(health_entries(&store).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn trap_8_replicas_agree_within_a_quarter_of_a_second() {
     let store = memory();
     let mut all = three(&store, &[0, 1, 2, 3], "").await;

@@ -23,6 +23,9 @@ use crate::view::StoreView;
 /// How often the virtual keys are looked for at the start.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How long a gateway that is going tries to tell the store what it found out of keys.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// A store at work.
 pub(crate) struct Kept {
     url: StateUrl,
@@ -143,11 +146,15 @@ impl Control {
         }
     }
 
-    /// Ends the tasks: what a gateway that is going finds out is no longer asked for, and another one takes the probing over at once.
+    /// Tells what was found out last, then ends the tasks: what a gateway that is going finds out is no longer asked for, and another one takes the probing over at once.
     pub(super) async fn leave_store(&self) {
         let Some(mut kept) = self.state().kept.take() else {
             return;
         };
+        let told = self.shared.providers.keys.told();
+        if tokio::time::timeout(LAST_WORDS, told).await.is_err() {
+            tracing::warn!(url = %kept.url, "the store did not take what was found out of keys last");
+        }
         for task in kept.tasks.drain(..) {
             task.abort();
             // What it held, a lease among it, is given back when it is dropped.

@@ -347,6 +347,15 @@ impl Exchange {
         }
     }
 
+    /// True when all is told, as far as it is known.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.doomed.is_empty()
+            && !self
+                .known
+                .values()
+                .any(|known| known.dirty || known.writing)
+    }
+
     /// True while something waits to be told.
     pub(crate) fn has_work(&self) -> bool {
         !self.doomed.is_empty()

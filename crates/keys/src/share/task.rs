@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_core::Time;
 use tidegate_state::{Error, Event, Expect, Fence, Guard, Key, Store};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::exchange::{Applied, Exchange, Write, Written};
@@ -187,8 +188,10 @@ pub async fn share(
     let mut clean = options.sole;
     let mut working = JoinSet::new();
     let mut deleting: BTreeSet<Key> = BTreeSet::new();
+    let mut waiting = Vec::new();
     loop {
         let now = clock.now();
+        waiting.append(&mut keys.outbox().waiting());
         let (mut due, added) = sharer.turn(now);
         if added {
             // What the store knows of them comes with a new listing.
@@ -214,6 +217,9 @@ pub async fn share(
         }
         if sharer.exchange().has_work() {
             due = due.min(now + Duration::from_millis(100));
+        }
+        if sharer.exchange().is_settled() {
+            tell_all(&mut waiting);
         }
         tokio::select! {
             event = watch.next() => {
@@ -243,15 +249,27 @@ pub async fn share(
     }
 }
 
+/// Those that waited need not any more. One that is gone does not matter.
+fn tell_all(waiting: &mut Vec<oneshot::Sender<()>>) {
+    for told in waiting.drain(..) {
+        let _ = told.send(());
+    }
+}
+
 /// Gets the store's secret, and goes on without it until then.
 async fn adopt(sharer: &mut Sharer, keys: &Keys, store: &dyn Store, clock: &dyn Clock) {
+    let mut waiting = Vec::new();
     loop {
         let ours = keys.identity();
         let asking = propose(store, &ours);
         tokio::pin!(asking);
         let answer = loop {
             let now = clock.now();
+            waiting.append(&mut keys.outbox().waiting());
             let (due, _) = sharer.turn(now);
+            if sharer.exchange().is_settled() {
+                tell_all(&mut waiting);
+            }
             tokio::select! {
                 answer = &mut asking => break answer,
                 () = keys.outbox().changed() => {}
@@ -259,7 +277,10 @@ async fn adopt(sharer: &mut Sharer, keys: &Keys, store: &dyn Store, clock: &dyn 
             }
         };
         match answer {
-            Ok(theirs) => return keys.adopt(theirs, clock.now()),
+            Ok(theirs) => {
+                keys.outbox().wait_on(waiting);
+                return keys.adopt(theirs, clock.now());
+            }
             Err(error) => tracing::debug!(%error, "the store's secret is not known yet"),
         }
         tokio::time::sleep(AGAIN).await;

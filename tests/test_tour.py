@@ -10,7 +10,7 @@ from harness.net import free_port
 
 README = (TOP / "README.md").read_text()
 TOUR = README[README.index("ANCHOR: tour") : README.index("ANCHOR_END: tour")]
-PORT = re.compile(r"\b(8080|8443|850[1-9]|9900)\b")
+PORT = re.compile(r"\b(8080|8443|850[1-9]|860[12]|9900)\b")
 # Before the output of each block.
 SIGN = "@@ block "
 

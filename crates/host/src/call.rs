@@ -87,6 +87,8 @@ pub struct Method {
     pub binary: Option<String>,
     /// Takes any keyword (`**kwargs`).
     pub any: bool,
+    /// Leaves another model on the disk than is in memory: every worker lets the version go when it has succeeded.
+    pub reload: bool,
     /// Calls are gathered into one of at most so many.
     pub batch: Option<Batch>,
     /// First paragraph of its documentation.

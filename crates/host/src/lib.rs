@@ -5,5 +5,11 @@
 //! an [`Answer`] or a [`Fault`]; neither knows of the other more than the [`Model`] trait.
 
 mod call;
+mod events;
+mod host;
+mod state;
 
 pub use call::*;
+pub use events::{Event, Events, Release, Stream, Traced, What};
+pub use host::{Host, HostError, HostOptions};
+pub use state::{Address, InstanceState, ServiceCounts, State};

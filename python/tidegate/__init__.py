@@ -1,0 +1,25 @@
+"""Models behind Tidegate: `Model` and its decorators for those who write them, `Client` and `AsyncClient` for those who call them.
+
+    from tidegate import Model
+
+    class Sentiment(Model):
+        def predict(self, text: str) -> dict: ...
+
+    $ tidegate serve model:Sentiment
+"""
+
+from ._errors import Cancelled, Error
+from ._model import Model, batched, cancellable, reloads, retryable
+from ._values import File
+
+__version__ = "0.1.0"
+__all__ = ["AsyncClient", "Cancelled", "Client", "Error", "File", "Model", "batched", "cancellable", "reloads", "retryable"]
+
+
+def __getattr__(name):
+    # The clients need grpcio: only those who use them import it.
+    if name in ("Client", "AsyncClient"):
+        from . import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'tidegate' has no attribute {name!r}")

@@ -1,0 +1,28 @@
+"""Errors that a model may choose, and the one that ends a cancelled call."""
+
+CODES = frozenset(
+    "CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED RESOURCE_EXHAUSTED "
+    "FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED".split()
+)
+
+
+class Error(Exception):
+    """An error with a status of the model's own choice: `raise tidegate.Error("NOT_FOUND", "no such user")`.
+
+    `code` is the name of a gRPC status; `reason` a short word for programs. A client raises it, too.
+    """
+
+    def __init__(self, code: str, message: str = "", reason: str = "model_error") -> None:
+        if code not in CODES:
+            raise ValueError(f"{code!r} is no gRPC status; one of {', '.join(sorted(CODES))}")
+        super().__init__(message or code)
+        self.code = code
+        self.message = message or code
+        self.reason = reason
+
+    def __reduce__(self):
+        return (type(self), (self.code, self.message, self.reason))
+
+
+class Cancelled(BaseException):
+    """Raised inside a call that nobody waits for any longer. No Exception: `except Exception` does not keep it."""

@@ -1,0 +1,238 @@
+"""One call at a time, in the main thread: no hand-over between threads on the way of a call."""
+
+import inspect
+import signal
+import threading
+import time
+
+from . import _wire as wire
+from ._errors import Cancelled, Error
+from ._model import current
+from ._worker import LONG, Running, Worker, watch
+
+# A result waits for those of the calls behind it only while calls take less than this many seconds.
+QUICK = 0.0002
+
+
+class Single(Worker):
+    def __init__(self, sock, name, identity):
+        super().__init__(sock, name, identity)
+        # Who reads the connection: the main thread while `running` is 0, else `watch`; the change is made under `reading`.
+        self.reading = threading.Lock()
+        self.running = self.count = 0
+        self.wake, self.parked = threading.Event(), False
+        # The call whose method runs now and may be interrupted; the one that is to be; the stream and its credit.
+        self.now = self.cut = self.streaming = self.credit = 0
+        self.main = threading.get_ident()
+
+    def start(self):
+        signal.signal(signal.SIGURG, self.interrupted)
+        self.busy()
+        threading.Thread(target=watch, args=(self,), name="tidegate-watch", daemon=True).start()
+
+    def busy(self):
+        """From here on `watch` reads, if it takes long."""
+        self.count += 1
+        self.running = self.count
+        if self.parked:
+            self.wake.set()
+
+    def idle(self):
+        with self.reading:
+            self.running = 0
+
+    def interrupted(self, *_):
+        if self.cut and self.cut == self.now:
+            self.cut = 0
+            raise Cancelled
+
+    def overhear(self, flags):
+        """Reads once: what concerns a running call at once, the rest into the backlog."""
+        fresh = []
+        self.link.read(fresh, flags)
+        for frame in fresh:
+            kind = frame[0]
+            if kind == wire.CALL:
+                self.backlog.append(frame)
+            elif kind == wire.CANCEL:
+                self.cancel(frame[1])
+            elif kind == wire.CREDIT:
+                if frame[1] == self.streaming:
+                    self.credit += wire.load_json(frame[2])["items"]
+            elif kind == wire.PING:
+                self.link.send(wire.PONG, frame[1], None, bytes(frame[3]))
+            else:
+                self.backlog.append(frame)
+
+    def cancel(self, call):
+        if call == self.now or call == self.streaming:
+            self.cut = call
+            if call == self.now:
+                signal.pthread_kill(self.main, signal.SIGURG)
+        elif self.forget(call):
+            self.error(call, Cancelled())
+            self.link.flush()
+        elif any(call == frame[1] or (frame[0] == wire.BATCH and str(call).encode() in frame[2]) for frame in self.backlog):
+            self.cancelled.add(call)
+
+    def serve(self):
+        """Until DRAIN (returns) or the end of the connection (raises Ended)."""
+        link, backlog = self.link, self.backlog
+        self.idle()
+        while True:
+            if not backlog:
+                link.flush()
+                self.overhear(0)
+                continue
+            kind, call, meta, data = backlog.popleft()
+            if kind == wire.CALL:
+                began = time.perf_counter()
+                try:
+                    self.call(call, meta, data)
+                except Cancelled:
+                    self.now = 0
+                    self.error(call, Cancelled())
+                with self.reading:
+                    self.running = 0
+                if backlog and time.perf_counter() - began > QUICK:
+                    link.flush()
+            elif kind == wire.DRAIN:
+                return
+            else:
+                self.busy()
+                self.other(kind, call, meta, data)
+                self.idle()
+
+    def other(self, kind, call, meta, data):
+        if kind in (wire.LOAD, wire.RELEASE):
+            self.control(kind, call, meta)
+        elif kind == wire.BATCH:
+            self.run_batch(wire.load_json(meta), data)
+        elif kind == wire.DATA:
+            complete = self.piece(call, bool(meta), data)
+            if complete:
+                try:
+                    self.call(call, wire.dump_json(complete[0]), complete[1])
+                finally:
+                    self.unlink(complete[2])
+        else:
+            raise wire.Ended(f"a frame of an unknown type: {kind}")
+
+    def call(self, call, meta, data):
+        self.count += 1
+        self.running = self.count
+        if self.parked:
+            self.wake.set()
+        spec = kwargs = held = None
+        try:
+            if self.cancelled and call in self.cancelled:
+                self.cancelled.discard(call)
+                raise Cancelled
+            meta = wire.load_json(meta)
+            if "parts" in meta and self.collect(call, meta, data):
+                return
+            spec, function, kwargs, held, running = self.begin(call, meta, data)
+            current.set(running)
+            if spec.batch:
+                self.batch_of_one(spec, function, call, kwargs)
+                return
+            if spec.cancel:
+                self.now = call
+            value = function(**kwargs)
+            self.now = 0
+            if hasattr(value, "__next__") and (spec.stream or inspect.isgenerator(value)):
+                self.stream(call, value, meta.get("credit", LONG), spec)
+            else:
+                self.answer(wire.RESULT, call, value)
+                value = None
+                if spec.reload:
+                    self.release(running.version)
+        except BaseException as error:
+            self.now = 0
+            if isinstance(error, wire.Ended):
+                raise
+            self.error(call, error, spec, kwargs)
+        finally:
+            if held is not None:
+                held.close()
+
+    def stream(self, call, items, credit, spec):
+        """Gives the items of a generator as they come, as far as there is credit."""
+        self.streaming, self.credit = call, credit
+        try:
+            while True:
+                while self.credit <= 0 and self.cut != call:
+                    self.link.flush()
+                    number = self.running
+                    self.idle()
+                    self.overhear(0)
+                    self.running = number
+                if self.cut == call:
+                    raise Cancelled
+                if spec.cancel:
+                    self.now = call
+                try:
+                    item = next(items)
+                except StopIteration:
+                    self.now = 0
+                    break
+                self.now = 0
+                self.answer(wire.ITEM, call, item)
+                self.credit -= 1
+                self.link.flush()
+            self.link.put(wire.DONE, call)
+            if spec.reload:
+                self.release(current.get().version)
+        finally:
+            self.now = 0
+            self.streaming = self.cut = 0
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    # --- batches ---
+
+    def batch_of_one(self, spec, function, call, kwargs):
+        self.spread(spec, *self.batch(spec, function, [(call, kwargs)]))
+
+    def run_batch(self, meta, data):
+        calls, at = [], 0
+        version = meta.get("version") or ""
+        for each in meta["calls"]:
+            size = each["json"]
+            text = data[at : at + size]
+            at += size
+            call = each["call"]
+            if call in self.cancelled:
+                self.cancelled.discard(call)
+                self.error(call, Cancelled())
+                continue
+            try:
+                kwargs = wire.load_json(text) if size else {}
+                if type(kwargs) is not dict:
+                    raise Error("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
+            except Exception as error:
+                self.error(call, error)
+                continue
+            calls.append((call, kwargs))
+        if not calls:
+            return
+        answered = set()
+        try:
+            spec, function, _, _, running = self.begin(calls[0][0], {"method": meta.get("method"), "version": version}, b"")
+            current.set(running)
+            made = self.batch(spec, function, calls)
+            answered.update(call for call, _ in calls)
+            self.spread(spec, *made)
+        except BaseException as error:
+            if isinstance(error, wire.Ended):
+                raise
+            for call, _ in calls:
+                if call not in answered:
+                    self.error(call, error)
+            if answered:
+                for call, _ in calls:
+                    self.error(call, error)
+
+
+__all__ = ["Running", "Single"]

@@ -1,0 +1,78 @@
+"""`python -m tidegate.worker module:Class`: a process that runs a model for its host."""
+
+import os
+import socket
+import sys
+import threading
+import time
+
+from . import _wire as wire
+from ._worker import Logs, Unfit, end, identity, leash
+
+# A worker on another machine connects again for so many seconds.
+AGAIN = 30.0
+
+
+def main(name=""):
+    address = os.environ.get("TIDEGATE_WORKER")
+    if not address:
+        print("tidegate.worker is started by a host (tidegate serve, or tidegate up with services); TIDEGATE_WORKER is not set", file=sys.stderr)
+        return 2
+    leash()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    try:
+        sock = wire.connect(address)
+    except (OSError, ValueError) as error:
+        print(f"tidegate.worker: no host at {address}: {error}", file=sys.stderr)
+        return 1
+    tune()
+    from ._single import Single
+
+    worker = Single(sock, name, identity())
+    worker.remote = address.startswith("tcp:")
+    worker.lost = lambda: end(1)
+    try:
+        worker.hello()
+        listen_to_logs(worker)
+        worker.start()
+        worker.prepare()
+        worker.link.send(wire.READY, 0, worker.ready)
+        worker.serve()
+    except Unfit as error:
+        worker.link.send(wire.FAILED, 0, {"kind": error.kind, "message": str(error), "traceback": error.trace})
+        return 1
+    except wire.Ended:
+        guard = threading.Timer(0.8, end)
+        guard.daemon = True
+        guard.start()
+        worker.release_all()
+        end(1)
+    worker.release_all()
+    worker.link.flush()
+    sock.close()
+    return 0
+
+
+def tune():
+    """Fewer collections: what a call makes is mostly freed by its reference counts."""
+    import gc
+
+    gc.set_threshold(20_000, 50, 50)
+
+
+def listen_to_logs(worker):
+    import logging
+
+    root = logging.getLogger()
+    root.addHandler(Logs(worker))
+    if root.level == logging.WARNING:
+        root.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    code = main(*sys.argv[1:2])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of the model must not keep the process.
+    os._exit(code)

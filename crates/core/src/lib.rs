@@ -108,7 +108,7 @@ pub use policy::{
     OutlierDetection, PeakEwma, Percent, PoolPolicy, Probation, RingHash, SlowStart, Start,
     SuccessRate, WhenExhausted,
 };
-pub use pool::{Change, InFlight, NoPick, Pick, PickRequest, Pool, PoolSummary};
+pub use pool::{Change, InFlight, NoPick, Pick, PickRequest, Pool, PoolStatus, PoolSummary};
 pub use rng::{Rng, SmallRng};
 pub use stripe::StripedCounter;
 pub use time::Time;

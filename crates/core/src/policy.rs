@@ -46,6 +46,9 @@ pub struct PoolPolicy {
     /// Least request and peak EWMA look at every member up to this many, at two random ones (P2C) above. Default 8: for
     /// few members P2C takes the worse of two too often.
     pub full_scan: usize,
+    /// Of how many random members least request and peak EWMA take the best where not all are looked at; at least 2. (Envoy's
+    /// `choice_count`.) Up to this many members, all are looked at. Default 2.
+    pub choices: usize,
     /// When members are ejected for their statistics; `None`: only evidence ejects.
     pub outlier: Option<OutlierDetection>,
     /// Below this share of fit members, statistically ejected (and warming) ones are used as well; evidence is still
@@ -70,6 +73,7 @@ impl Default for PoolPolicy {
         PoolPolicy {
             balance: Balance::default(),
             full_scan: 8,
+            choices: 2,
             outlier: Some(OutlierDetection::default()),
             panic_threshold: None,
             slow_start: None,

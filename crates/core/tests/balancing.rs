@@ -169,6 +169,46 @@ fn least_request_goes_to_the_idle_one() {
     }
 }
 
+/// Mean rank by load of the member picked, of 100 with a load of their own each; and how often everybody was looked at.
+fn mean_rank(choices: usize) -> f64 {
+    let wanted = PoolPolicy {
+        choices,
+        ..policy(Balance::RoundRobin)
+    };
+    let mut bench = Bench::of(wanted.clone(), 100);
+    // Of each round in turn the first so many stay: m0 has 100 in flight, m99 has 1.
+    let mut held = Vec::new();
+    for round in 0..100 {
+        for _ in 0..100 {
+            let pick = bench.pick().unwrap();
+            if *pick.payload() < 100 - round {
+                held.push(pick);
+            }
+        }
+    }
+    let wanted = PoolPolicy {
+        balance: Balance::LeastRequest,
+        ..wanted
+    };
+    bench.pool.set_policy(wanted, bench.now);
+    let rank = |pick: Pick<u32>| f64::from(99 - *pick.payload());
+    let ranks: f64 = (0..4000).map(|_| rank(bench.pick().unwrap())).sum();
+    ranks / 4000.0
+}
+
+#[test]
+fn least_request_takes_the_best_of_as_many_as_it_is_told_to_draw() {
+    // The least of k uniform draws from n ranks lies at about n / (k + 1).
+    for (choices, expected) in [(2, 33.0), (4, 20.0), (9, 10.0)] {
+        let mean = mean_rank(choices);
+        assert!(
+            (mean - expected).abs() < 2.5,
+            "{choices} choices: {mean:.1} instead of {expected}"
+        );
+    }
+    assert_eq!(mean_rank(100), 0.0, "as many choices as members: all");
+}
+
 #[test]
 fn least_request_weighs() {
     let mut bench = Bench::new(policy(Balance::LeastRequest), weighted(&[3, 1]));

@@ -117,6 +117,30 @@ fn one_that_returns_while_leaving_is_what_it_was() {
 }
 
 #[test]
+fn ejections_of_a_member_that_is_gone_still_count() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 3);
+    let all = |bench: &Bench| {
+        let status = bench.pool.whole_status(bench.now);
+        let listed: u64 = status.members.iter().map(|m| m.health.ejections).sum();
+        listed + status.gone_ejections
+    };
+    bench.report(1, evidence(None));
+    bench.report(2, evidence(None));
+    assert_eq!(all(&bench), 2);
+    let held = bench.pick().unwrap();
+    for left in [2, 1, 0] {
+        bench.pool.update(specs(left), bench.now);
+        assert_eq!(all(&bench), 2, "while it leaves");
+        bench.pool.tick(bench.now);
+        assert_eq!(all(&bench), 2, "when it is gone");
+    }
+    drop(held);
+    bench.pool.tick(bench.now);
+    assert!(bench.pool.whole_status(bench.now).members.is_empty());
+    assert_eq!(all(&bench), 2);
+}
+
+#[test]
 fn evidence_about_a_member_that_is_gone_is_refused() {
     let bench = Bench::of(policy(Balance::RoundRobin), 2);
     let key = bench.key(1);

@@ -1,6 +1,6 @@
 //! Choosing by what a request would cost its caller: least request and peak EWMA.
 //!
-//! Few members are all looked at, many by two random ones (power of two choices, Mitzenmacher 2001).
+//! Few members are all looked at, of many some random ones: two unless the policy says more (power of two choices, Mitzenmacher 2001).
 //!
 //! Least request keeps to the weights whatever the load: what is compared is the requests in flight per weight, and among members that
 //! are alike in it (idle ones, mostly) the choice is by chance in proportion to the weights; of many, the two that are compared are drawn
@@ -18,6 +18,7 @@
 
 use super::cycle::Shares;
 use super::{Ask, Entry, TRIES};
+use crate::policy::PoolPolicy;
 use crate::rng::Rng;
 
 /// Latencies within this factor of the least one count as equal to it.
@@ -43,6 +44,8 @@ pub(crate) struct ByCost {
     cost: Cost,
     /// Up to so many members are all looked at.
     full_scan: usize,
+    /// So many random ones otherwise.
+    choices: usize,
     /// Shares by weight, for drawing two to compare; unless all are alike.
     shares: Option<Shares>,
     /// Members in their slow start, with the upper ends of their shares of all requests.
@@ -64,7 +67,7 @@ fn weight<T>(entry: &Entry<T>) -> f64 {
 impl ByCost {
     pub(crate) fn new<T>(
         cost: Cost,
-        full_scan: usize,
+        policy: &PoolPolicy,
         shares: Shares,
         entries: &[Entry<T>],
     ) -> ByCost {
@@ -77,7 +80,8 @@ impl ByCost {
         }
         ByCost {
             cost,
-            full_scan,
+            full_scan: policy.full_scan.max(policy.choices),
+            choices: policy.choices,
             shares: Some(shares).filter(|shares| cost == Cost::Requests && !shares.even()),
             ramping: ramping.into(),
         }
@@ -118,6 +122,32 @@ impl ByCost {
         let mut second = ((bits & 0xFFFF_FFFF) * u64::from(count - 1)) >> 32;
         second += u64::from(second >= first);
         (first as usize, second as usize)
+    }
+
+    /// The best of more than two that are drawn, each independently of the others; `None` if none of them is eligible.
+    fn of_several<T>(
+        &self,
+        entries: &[Entry<T>],
+        ask: &Ask,
+        rng: &mut impl Rng,
+        eligible: impl Fn(&Entry<T>) -> bool,
+    ) -> Option<usize> {
+        let mut best: Option<(usize, f64)> = None;
+        for _ in 0..self.choices {
+            let drawn = match &self.shares {
+                Some(shares) => shares.at_random(rng),
+                None => rng.below(entries.len() as u32) as usize,
+            };
+            let Some(entry) = entries.get(drawn).filter(|e| eligible(e)) else {
+                continue;
+            };
+            let cost = self.cost(entry, ask);
+            // The first drawn wins among equals: chance decided that already.
+            if best.is_none_or(|(_, least)| cost < least) {
+                best = Some((drawn, cost));
+            }
+        }
+        best.map(|(i, _)| i)
     }
 
     /// Index of the chosen entry, or `None` if none is eligible.
@@ -171,6 +201,12 @@ impl ByCost {
         let count = entries.len() as u32;
         if entries.len() > self.full_scan && count > 1 {
             for _ in 0..TRIES {
+                if self.choices > 2 {
+                    match self.of_several(entries, ask, rng, &eligible) {
+                        None => continue,
+                        found => return found,
+                    }
+                }
                 let (first, second) = self.two(count, rng);
                 let (a, b) = (entries.get(first)?, entries.get(second)?);
                 match (eligible(a), eligible(b)) {

@@ -122,7 +122,7 @@ impl<T> Group<T> {
             shares => Chooser::RandomByShare(shares),
         };
         let by_cost =
-            |cost| Chooser::ByCost(ByCost::new(cost, policy.full_scan, shares(true), &entries));
+            |cost| Chooser::ByCost(ByCost::new(cost, policy, shares(true), &entries));
         let hashed =
             |table: Arc<Table>, bounded| Chooser::Hashed(Hashed::new(table, candidates, bounded));
         let old_table = old.and_then(|old| match &old.chooser {

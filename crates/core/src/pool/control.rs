@@ -42,6 +42,8 @@ pub(crate) struct Control<T> {
     pub(super) events: VecDeque<PoolEvent>,
     /// Statistical ejections that were not allowed.
     pub(super) refused: u64,
+    /// Ejections of members that are gone.
+    pub(super) gone_ejections: u64,
     pub(super) next_sweep: Time,
     pub(super) next_reweigh: Time,
     /// When the first evidence ends, or earlier.
@@ -192,6 +194,7 @@ impl<T> Control<T> {
             cells: 0,
             events: VecDeque::new(),
             refused: 0,
+            gone_ejections: 0,
             next_sweep: now,
             next_reweigh: Time::NEVER,
             next_end: Time::NEVER,
@@ -519,6 +522,7 @@ impl<T> Control<T> {
         let gone: Vec<Record<T>> = gone;
         for record in gone {
             let (id, key) = (record.member.id().clone(), record.member.key());
+            self.gone_ejections += record.ledger.ejections();
             self.tell(
                 id,
                 key,

@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 
 pub use control::Change;
 pub use pick::{InFlight, Pick};
-pub use status::PoolSummary;
+pub use status::{PoolStatus, PoolSummary};
 
 use crate::balance::{Ask, Entry, ewma};
 use crate::health::cell::Thresholds;
@@ -273,6 +273,11 @@ impl<T> Pool<T> {
     /// Every member with its health, in the order of the member list, draining ones last.
     pub fn status(&self, now: Time) -> Vec<MemberStatus> {
         self.inner.lock().status(&self.inner, now)
+    }
+
+    /// The same with what is left of members that are gone, for sums that must not fall when one leaves.
+    pub fn whole_status(&self, now: Time) -> PoolStatus {
+        self.inner.lock().whole_status(&self.inner, now)
     }
 
     /// The pool as a whole, in one scope.

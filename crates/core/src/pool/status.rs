@@ -25,6 +25,15 @@ pub struct PoolSummary {
     pub refused_ejections: u64,
 }
 
+/// Every member of a pool, and what is left of those that are gone, at one moment.
+#[derive(Clone, Debug)]
+pub struct PoolStatus {
+    /// In the order of the member list, draining ones last.
+    pub members: Vec<MemberStatus>,
+    /// Ejections of members that were listed once and are no more: with those of `members`, all that ever were.
+    pub gone_ejections: u64,
+}
+
 fn health(ledger: &Ledger, draining: Option<Time>) -> HealthStatus {
     HealthStatus {
         state: if draining.is_some() {
@@ -84,6 +93,13 @@ impl<T> Control<T> {
             .chain(&self.leaving)
             .map(|record| self.member_status(record, inner, now))
             .collect()
+    }
+
+    pub(crate) fn whole_status(&self, inner: &Inner<T>, now: Time) -> PoolStatus {
+        PoolStatus {
+            members: self.status(inner, now),
+            gone_ejections: self.gone_ejections,
+        }
     }
 
     fn member_status(&self, record: &Record<T>, inner: &Inner<T>, now: Time) -> MemberStatus {

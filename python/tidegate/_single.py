@@ -1,14 +1,15 @@
 """One call at a time, in the main thread: no hand-over between threads on the way of a call."""
 
 import inspect
+import os
 import signal
 import threading
 import time
 
 from . import _wire as wire
-from ._errors import Cancelled, Error
+from ._errors import Cancelled
 from ._model import current
-from ._worker import LONG, Running, Worker, watch
+from ._worker import LONG, Worker, watch
 
 # A result waits for those of the calls behind it only while calls take less than this many seconds.
 QUICK = 0.0002
@@ -107,14 +108,14 @@ class Single(Worker):
         if kind in (wire.LOAD, wire.RELEASE):
             self.control(kind, call, meta)
         elif kind == wire.BATCH:
-            self.run_batch(wire.load_json(meta), data)
+            self.run_batch(call, meta, data)
         elif kind == wire.DATA:
             complete = self.piece(call, bool(meta), data)
             if complete:
                 try:
                     self.call(call, wire.dump_json(complete[0]), complete[1])
                 finally:
-                    self.unlink(complete[2])
+                    os.unlink(complete[2])
         else:
             raise wire.Ended(f"a frame of an unknown type: {kind}")
 
@@ -134,7 +135,7 @@ class Single(Worker):
             spec, function, kwargs, held, running = self.begin(call, meta, data)
             current.set(running)
             if spec.batch:
-                self.batch_of_one(spec, function, call, kwargs)
+                self.batch(spec, function, [(call, kwargs)])
                 return
             if spec.cancel:
                 self.now = call
@@ -189,50 +190,3 @@ class Single(Worker):
             close = getattr(items, "close", None)
             if close is not None:
                 close()
-
-    # --- batches ---
-
-    def batch_of_one(self, spec, function, call, kwargs):
-        self.spread(spec, *self.batch(spec, function, [(call, kwargs)]))
-
-    def run_batch(self, meta, data):
-        calls, at = [], 0
-        version = meta.get("version") or ""
-        for each in meta["calls"]:
-            size = each["json"]
-            text = data[at : at + size]
-            at += size
-            call = each["call"]
-            if call in self.cancelled:
-                self.cancelled.discard(call)
-                self.error(call, Cancelled())
-                continue
-            try:
-                kwargs = wire.load_json(text) if size else {}
-                if type(kwargs) is not dict:
-                    raise Error("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
-            except Exception as error:
-                self.error(call, error)
-                continue
-            calls.append((call, kwargs))
-        if not calls:
-            return
-        answered = set()
-        try:
-            spec, function, _, _, running = self.begin(calls[0][0], {"method": meta.get("method"), "version": version}, b"")
-            current.set(running)
-            made = self.batch(spec, function, calls)
-            answered.update(call for call, _ in calls)
-            self.spread(spec, *made)
-        except BaseException as error:
-            if isinstance(error, wire.Ended):
-                raise
-            for call, _ in calls:
-                if call not in answered:
-                    self.error(call, error)
-            if answered:
-                for call, _ in calls:
-                    self.error(call, error)
-
-
-__all__ = ["Running", "Single"]

@@ -1,6 +1,5 @@
 """Frames of the worker protocol (docs/src/worker-protocol.md): what is read from a socket, what is written to it."""
 
-import collections
 import json
 import socket
 import struct
@@ -54,6 +53,14 @@ class Link:
         self._big = None
         self._have = 0
         self._parts = {}
+
+    def renew(self, sock):
+        """Another connection: what of the old one was not sent or not whole is gone."""
+        with self.sending:
+            self.sock.close()
+            self.sock = sock
+            self.out = []
+        self._tail, self._big, self._have, self._parts = b"", None, 0, {}
 
     # --- writing ---
 
@@ -115,6 +122,10 @@ class Link:
         self.flush()
 
     # --- reading ---
+
+    def wake(self):
+        """Has a thread that waits in `read` come back, with Ended."""
+        self.sock.shutdown(socket.SHUT_RD)
 
     def read(self, into, flags=0):
         """One recv. Appends whole messages as (kind, call, meta, data) to `into`; raises Ended at the end."""
@@ -187,6 +198,3 @@ def connect(address):
     else:
         raise ValueError(f"TIDEGATE_WORKER must be unix:PATH or tcp:HOST:PORT, not {address!r}")
     return sock
-
-
-Backlog = collections.deque

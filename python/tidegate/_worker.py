@@ -1,5 +1,6 @@
 """What every worker does, whichever way its calls run: identity, loading, arguments, answers."""
 
+import collections
 import gc
 import importlib
 import inspect
@@ -38,11 +39,14 @@ class Loaded:
 
     def __init__(self, model, specs):
         self.model = model
+        self.retired = False
         self.functions = {name: getattr(model, name) for name in specs}
 
 
 class Running:
     """A call as its method may see it."""
+
+    __slots__ = ("worker", "call", "method", "version", "deadline", "reload", "loaded")
 
     def __init__(self, worker, call, method, version, deadline, reload):
         self.worker, self.call = worker, call
@@ -54,6 +58,8 @@ class Running:
             self.worker.link.send(wire.PROGRESS, self.call, told)
         except TypeError as error:
             raise TypeError(f"progress: {error}") from None
+        except wire.Ended:  # the worker's own reading sees to that
+            pass
 
     def remaining(self):
         """Seconds until nobody waits any longer, or None."""
@@ -81,7 +87,7 @@ class Worker:
     def __init__(self, sock, name, identity):
         self.link = wire.Link(sock)
         self.name, self.identity = name, identity
-        self.backlog = wire.Backlog()
+        self.backlog = collections.deque()
         self.models = {}
         self.specs = {}
         self.cls = None
@@ -152,16 +158,19 @@ class Worker:
         if loaded is None:
             return
         gc.unfreeze()
-        for name in ("release", "dispose", "close"):
-            end = getattr(loaded.model, name, None)
-            if callable(end) and name not in self.specs:
+        self.dispose(loaded, version)
+        del loaded
+        gc.collect()
+
+    def dispose(self, loaded, version):
+        for name in ("release", "dispose"):
+            last = getattr(loaded.model, name, None)
+            if callable(last):
                 try:
-                    self.wait_for(end())
+                    self.wait_for(last())
                 except Exception:
                     logging.getLogger("tidegate").exception("release of version %r failed", version)
-                break
-        del loaded, end
-        gc.collect()
+                return
 
     def release_all(self):
         for version in list(self.models):
@@ -313,7 +322,7 @@ class Worker:
         self.link.put(wire.ERROR, call, {"code": code, "reason": reason, "kind": kind, "message": message or kind, "traceback": trace[-32768:]})
 
     def batch(self, spec, function, calls):
-        """Runs a batch: `calls` are (call, kwargs). Answers each; gives (call, value or exception)."""
+        """Runs a batch of (call, kwargs) and answers each."""
         fitting, results = [], {}
         for call, kwargs in calls:
             misfit = spec.misfit(kwargs)
@@ -322,31 +331,57 @@ class Worker:
             else:
                 fitting.append((call, kwargs))
         if fitting:
-            names = [name for name in spec.parameters if any(name in kwargs for _, kwargs in fitting)]
-            if spec.any:
-                names += sorted({name for _, kwargs in fitting for name in kwargs} - set(names))
+            names = spec.parameters + sorted({name for _, kwargs in fitting for name in kwargs}.difference(spec.parameters))
             lists = {name: [kwargs.get(name, spec.defaults.get(name)) for _, kwargs in fitting] for name in names}
-            gathered = function(**lists)
-            return fitting, results, gathered
-        return fitting, results, []
-
-    def spread(self, spec, fitting, results, gathered):
-        """Gives each call of a batch its own."""
-        try:
-            count = len(gathered)
-        except TypeError:
-            raise BadResult(f"{spec.name} is batched: it must give a list, not a {type(gathered).__name__}") from None
-        if count != len(fitting):
-            raise BadResult(f"{spec.name} gave {count} results for a batch of {len(fitting)}")
-        for (call, _), value in zip(fitting, gathered):
-            results[call] = value
+            try:
+                gathered = self.settle(function(**lists))
+                if not hasattr(gathered, "__len__") or isinstance(gathered, (str, bytes, dict)):
+                    raise BadResult(f"{spec.name} is batched: it must give a list, not a {type(gathered).__name__}")
+                if len(gathered) != len(fitting):
+                    raise BadResult(f"{spec.name} gave {len(gathered)} results for a batch of {len(fitting)}")
+                results.update(zip((call for call, _ in fitting), gathered))
+            except BaseException as error:
+                results.update((call, error) for call, _ in fitting)
         for call, value in results.items():
             try:
                 if isinstance(value, BaseException):
                     raise value
                 self.answer(wire.RESULT, call, value)
-            except Exception as error:
+            except BaseException as error:
                 self.error(call, error)
+
+    def run_batch(self, call, meta, data):
+        """A BATCH frame."""
+        meta = wire.load_json(meta)
+        calls, at = [], 0
+        for each in meta["calls"]:
+            call, size = each["call"], each["json"]
+            text = data[at : at + size]
+            at += size
+            try:
+                if call in self.cancelled:
+                    self.cancelled.discard(call)
+                    raise Cancelled
+                kwargs = wire.load_json(text) if size else {}
+                if type(kwargs) is not dict:
+                    raise Error("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
+                calls.append((call, kwargs))
+            except BaseException as error:
+                self.error(call, error)
+        if not calls:
+            return
+        try:
+            spec, function, _, _, running = self.begin(calls[0][0], {"method": meta.get("method"), "version": meta.get("version")}, b"")
+        except BaseException as error:
+            for call, _ in calls:
+                self.error(call, error)
+            return
+        current.set(running)
+        self.batch(spec, function, calls)
+
+    def settle(self, value):
+        """What a method gave, awaited where it must be."""
+        return value
 
 
 async def _awaited(result):
@@ -495,6 +530,8 @@ def watch(worker, wait=0.05, idle=20):
                         worker.overhear(socket.MSG_DONTWAIT)
         except wire.Ended:
             worker.lost()
+            while worker.running == number:  # a worker on another machine finishes its call, and connects again
+                time.sleep(0.05)
         except Exception:
             traceback.print_exc()
             end()

@@ -1,7 +1,6 @@
 """`python -m tidegate.worker module:Class`: a process that runs a model for its host."""
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -30,15 +29,22 @@ def main(name=""):
     from ._single import Single
 
     worker = Single(sock, name, identity())
-    worker.remote = address.startswith("tcp:")
-    worker.lost = lambda: end(1)
+    remote = address.startswith("tcp:")
+    worker.lost = lambda: lose(remote)
     try:
         worker.hello()
         listen_to_logs(worker)
         worker.start()
         worker.prepare()
+        worker = suited(worker)
         worker.link.send(wire.READY, 0, worker.ready)
-        worker.serve()
+        while True:
+            try:
+                worker.serve()
+                break
+            except wire.Ended:
+                if not remote or worker.draining or not again(worker, address):
+                    raise
     except Unfit as error:
         worker.link.send(wire.FAILED, 0, {"kind": error.kind, "message": str(error), "traceback": error.trace})
         return 1
@@ -50,8 +56,52 @@ def main(name=""):
         end(1)
     worker.release_all()
     worker.link.flush()
-    sock.close()
+    worker.link.sock.close()
     return 0
+
+
+def suited(worker):
+    """A worker as its class and its host want it."""
+    concurrency = max(1, int(worker.welcome.get("concurrency") or 1))
+    if concurrency == 1 and not any(spec.is_async for spec in worker.specs.values()):
+        return worker
+    from ._many import Many
+
+    worker.idle()
+    return Many.of(worker, concurrency)
+
+
+def lose(remote):
+    """The connection ended while a call runs."""
+    if not remote:
+        end(1)
+    guard = threading.Timer(AGAIN, end)
+    guard.daemon = True
+    guard.start()
+    lost.append(guard)
+
+
+lost = []
+
+
+def again(worker, address):
+    """Connects again, with what is loaded."""
+    until = time.monotonic() + AGAIN
+    pause = 0.1
+    while time.monotonic() < until:
+        try:
+            worker.link.renew(wire.connect(address))
+            worker.backlog.clear()
+            worker.hello()
+            worker.link.send(wire.READY, 0, worker.ready)
+        except (OSError, wire.Ended):
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)
+            continue
+        while lost:
+            lost.pop().cancel()
+        return True
+    return False
 
 
 def tune():

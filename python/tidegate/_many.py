@@ -1,0 +1,332 @@
+"""Several calls at a time: the main thread reads, methods run in threads, `async` ones on an event loop of their own thread."""
+
+import asyncio
+import ctypes
+import inspect
+import os
+import queue
+import threading
+
+from . import _wire as wire
+from ._errors import Cancelled
+from ._model import current
+from ._worker import LONG, Worker
+
+
+class Job:
+    """A call that waits or runs."""
+
+    def __init__(self, call):
+        self.call = call
+        self.change = threading.Condition()
+        self.credit = 0
+        self.cancelled = False
+        self.thread = None  # that runs its method now, and may be interrupted
+        self.task = self.more = None  # on the event loop
+
+    def enter(self):
+        """From here on this thread may be interrupted."""
+        with self.change:
+            if self.cancelled:
+                raise Cancelled
+            self.thread = threading.get_ident()
+
+    def leave(self):
+        with self.change:
+            self.thread = None
+
+    def cancel(self, loop):
+        with self.change:
+            self.cancelled = True
+            if self.thread is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), ctypes.py_object(Cancelled))
+                self.thread = None
+            self.change.notify()
+        if self.task is not None:
+            loop.call_soon_threadsafe(self.task.cancel)
+
+    def add(self, items, loop):
+        with self.change:
+            self.credit += items
+            self.change.notify()
+        if self.more is not None:
+            loop.call_soon_threadsafe(self.more.set)
+
+    def take(self):
+        """Waits for the right to send one item."""
+        with self.change:
+            self.change.wait_for(lambda: self.credit > 0 or self.cancelled)
+            if self.cancelled:
+                raise Cancelled
+            self.credit -= 1
+
+
+class Many(Worker):
+    @classmethod
+    def of(cls, single, concurrency):
+        """Goes on with what a worker has that began with one call at a time (its class says only now what it needs)."""
+        self = cls.__new__(cls)
+        self.__dict__.update(single.__dict__)
+        self.concurrency = concurrency
+        self.jobs = queue.SimpleQueue()
+        self.active = {}
+        self.loading = threading.RLock()
+        self.users = {}
+        self.loop = None
+        if any(spec.is_async for spec in self.specs.values()):
+            self.loop = asyncio.new_event_loop()
+            threading.Thread(target=self._run_loop, name="tidegate-loop", daemon=True).start()
+        for number in range(concurrency):
+            threading.Thread(target=self._run_jobs, name=f"tidegate-{number}", daemon=True).start()
+        return self
+
+    def _run_loop(self):
+        asyncio.set_event_loop(self.loop)
+        self.limit = asyncio.Semaphore(self.concurrency)
+        self.loop.run_forever()
+
+    def serve(self):
+        self.active = {}
+        while True:
+            while self.backlog:
+                self.take(*self.backlog.popleft())
+            if self.draining and not self.active:
+                return
+            try:
+                self.link.read(self.backlog)
+            except wire.Ended:
+                if self.draining and not self.active:
+                    return
+                raise
+
+    def take(self, kind, call, meta, data):
+        if kind == wire.CALL:
+            meta = wire.load_json(meta)
+            if "parts" not in meta or not self.collect(call, meta, data):
+                self.dispatch(call, meta, data, None)
+        elif kind == wire.DATA:
+            complete = self.piece(call, bool(meta), data)
+            if complete:
+                self.dispatch(call, *complete)
+        elif kind == wire.CANCEL:
+            job = self.active.get(call)
+            if job is not None:
+                if job.spec is None or job.spec.cancel:
+                    job.cancel(self.loop)
+            elif self.forget(call):
+                self.error(call, Cancelled())
+                self.link.flush()
+        elif kind == wire.CREDIT:
+            job = self.active.get(call)
+            if job is not None:
+                job.add(wire.load_json(meta)["items"], self.loop)
+        elif kind == wire.PING:
+            self.link.send(wire.PONG, call, None, bytes(data))
+        elif kind in (wire.LOAD, wire.RELEASE):
+            self.later(call, self.control, kind, call, meta)
+        elif kind == wire.BATCH:
+            self.later(call, self.run_batch, call, meta, data)
+        elif kind == wire.DRAIN:
+            self.draining = True
+        else:
+            raise wire.Ended(f"a frame of an unknown type: {kind}")
+
+    def later(self, call, function, *arguments):
+        """Runs in a thread of the pool."""
+        job = Job(call)
+        job.spec = None
+        key = ("control", id(job))
+        self.active[key] = job
+        self.jobs.put((key, function, arguments))
+
+    def dispatch(self, call, meta, data, path):
+        job = self.active[call] = Job(call)
+        job.spec = spec = self.specs.get(meta.get("method"))
+        job.credit = meta.get("credit", LONG)
+        if spec is not None and spec.is_async and not spec.batch:
+            self.loop.call_soon_threadsafe(self._start, job, meta, data, path)
+        else:
+            self.jobs.put((call, self.run, (job, meta, data, path)))
+
+    def done(self, key):
+        self.link.flush()
+        self.active.pop(key, None)
+        if self.draining and not self.active:
+            self.link.wake()
+
+    # --- threads ---
+
+    def _run_jobs(self):
+        while True:
+            key, function, arguments = self.jobs.get()
+            while True:  # an interrupt that comes when the method is already over ends nothing
+                try:
+                    function(*arguments)
+                    self.done(key)
+                    break
+                except Cancelled:
+                    function, arguments = self.nothing, ()
+                except wire.Ended:
+                    break
+
+    def nothing(self):
+        """In place of a call that was answered."""
+
+    def run(self, job, meta, data, path):
+        spec = kwargs = held = running = None
+        try:
+            job.enter()
+            job.leave()
+            spec, function, kwargs, held, running = self.begin(job.call, meta, data)
+            current.set(running)
+            if spec.batch:
+                self.batch(spec, function, [(job.call, kwargs)])
+                return
+            if spec.cancel:
+                job.enter()
+            value = function(**kwargs)
+            job.leave()
+            if hasattr(value, "__next__") and (spec.stream or inspect.isgenerator(value)):
+                self.stream(job, value, spec)
+            else:
+                self.answer(wire.RESULT, job.call, value)
+            if spec.reload:
+                self.release(running.version)
+        except BaseException as error:
+            job.leave()
+            if isinstance(error, wire.Ended):
+                raise
+            self.error(job.call, error, spec, kwargs)
+        finally:
+            self.give_back(running, held, path)
+
+    def stream(self, job, items, spec):
+        try:
+            while True:
+                job.take()
+                if spec.cancel:
+                    job.enter()
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+                finally:
+                    job.leave()
+                self.answer(wire.ITEM, job.call, item)
+                self.link.flush()
+            self.link.put(wire.DONE, job.call)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    # --- the event loop ---
+
+    def _start(self, job, meta, data, path):
+        job.more = asyncio.Event()
+        job.task = self.loop.create_task(self.run_async(job, meta, data, path))
+        if job.cancelled:
+            job.task.cancel()
+
+    async def run_async(self, job, meta, data, path):
+        spec = kwargs = held = running = None
+        try:
+            async with self.limit:
+                if (meta.get("version") or "") not in self.models:
+                    await self.loop.run_in_executor(None, self.load, meta.get("version") or "")
+                spec, function, kwargs, held, running = self.begin(job.call, meta, data)
+                current.set(running)
+                value = function(**kwargs)
+                if inspect.isawaitable(value):
+                    value = await value
+                if hasattr(value, "__aiter__"):
+                    await self.stream_async(job, value)
+                else:
+                    self.answer(wire.RESULT, job.call, value)
+                if spec.reload:
+                    await self.loop.run_in_executor(None, self.release, running.version)
+        except asyncio.CancelledError:
+            self.error(job.call, Cancelled())
+        except wire.Ended:
+            pass
+        except BaseException as error:
+            self.error(job.call, error, spec, kwargs)
+        finally:
+            job.task = None
+            self.give_back(running, held, path)
+            try:
+                self.done(job.call)
+            except wire.Ended:
+                pass
+
+    async def stream_async(self, job, items):
+        try:
+            while True:
+                while job.credit <= 0:
+                    job.more.clear()
+                    if job.credit <= 0:
+                        await job.more.wait()
+                job.credit -= 1
+                try:
+                    item = await items.__anext__()
+                except StopAsyncIteration:
+                    break
+                self.answer(wire.ITEM, job.call, item)
+                self.link.flush()
+            self.link.put(wire.DONE, job.call)
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    def wait_for(self, result):
+        if inspect.isawaitable(result):
+            self.settle(result)
+
+    def settle(self, value):
+        if not inspect.isawaitable(value):
+            return value
+        return asyncio.run_coroutine_threadsafe(_awaited(value), self.loop).result()
+
+    # --- versions: a model is given back when no call uses it any longer ---
+
+    def load(self, version):
+        with self.loading:
+            return super().load(version)
+
+    def begin(self, call, meta, data):
+        with self.loading:
+            begun = super().begin(call, meta, data)
+            loaded = self.models.get(begun[4].version)
+            begun[4].loaded = loaded
+            self.users[id(loaded)] = self.users.get(id(loaded), 0) + 1
+            return begun
+
+    def give_back(self, running, held, path):
+        if held is not None:
+            held.close()
+        if path is not None:
+            os.unlink(path)
+        if running is None:
+            return
+        with self.loading:
+            loaded, running.loaded = running.loaded, None
+            if self.users[id(loaded)] > 1:
+                self.users[id(loaded)] -= 1
+                return
+            del self.users[id(loaded)]
+            if loaded.retired:
+                self.dispose(loaded, running.version)
+
+    def release(self, version):
+        with self.loading:
+            loaded = self.models.get(version)
+            if loaded is not None and self.users.get(id(loaded)):
+                loaded.retired = True
+                del self.models[version]
+            else:
+                super().release(version)
+
+
+async def _awaited(value):
+    return await value

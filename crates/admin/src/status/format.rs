@@ -40,6 +40,14 @@ pub(super) fn rate(per_second: f64) -> String {
     }
 }
 
+/// A count in few characters: `7`, `9999`, `15.0k`, `2.00M`.
+pub(super) fn amount(count: u64) -> String {
+    match count {
+        exact @ ..10_000 => exact.to_string(),
+        many => rate(many as f64),
+    }
+}
+
 /// A share as percent: `0%`, `<0.1%`, `2.5%`, `37%`.
 pub(super) fn percent(part: f64, whole: f64) -> String {
     if whole <= 0.0 {
@@ -105,6 +113,9 @@ mod tests {
             (2e6, "2.00M"),
         ] {
             assert_eq!(rate(r), text);
+        }
+        for (count, text) in [(0, "0"), (105, "105"), (9_999, "9999"), (15_000, "15.0k")] {
+            assert_eq!(amount(count), text);
         }
         for (part, whole, text) in [
             (0.0, 0.0, "–"),

@@ -2,7 +2,7 @@
 
 use tidegate_gateway::view::{KeyHealth, KeyModelView, KeyView, ProviderView};
 
-use super::format::{percent, rate, span};
+use super::format::{amount, percent, rate, span};
 use super::render::{Colour, Page, View};
 use super::table::{Cell, Column, clip, lines, printable};
 
@@ -67,26 +67,28 @@ impl Page<'_> {
     fn provider(&self, out: &mut Vec<String>, provider: &ProviderView) {
         let mut facts = vec![
             provider.kind.clone(),
-            provider.origin.clone(),
             provider.choose.clone(),
             tally(&provider.keys),
             format!("{} in flight", provider.inflight),
         ];
         let failovers: u64 = provider.failovers.iter().map(|f| f.count).sum();
-        if failovers > 0 {
-            facts.push(format!("{failovers} failovers"));
+        match failovers {
+            0 => {}
+            1 => facts.push("1 failover".into()),
+            many => facts.push(format!("{} failovers", amount(many))),
         }
         if provider.exhausted > 0 {
-            facts.push(format!("{} found no key", provider.exhausted));
+            facts.push(format!("{} found no key", amount(provider.exhausted)));
         }
-        let tokens = provider.input_tokens + provider.output_tokens;
-        if tokens > 0 {
+        if provider.input_tokens + provider.output_tokens > 0 {
             facts.push(format!(
                 "{} + {} tokens",
-                rate(provider.input_tokens as f64),
-                rate(provider.output_tokens as f64)
+                amount(provider.input_tokens),
+                amount(provider.output_tokens)
             ));
         }
+        // Last, for it is long and no news.
+        facts.push(provider.origin.clone());
         out.push(String::new());
         let name = clip(&printable(&provider.name), self.style.width);
         let room = self.style.width.saturating_sub(name.chars().count());

@@ -1,5 +1,7 @@
 """Errors that a model may choose, and the one that ends a cancelled call."""
 
+from typing import Any, Optional, Tuple
+
 CODES = frozenset(
     "CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED RESOURCE_EXHAUSTED "
     "FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED".split()
@@ -19,8 +21,10 @@ class Error(Exception):
         self.code = code
         self.message = message or code
         self.reason = reason
+        # What a model raised, where a client was told.
+        self.exception: Optional[str] = None
 
-    def __reduce__(self):
+    def __reduce__(self) -> Tuple[Any, ...]:
         return (type(self), (self.code, self.message, self.reason))
 
 

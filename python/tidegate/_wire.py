@@ -18,7 +18,7 @@ BATCH = 43
 pack = HEADER.pack
 unpack_from = HEADER.unpack_from
 # json.loads looks for the encoding of bytes first; the decoder below it need not.
-_scan = json.JSONDecoder().scan_once
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 

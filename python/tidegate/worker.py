@@ -71,6 +71,10 @@ def suited(worker):
     return Many.of(worker, concurrency)
 
 
+# What ends a worker on another machine that was not connected again.
+guards: "list[threading.Timer]" = []
+
+
 def lose(remote):
     """The connection ended while a call runs."""
     if not remote:
@@ -78,10 +82,8 @@ def lose(remote):
     guard = threading.Timer(AGAIN, end)
     guard.daemon = True
     guard.start()
-    lost.append(guard)
+    guards.append(guard)
 
-
-lost = []
 
 
 def again(worker, address):
@@ -98,8 +100,8 @@ def again(worker, address):
             time.sleep(pause)
             pause = min(pause * 2, 2.0)
             continue
-        while lost:
-            lost.pop().cancel()
+        while guards:
+            guards.pop().cancel()
         return True
     return False
 

@@ -1,0 +1,468 @@
+"""The clients, both of them, against a server whose behaviour is written down."""
+
+import asyncio
+import base64
+import http.server
+import io
+import json
+import os
+import threading
+
+import pytest
+
+pytest.importorskip("grpc")
+pytest.importorskip("zstandard")
+
+from fakechaos import FakeChaos, error_info, fail, packed  # noqa: E402
+from tidegate import AsyncClient, Client, Error  # noqa: E402
+from tidegate.client import Retry, _protocol as protocol  # noqa: E402
+from tidegate.client._retry import Throttle  # noqa: E402
+
+QUICK = Retry(initial=0.001, maximum=0.002)
+PONG = protocol.raw(b"PONG")
+
+
+class Waited:
+    """The asynchronous client driven from plain code, so that one test is for both."""
+
+    def __init__(self, *addresses, **options):
+        self.loop = asyncio.new_event_loop()
+
+        async def make():
+            return AsyncClient(*addresses, **options)
+
+        self.client = self.loop.run_until_complete(make())
+
+    def call(self, *args, **more):
+        return self.loop.run_until_complete(self.client.call(*args, **more))
+
+    def stream(self, *args, **more):
+        items = self.client.stream(*args, **more)
+        try:
+            while True:
+                try:
+                    yield self.loop.run_until_complete(items.__anext__())
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.loop.run_until_complete(items.aclose())
+
+    def __getattr__(self, name):
+        method = getattr(self.client, name)
+        return lambda **kwargs: self.loop.run_until_complete(method(**kwargs))
+
+    def close(self):
+        self.loop.run_until_complete(self.client.close())
+        self.loop.close()
+
+
+@pytest.fixture
+def servers():
+    started = []
+
+    def start():
+        started.append(FakeChaos())
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture
+def server(servers):
+    return servers()
+
+
+@pytest.fixture(params=[Client, Waited], ids=["sync", "async"])
+def client(request):
+    made = []
+
+    def make(*addresses, **options):
+        made.append(request.param(*[getattr(each, "address", each) for each in addresses], **{"retry": QUICK, **options}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_any_method_by_its_name_with_its_arguments(client, server):
+    server.answer = lambda received, context: iter([PONG, packed({"text": received.kwargs["text"]}), PONG])
+    assert client(server).classify(text="é") == {"text": "é"}
+    (call,) = server.calls
+    assert call.metadata["x-func-name"] == "classify" and call.kwargs == {"text": "é", "_aipod_binary_size": 0}
+    assert "idempotency-key" not in call.metadata
+
+
+def test_a_version_and_metadata_go_along(client, server):
+    client(server, version="v2", metadata={"X-Upstream": "pool"}).predict()
+    assert server.calls[0].kwargs["version"] == "v2" and server.calls[0].metadata["x-upstream"] == "pool"
+    assert server.calls[0].metadata["idempotency-key"]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "path", "file", "iterator", "pipe"])
+def test_an_input_is_streamed_compressed(client, server, tmp_path, kind):
+    data = os.urandom(300_000) * 3
+    (tmp_path / "input").write_bytes(data)
+    given = {
+        "bytes": lambda: data,
+        "path": lambda: tmp_path / "input",
+        "file": lambda: open(tmp_path / "input", "rb"),
+        "iterator": lambda: iter([data[:10], data[10:]]),
+        "pipe": lambda: Unseekable(data),
+    }[kind]()
+    seen = []
+    assert client(server, progress=lambda sent, size: seen.append((sent, size))).call("train", {"a": 1}, input=given) == {"ok": True}
+    (call,) = server.calls
+    assert bytes(call.data) == data
+    size = None if kind in ("iterator", "pipe") else len(data)
+    assert call.kwargs == {"a": 1, **({"_aipod_binary_size": size} if size else {})}
+    assert seen[-1] == (len(data), size)
+    if hasattr(given, "close"):
+        given.close()
+
+
+class Unseekable(io.RawIOBase):
+    def __init__(self, data):
+        self.rest = io.BytesIO(data)
+
+    def read(self, size=-1):
+        return self.rest.read(size)
+
+    def tell(self):
+        raise OSError("a pipe")
+
+
+def test_an_input_may_be_among_the_arguments_and_is_one(client, server, tmp_path):
+    (tmp_path / "input").write_bytes(b"abc")
+    client(server).predict(image=tmp_path / "input", size=3)
+    assert bytes(server.calls[0].data) == b"abc" and server.calls[0].kwargs["size"] == 3 and "image" not in server.calls[0].kwargs
+    with pytest.raises(TypeError, match="one binary input"):
+        client(server).predict(a=b"1", b=b"2")
+
+
+def test_trouble_with_the_input_is_told_as_it_is(client, server):
+    def broken():
+        yield b"abc"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        client(server).call("predict", input=broken())
+
+
+def test_items_are_a_list_or_come_one_by_one(client, server):
+    def answer(received, context):
+        context.set_trailing_metadata([("x-tidegate-result", "items")])
+        for number in range(received.kwargs["n"]):
+            yield packed(number)
+
+    server.answer = answer
+    one = client(server)
+    assert one.generate(n=3) == [0, 1, 2] and one.generate(n=1) == [0] and one.generate(n=0) == []
+    assert list(one.stream("generate", {"n": 3})) == [0, 1, 2]
+
+
+def test_the_first_item_is_there_before_the_second_is_made(client, server):
+    taken = threading.Event()
+
+    def answer(received, context):
+        yield packed(1)
+        assert taken.wait(20)
+        yield packed(2)
+
+    server.answer = answer
+    items = client(server).stream("generate")
+    assert next(items) == 1
+    taken.set()
+    assert list(items) == [2]
+
+
+def test_results_with_bytes_and_tensors(client, server):
+    def answer(received, context):
+        import struct
+
+        import zstandard
+
+        one = zstandard.ZstdCompressor()
+        data = struct.pack("<3f", 1, 2, 3)
+        parts = {
+            "bytes": (None, [{"name": "", "size": 3}], b"abc"),
+            "tensor": (None, [{"name": "y", "size": 12, "datatype": "FP32", "shape": [3]}], data),
+            "both": ({"a": 1}, [{"name": "b", "size": 3}], b"abc"),
+        }[received.kwargs["what"]]
+        yield packed({"_aipod_value": parts[0], "_aipod_parts": parts[1]})
+        yield PONG
+        yield protocol.raw(one.compress(parts[2][:2]))
+        yield protocol.raw(one.compress(parts[2][2:]))
+
+    server.answer = answer
+    one = client(server)
+    assert one.predict(what="bytes") == b"abc"
+    assert list(one.predict(what="tensor")["y"]) == [1.0, 2.0, 3.0]
+    assert one.predict(what="both") == {"a": 1, "b": b"abc"}
+
+
+def test_unary_calls_are_as_aipods(client, server):
+    server.unary = lambda method, data, context: protocol.message((1, json.dumps([method, protocol.first(data, 2).decode(), len(protocol.first(data, 3))]).encode()))
+    one = client(server, unary=True, version="v3")
+    assert one.call("train", {"a": 1}, input=b"12345") == ["train", "v3", 5]
+    assert server.calls[0].kwargs == {"a": 1}
+    with pytest.raises(ValueError, match="can't be called unary"):
+        one.call("classify")
+
+
+def test_an_error_has_its_code_reason_and_the_models_exception_and_is_not_tried_again(client, server):
+    server.answer = lambda received, context: fail(context, "INTERNAL", "bad luck", "model_error", "ValueError")
+    with pytest.raises(Error) as caught:
+        client(server).predict()
+    assert (caught.value.code, caught.value.message, caught.value.reason, caught.value.exception) == ("INTERNAL", "bad luck", "model_error", "ValueError")
+    assert len(server.calls) == 1
+
+
+def failing(times, code="UNAVAILABLE", **more):
+    left = [times]
+
+    def answer(received, context):
+        if left[0]:
+            left[0] -= 1
+            fail(context, code, "try again", **more)
+        yield packed("done")
+
+    return answer
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "UNKNOWN"])
+def test_what_may_run_twice_is_tried_again_with_one_key(client, server, code):
+    server.answer = failing(3, code)
+    assert client(server).predict() == "done"
+    assert len(server.calls) == 4 and len({call.metadata["idempotency-key"] for call in server.calls}) == 1
+
+
+def test_at_most_so_many_attempts(client, server):
+    server.answer = failing(9)
+    with pytest.raises(Error, match="try again"):
+        client(server, retry=Retry(attempts=3, initial=0.001)).predict()
+    assert len(server.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "method, options, more, calls",
+    [
+        ("train", {}, {}, 1),
+        ("train", {"idempotent": True}, {}, 2),
+        ("train", {}, {"reason": "not_ready"}, 2),
+        ("predict", {"idempotent": False}, {}, 1),
+        ("predict", {}, {"more": [("grpc-retry-pushback-ms", "-1")]}, 1),
+        ("predict", {"retry": Retry(initial=60)}, {"more": [("grpc-retry-pushback-ms", "5")]}, 2),
+        ("predict", {"timeout": 5, "retry": Retry(initial=1e9, maximum=1e9)}, {}, 1),
+    ],
+)
+def test_who_is_tried_again(client, server, method, options, more, calls):
+    server.answer = failing(1, **more)
+    one = client(server, **options)
+    if calls == 1:
+        with pytest.raises(Error):
+            one.call(method)
+    else:
+        assert one.call(method) == "done"
+    assert len(server.calls) == calls
+
+
+def test_a_stream_is_not_tried_again_after_its_first_item(client, server):
+    def answer(received, context):
+        yield packed(1)
+        fail(context, "UNAVAILABLE", "broken")
+
+    server.answer = answer
+    items = client(server).stream("predict")
+    assert next(items) == 1
+    with pytest.raises(Error, match="broken"):
+        next(items)
+    assert len(server.calls) == 1
+
+
+def test_silence_is_unavailable(client, server):
+    ended = threading.Event()
+
+    def answer(received, context):
+        context.add_callback(ended.set)
+        ended.wait(20)
+        yield packed(1)
+
+    server.answer = answer
+    with pytest.raises(Error) as caught:
+        client(server, heartbeat=0.2, idempotent=False).predict()
+    assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "no_heartbeat") and ended.wait(20)
+
+
+def test_heartbeats_keep_a_long_call(client, server):
+    def answer(received, context):
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        for _ in range(8):
+            ended.wait(0.1)
+            yield PONG
+        yield packed("long")
+
+    server.answer = answer
+    assert client(server, heartbeat=0.5).predict() == "long"
+
+
+def test_the_deadline_holds_over_all_attempts(client, server):
+    def answer(received, context):
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        ended.wait(20)
+        yield packed(1)
+
+    server.answer = answer
+    with pytest.raises(Error) as caught:
+        client(server, timeout=0.3).predict()
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_an_upload_goes_on_where_it_broke(client, server):
+    data = os.urandom(20 << 20)
+    server.break_after = [15 << 20, 18 << 20]
+    seen = []
+    assert client(server, idempotent=True, progress=lambda sent, size: seen.append(sent)).call("train", input=data) == {"ok": True}
+    first, second, third = server.calls
+    assert third.data == data
+    assert "x-tidegate-upload-offset" not in first.metadata
+    assert 15 << 20 <= int(second.metadata["x-tidegate-upload-offset"]) < int(third.metadata["x-tidegate-upload-offset"])
+    assert {call.metadata["x-tidegate-upload-id"] for call in server.calls} == {first.metadata["x-tidegate-upload-id"]}
+    assert {call.kwargs["_aipod_binary_size"] for call in server.calls} == {20 << 20}
+
+
+def test_an_upload_that_the_server_has_lost_begins_anew(client, server):
+    data = os.urandom(17 << 20)
+    server.break_after = [10 << 20]
+    one = client(server, idempotent=True)
+    server.status = lambda request, context: fail(context, "NOT_FOUND", "gone", "upload_unknown")
+    assert one.call("train", input=data) == {"ok": True}
+    assert server.calls[-1].data == data and "x-tidegate-upload-offset" not in server.calls[-1].metadata
+
+
+def test_an_iterator_that_was_begun_is_not_sent_twice(client, server):
+    server.break_after = [1]
+    with pytest.raises(Error, match="broken"):
+        client(server).call("predict", input=iter([b"abc" * 100_000, b"def" * 100_000]))
+    assert len(server.calls) == 1
+
+
+def test_calls_go_to_all_addresses_and_around_a_dead_one(client, servers):
+    one, two = servers(), servers()
+    both = client(f"{one.address},{two.address}")
+    for _ in range(60):
+        both.predict()
+    assert one.calls and two.calls
+    two.stop()
+    before = len(one.calls)
+    for _ in range(20):
+        assert both.predict() == {"ok": True}
+    assert len(one.calls) == before + 20
+
+
+def test_a_server_that_is_not_there_is_unavailable(client):
+    with pytest.raises(Error) as caught:
+        client("127.0.0.1:1", retry=Retry(attempts=2, initial=0.001)).train()
+    assert caught.value.code == "UNAVAILABLE"
+
+
+class FakeConsul:
+    def __init__(self):
+        self.index, self.entries, self.change = 1, [], threading.Condition()
+        consul = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                consul.asked = self.path
+                with consul.change:
+                    if f"index={consul.index}" in self.path:
+                        consul.change.wait(2)
+                    body, index = json.dumps(consul.entries).encode(), consul.index
+                self.send_response(200)
+                self.send_header("X-Consul-Index", str(index))
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"consul://127.0.0.1:{self.server.server_port}/sentiment?tag=v1"
+
+    def set(self, *servers):
+        with self.change:
+            self.entries = [{"Node": {"Address": "127.0.0.1"}, "Service": {"Address": "", "Port": each.port}} for each in servers]
+            self.index += 1
+            self.change.notify_all()
+
+
+def test_consul_says_where_the_servers_are(client, servers):
+    from test_life import wait_for
+
+    one, two = servers(), servers()
+    consul = FakeConsul()
+    consul.set(one)
+    follower = client(consul.url)
+    follower.predict()
+    assert len(one.calls) == 1 and "/v1/health/service/sentiment?passing=1&tag=v1" in consul.asked
+    consul.set(two)
+    wait_for(lambda: follower.predict() and two.calls, "the other one is called")
+    consul.server.shutdown()
+
+
+def test_the_bucket_of_retries_runs_dry_and_fills_again():
+    throttle = Throttle()
+    assert [throttle.bad() for _ in range(6)] == [True] * 4 + [False] * 2
+    for _ in range(30):
+        throttle.good()
+    assert throttle.bad()
+
+
+def test_pauses_are_chance_below_a_doubling_bound():
+    retry = Retry()
+    for failures, bound in ((1, 1), (2, 2), (3, 4), (7, 30)):
+        pauses = [retry.pause(failures) for _ in range(200)]
+        assert all(0 <= pause <= bound for pause in pauses) and max(pauses) > bound / 2
+
+
+def test_details_of_an_error_that_are_not_ours_do_no_harm():
+    key, value = error_info("x", "KeyError")
+    assert protocol.error_of("INTERNAL", "m", [(key, value)]).exception == "KeyError"
+    for cut in range(len(value)):
+        protocol.error_of("INTERNAL", "m", [(key, value[:cut])])
+    protocol.error_of("INTERNAL", "m", [(key, base64.b64decode("CAU="))])
+
+
+def test_reserved_arguments_are_refused_before_anything_is_sent(client, server):
+    for kwargs in ({"_aipod_x": 1}, {"version": "v1"}):
+        with pytest.raises(Error) as caught:
+            client(server).predict(**kwargs)
+        assert caught.value.reason == "reserved_argument"
+    assert not server.calls
+
+
+def test_options_make_another_client_over_the_same_connections(server):
+    with Client(server.address, retry=QUICK) as one:
+        other = one.options(version="v9")
+        other.predict()
+        one.predict()
+    assert server.calls[0].kwargs["version"] == "v9" and "version" not in server.calls[1].kwargs
+
+
+def test_a_client_is_safe_for_threads(server):
+    server.answer = lambda received, context: iter([packed(received.kwargs["n"])])
+    results = {}
+    with Client(server.address, retry=QUICK) as one:
+        threads = [threading.Thread(target=lambda n=n: results.setdefault(n, one.predict(n=n))) for n in range(30)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(20)
+    assert results == {n: n for n in range(30)}

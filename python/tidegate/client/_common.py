@@ -1,0 +1,214 @@
+"""What both clients share: options of a call, metadata, channels."""
+
+import os
+import secrets
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+
+from .._errors import Error
+from . import _protocol as protocol
+from ._addresses import Consul
+from ._inputs import Input, is_input
+from ._retry import IDEMPOTENT, Retry, Throttle, pushback
+
+# An upload of this many bytes or more can go on where it broke.
+RESUME_FROM = 16 << 20
+
+CHANNEL = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 120_000),
+    ("grpc.enable_retries", 0),  # ours know what the host says
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of calls. `None` of `idempotent`: predict and log may run twice, others not; of `progress`: a bar when a terminal is there."""
+
+    version: str = ""
+    timeout: Optional[float] = None
+    heartbeat: float = 10.0
+    retry: Retry = Retry()
+    idempotent: Optional[bool] = None
+    unary: bool = False
+    resume: bool = True
+    progress: Union[None, bool, Callable[[int, Optional[int]], Any]] = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def changed(self, **more: Any) -> "Options":
+        return replace(self, **more)
+
+
+class Call:
+    """One call: what stays the same over its attempts."""
+
+    def __init__(self, method: str, kwargs: Optional[Mapping[str, Any]], input: Any, options: Options) -> None:
+        self.method, self.options = method, options
+        self.kwargs: Dict[str, Any] = dict(kwargs or {})
+        given = [name for name, value in self.kwargs.items() if is_input(value)]
+        if len(given) + (input is not None) > 1:
+            raise TypeError(f"{method}: one binary input a call, not {', '.join(given)}")
+        if given:
+            input = self.kwargs.pop(given[0])
+        self.input = Input(input) if input is not None else None
+        self.idempotent = method in IDEMPOTENT if options.idempotent is None else options.idempotent
+        self.until = None if options.timeout is None else time.monotonic() + options.timeout
+        self.failures = 0
+        self.committed = False
+        self.kind = "value"
+        self.address = ""
+        self.trouble: Optional[BaseException] = None  # of the input
+        size = self.input.size if self.input else None
+        self.unary = options.unary
+        if self.unary and method not in protocol.UNARY:
+            raise ValueError(f"{method} can't be called unary: only {', '.join(sorted(protocol.UNARY))}")
+        resumes = options.resume and not self.unary and self.input is not None and self.input.again and size is not None and size >= RESUME_FROM
+        self.upload: Optional[Tuple[str, str]] = (secrets.token_hex(16), secrets.token_hex(24)) if resumes else None
+        self.metadata: List[Tuple[str, str]] = [(key.lower(), value) for key, value in options.metadata.items()]
+        if self.idempotent and not any(key == "idempotency-key" for key, _ in self.metadata):
+            self.metadata.append(("idempotency-key", secrets.token_hex(16)))
+        self.bar = Bar(options.progress, size, method) if self.input and not self.unary else None
+
+    def remaining(self) -> Optional[float]:
+        """Seconds until the deadline; DEADLINE_EXCEEDED when it has passed."""
+        if self.until is None:
+            return None
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise Error("DEADLINE_EXCEEDED", f"{self.method} took longer than {self.options.timeout} s", "deadline")
+        return left
+
+    def head(self, offset: int) -> List[Tuple[str, str]]:
+        """Metadata of an attempt of `chaos`."""
+        more = [("x-func-name", self.method), ("x-tidegate-parts", "1")]
+        if self.upload:
+            more += [("x-tidegate-upload-id", self.upload[0]), ("x-tidegate-upload-token", self.upload[1])]
+            if offset:
+                more.append(("x-tidegate-upload-offset", str(offset)))
+        return self.metadata + more
+
+    def routing(self) -> List[Tuple[str, str]]:
+        """Metadata of a question about the upload: routes decide by it."""
+        assert self.upload
+        return [*self.metadata, ("x-tidegate-upload-id", self.upload[0])]
+
+    def messages(self, offset: int) -> Iterator[bytes]:
+        """What the caller's side says, message by message."""
+        try:
+            yield from self._messages(offset)
+        except Exception as error:  # else grpcio shows it to nobody
+            self.trouble = error
+            raise
+
+    def end(self) -> None:
+        if self.bar:
+            self.bar.close()
+
+    def _messages(self, offset: int) -> Iterator[bytes]:
+        size = self.input.size if self.input else None
+        yield protocol.opening(self.kwargs, self.options.version, size, self.input is not None)
+        if self.input is None or size == 0:
+            return
+        if self.bar:
+            self.bar.at(offset)
+        blocks = self.input.blocks(offset)
+        yield from protocol.compressed(self.bar.over(blocks) if self.bar else blocks)
+
+    def unary_message(self) -> bytes:
+        return protocol.unary_input(self.kwargs, self.options.version, self.input.all() if self.input else b"")
+
+    def may_again(self, failed: "Failed", throttle: Throttle) -> Optional[float]:
+        """Seconds until the next attempt, or None."""
+        self.failures += 1
+        allowed = failed.error.code not in self.options.retry.codes or throttle.bad()
+        if not allowed or self.committed or (self.input and not self.input.repeatable):
+            return None
+        pause = self.options.retry.after(failed.error, self.failures, self.idempotent, failed.pushback)
+        if pause is None:
+            return None
+        if self.until is not None and time.monotonic() + pause >= self.until:
+            return None
+        return pause
+
+    def upload_request(self) -> bytes:
+        assert self.upload
+        return protocol.message((1, self.upload[0].encode()), (2, self.upload[1].encode()))
+
+
+class Failed(Exception):
+    """An attempt that failed."""
+
+    def __init__(self, error: Error, pushback: Optional[int] = None) -> None:
+        super().__init__(str(error))
+        self.error, self.pushback = error, pushback
+        # Of the server as such, not of one call: another address is better.
+        self.unreachable = error.code == "UNAVAILABLE"
+
+    @classmethod
+    def of(cls, error: Any) -> "Failed":
+        """From grpcio's exception."""
+        trailers = error.trailing_metadata() or ()
+        return cls(protocol.error_of(error.code().name, error.details() or "", trailers), pushback(trailers))
+
+
+class Bar:
+    """Tells how many bytes of an input went out: to a bar of tqdm's on a terminal, or to the caller's own function."""
+
+    def __init__(self, wanted: Any, size: Optional[int], name: str) -> None:
+        self._tell = wanted if callable(wanted) else None
+        self._size, self._sent, self._bar = size, 0, None
+        if self._tell is None and (wanted or (wanted is None and sys.stderr.isatty() and (size is None or size >= 1 << 20))):
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self._bar = tqdm(total=size, desc=name, unit="B", unit_scale=True, unit_divisor=1024, leave=False)
+
+    def at(self, offset: int) -> None:
+        self._sent = offset
+        if self._bar is not None:
+            self._bar.n = offset
+            self._bar.refresh()
+
+    def over(self, blocks: Any) -> Any:
+        for block in blocks:
+            yield block
+            self._sent += len(block)
+            if self._bar is not None:
+                self._bar.update(len(block))
+            elif self._tell is not None:
+                self._tell(self._sent, self._size)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def silent(seconds: float) -> Error:
+    return Error("UNAVAILABLE", f"no heartbeat for {seconds:g} s", "no_heartbeat")
+
+
+def split(addresses: Tuple[str, ...]) -> Tuple[List[str], Optional[Consul]]:
+    """Addresses as given: host:port, unix:PATH, several in one string, or consul://…"""
+    names: List[str] = []
+    consul = None
+    for each in addresses or (os.environ.get("TIDEGATE_ADDRESS", "127.0.0.1:50051"),):
+        for name in each.split(","):
+            name = name.strip()
+            if name.startswith("consul://"):
+                consul = Consul(name)
+            elif name:
+                names.append(name[len("http://") :] if name.startswith("http://") else name)
+    return names, consul
+
+
+def secure(name: str, tls: Any) -> Tuple[str, bool]:
+    """(target, whether over TLS)."""
+    for scheme in ("https://", "grpcs://"):
+        if name.startswith(scheme):
+            return name[len(scheme) :].rstrip("/"), True
+    return name.rstrip("/"), bool(tls)

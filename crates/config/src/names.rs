@@ -12,6 +12,7 @@ pub(crate) enum Namespace {
     Route,
     Upstream,
     Provider,
+    Service,
 }
 
 impl Namespace {
@@ -21,6 +22,7 @@ impl Namespace {
             Self::Route => "route",
             Self::Upstream => "upstream",
             Self::Provider => "provider",
+            Self::Service => "service",
         }
     }
 }
@@ -124,7 +126,7 @@ impl Names {
         problems
     }
 
-    /// Upstreams and providers that nothing refers to.
+    /// Upstreams, providers and services that nothing refers to.
     pub(crate) fn unused(&self) -> Vec<Problem> {
         let used: HashSet<(Namespace, &str)> = self
             .referred
@@ -135,6 +137,7 @@ impl Names {
             let help = match d.space {
                 Namespace::Upstream => "its endpoints are found and checked, but get no request",
                 Namespace::Provider => "its keys get no request",
+                Namespace::Service => "its workers run, but get no request",
                 Namespace::Listener | Namespace::Route => return None,
             };
             (!used.contains(&(d.space, d.name.as_str()))).then_some((d, help))

@@ -56,6 +56,7 @@ pub struct Watch {
 /// What keeps the receivers' channel open.
 #[derive(Debug)]
 enum Work {
+    Fed,
     Task { _task: Task },
     Fixed { _sender: watch::Sender<Update> },
 }
@@ -96,6 +97,15 @@ impl Watch {
             kind: "static",
             updates,
             _work: Work::Fixed { _sender: sender },
+        }
+    }
+
+    /// A list that somebody else keeps.
+    pub fn fed(kind: &'static str, updates: watch::Receiver<Update>) -> Self {
+        Self {
+            kind,
+            updates,
+            _work: Work::Fed,
         }
     }
 

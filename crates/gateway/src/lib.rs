@@ -13,12 +13,17 @@ mod control;
 mod down;
 mod events;
 mod exchange;
+mod instance;
+#[cfg(debug_assertions)]
+mod fault;
 mod io;
 mod limits;
 mod listener;
 mod observe;
 mod provider;
 mod serve;
+mod service;
+mod service_view;
 mod snapshot;
 mod stats;
 mod tls;
@@ -28,7 +33,6 @@ pub mod view;
 mod watch;
 mod worker;
 
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -38,6 +42,7 @@ use tidegate_core::Time;
 use tidegate_discovery::Resolver;
 use tidegate_wire::headers::Via;
 
+pub use instance::{HostReport, InstanceRecord, InstanceReport, ServiceReport};
 pub use provider::view::RestoreError;
 pub use tidegate_keys::account::{KeyError, KeyRequest, Secret as VirtualKeyToken};
 pub use tidegate_state::Error as StoreError;
@@ -62,8 +67,6 @@ pub enum ListenSocket {
 pub struct Options {
     /// The checked configuration.
     pub config: tidegate_config::Loaded,
-    /// The files or folders it was loaded from: read again on reload.
-    pub paths: Vec<PathBuf>,
     /// Listening sockets by listener name. A listener without one is bound by the gateway itself.
     pub sockets: Vec<(String, ListenSocket)>,
     /// Worker threads, at least 1.
@@ -74,7 +77,11 @@ pub struct Options {
 
 /// How stores are reached: the embedded one has another process for its owner.
 #[derive(Clone)]
-pub struct StoreOpener(Arc<OpenStore>);
+pub struct StoreOpener {
+    open: Arc<OpenStore>,
+    /// Whose instances are this gateway's members.
+    node: String,
+}
 
 type OpenStore = dyn Fn(
         &tidegate_config::values::StateUrl,
@@ -116,7 +123,7 @@ pub enum StartError {
 /// See [`StartError`]; nothing is left running then.
 pub async fn start(options: Options) -> Result<Handle, StartError> {
     let workers = options.workers.max(1);
-    let resolver = Resolver::system().map_err(|e| StartError::Config(e.to_string()))?;
+    let resolver = Resolver::system();
     let stats = Registry::new(workers);
     let epoch = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -152,7 +159,6 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
         shared,
         Arc::new(door),
         resolver,
-        options.paths,
         options.sockets,
         options.store,
     );
@@ -172,7 +178,7 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
 /// # Errors
 /// Every problem, in words.
 pub fn check(config: &tidegate_config::Loaded) -> Result<(), Vec<String>> {
-    let resolver = Resolver::system().map_err(|e| vec![e.to_string()])?;
+    let resolver = Resolver::system();
     let draft = Draft::new(Arc::new(config.clone()), None, &resolver);
     let mut problems = draft.err().unwrap_or_default();
     if let Some(Err(e)) = config
@@ -189,6 +195,18 @@ pub fn check(config: &tidegate_config::Loaded) -> Result<(), Vec<String>> {
     }
 }
 
+/// Looks whether every worker goes round; see [`Handle::pulse`].
+#[derive(Debug)]
+pub struct Pulse(worker::Pulse);
+
+impl Pulse {
+    /// A worker whose thread has ended, or that has not gone round since the last look; readiness fails as long as there is one. Workers
+    /// go round four times a second: look at least a second apart.
+    pub fn look(&mut self) -> Option<usize> {
+        self.0.look()
+    }
+}
+
 impl Handle {
     /// Gives listening sockets, by listener name, for the next [`Handle::reload`]: the supervisor binds those of listeners that are new or
     /// whose address changed, so that they outlive this process. A listener without one is bound by the gateway itself; what a reload does
@@ -197,13 +215,22 @@ impl Handle {
         self.control.offer(sockets);
     }
 
-    /// Reads the configuration again and applies it as a whole, or refuses it as a whole.
+    /// Puts another configuration in the place of the running one as a whole, or refuses it as a whole. An `Err` is what could not be
+    /// read or served, in words: it is counted, told and kept as a configuration that was refused.
     ///
     /// # Errors
-    /// The diagnostics as text; the running configuration stays.
-    pub async fn reload(&self) -> Result<view::ConfigView, String> {
-        self.control.reload().await?;
+    /// What is wrong, as text; the running configuration stays.
+    pub async fn reload(
+        &self,
+        wanted: Result<tidegate_config::Loaded, String>,
+    ) -> Result<view::ConfigView, String> {
+        self.control.reload(wanted).await?;
         Ok(self.config())
+    }
+
+    /// For whoever watches over this process: whether its workers go round.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(worker::Pulse::new(self.control.door.clone()))
     }
 
     /// Readiness fails, no new connections, GOAWAY and `connection: close`, requests in flight finish within the

@@ -32,11 +32,11 @@ impl Handle {
         self.snapshot()
             .upstreams
             .iter()
-            .map(|u| self.upstream(u))
+            .map(|u| self.upstream(u, u.live.pool.status(self.control.shared.now())))
             .collect()
     }
 
-    fn upstream(&self, upstream: &Upstream) -> UpstreamView {
+    fn upstream(&self, upstream: &Upstream, status: Vec<MemberStatus>) -> UpstreamView {
         let now = self.control.shared.now();
         let pool = &upstream.live.pool;
         let source = self.control.source_status(&upstream.name);
@@ -52,8 +52,7 @@ impl Handle {
             source_error: source.and_then(|s| s.error),
             panic: pool.summary(&Scope::EMPTY).panic,
             inflight: pool.inflight(),
-            members: pool
-                .status(now)
+            members: status
                 .iter()
                 .map(|m| member(m, open.get(&*m.id).copied().unwrap_or_default(), now))
                 .collect(),
@@ -133,6 +132,18 @@ impl Handle {
                 reason: "draining".into(),
             };
         }
+        if let Some(worker) = self.control.door.unwell() {
+            return Readiness {
+                ready: false,
+                reason: format!("worker {worker} does not answer"),
+            };
+        }
+        if let Some(service) = self.starting_service() {
+            return Readiness {
+                ready: false,
+                reason: format!("service {service} has no ready instance yet"),
+            };
+        }
         Readiness {
             ready: true,
             reason: String::new(),
@@ -144,6 +155,7 @@ impl Handle {
         let mut families = self.traffic_metrics();
         families.extend(self.pool_metrics());
         families.extend(self.provider_metrics());
+        families.extend(self.service_metrics());
         families.extend(self.process_metrics());
         families
     }
@@ -244,6 +256,7 @@ impl Handle {
                 sample("verdict", "ok", AttemptKind::Ok),
                 sample("verdict", "neutral", AttemptKind::Neutral),
                 sample("verdict", "failure", AttemptKind::Failure),
+                sample("verdict", "evidence", AttemptKind::Evidence),
             ]);
             retries.samples.extend([
                 sample("kind", "retry", AttemptKind::Retry),
@@ -262,7 +275,7 @@ impl Handle {
         );
         let mut ejections = family(
             "tidegate_ejections_total",
-            "Ejections of members that are in a pool now.",
+            "Ejections of members; without a member, of those that are no longer in the pool.",
             Kind::Counter,
         );
         let mut busy = family(
@@ -275,7 +288,15 @@ impl Handle {
             "Open connections to a member.",
             Kind::Gauge,
         );
-        for view in self.upstreams() {
+        for upstream in &self.snapshot().upstreams {
+            let whole = upstream.live.pool.whole_status(self.control.shared.now());
+            if whole.gone_ejections > 0 {
+                let labels = vec![("pool", upstream.name.to_string())];
+                ejections
+                    .samples
+                    .push(number(labels, whole.gone_ejections as f64));
+            }
+            let view = self.upstream(upstream, whole.members);
             for m in &view.members {
                 let labels = || vec![("pool", view.name.clone()), ("member", m.id.clone())];
                 for word in STATES {

@@ -18,6 +18,7 @@ use crate::limits::{RouteConcurrency, RouteRate};
 use crate::listener::ListenerState;
 use crate::provider::Provider;
 use crate::provider::setup::{self, ProviderError};
+use crate::service::{self, Service};
 use crate::stats::{Limits, Registry, Traffic};
 use crate::tls::TlsError;
 use crate::upstream::{self, Upstream, UpstreamError};
@@ -33,8 +34,10 @@ pub(crate) struct Snapshot {
     pub(crate) router: Router,
     /// By `Route::index`.
     pub(crate) routes: Vec<Arc<RouteState>>,
-    /// By `UpstreamIndex`.
+    /// By `UpstreamIndex`: those of the configuration, then those behind services.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// In the order of the configuration.
+    pub(crate) services: Vec<Arc<Service>>,
     /// By `ProviderIndex`.
     pub(crate) providers: Vec<Arc<Provider>>,
     pub(crate) listeners: HashMap<String, Arc<ListenerState>>,
@@ -92,6 +95,17 @@ impl Snapshot {
         let behind = self.providers.iter().map(|p| &p.upstream);
         self.upstreams.iter().chain(behind)
     }
+
+    /// The service behind an upstream, if it is one's.
+    pub(crate) fn service(&self, upstream: UpstreamIndex) -> Option<&Arc<Service>> {
+        let own = self.upstreams.len() - self.services.len();
+        self.services.get(upstream.get().checked_sub(own)?)
+    }
+
+    /// The service of this name.
+    pub(crate) fn service_named(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.iter().find(|service| &*service.name == name)
+    }
 }
 
 impl RouteState {
@@ -141,10 +155,6 @@ pub(crate) enum Problem {
     Register(#[from] tidegate_discovery::RegisterError),
     #[error("{0}")]
     AccessLog(#[from] OpenError),
-    #[error(
-        "route {route}: `continue` is not in this build: a stream that breaks after content ends with an error; remove it"
-    )]
-    Continue { route: String },
 }
 
 /// A configuration that can be put to work: what may fail was done, and nothing that runs was touched.
@@ -171,18 +181,16 @@ impl Draft {
         let mut problems = Vec::new();
         let router = keep(Router::compile(config), &mut problems);
         let listeners = listeners(config, old, resolver, &mut problems);
-        let continued = config.routes.iter().filter(|route| route.continue_stream);
-        problems.extend(continued.map(|route| Problem::Continue {
-            route: route.name.clone(),
-        }));
         let before: HashMap<&str, &Arc<Upstream>> = old
             .iter()
             .flat_map(|o| &o.upstreams)
             .map(|u| (&*u.name, u))
             .collect();
+        let behind: Vec<_> = config.services.iter().map(service::implicit).collect();
         let upstreams = config
             .upstreams
             .iter()
+            .chain(&behind)
             .filter_map(|wanted| {
                 let before = before.get(&*wanted.name).copied();
                 keep(
@@ -237,6 +245,14 @@ impl Draft {
             .map(|draft| draft.commit(registry, now))
             .collect();
         let providers = setup::commit(providers, keys, registry, now);
+        let services = config
+            .services
+            .iter()
+            .map(|wanted| {
+                let before = old.and_then(|o| o.service_named(&wanted.name));
+                Arc::new(Service::new(wanted, before.map(|b| &**b)))
+            })
+            .collect();
         let before: HashMap<&str, &Arc<RouteState>> = old
             .iter()
             .flat_map(|o| &o.routes)
@@ -267,6 +283,7 @@ impl Draft {
             router,
             routes,
             upstreams,
+            services,
             providers,
             listeners,
         }

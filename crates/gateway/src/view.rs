@@ -201,6 +201,76 @@ pub struct StoreView {
     pub connected: bool,
 }
 
+/// One service with its instances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Name from the config.
+    pub name: String,
+    /// `module:Class`, or the command.
+    pub runs: String,
+    /// Version that a call without one gets; empty: the one without a name.
+    pub version: String,
+    /// Instances that are wanted.
+    pub replicas: u32,
+    /// Instances that take requests.
+    pub ready: u32,
+    /// Calls that came to workers since their host began; 0 for a command, whose calls are not looked into.
+    pub calls: u64,
+    /// Of them those that failed, by reason.
+    pub faults: std::collections::BTreeMap<String, u64>,
+    /// Of them those that ran again after the death of a worker.
+    pub retries: u64,
+    /// Deaths of workers.
+    pub deaths: u64,
+    /// Versions loaded.
+    pub loads: u64,
+    /// Versions released to make room.
+    pub evictions: u64,
+    /// Batches that calls were gathered into.
+    pub batches: u64,
+    /// Calls in them.
+    pub batched: u64,
+    /// Calls that wait for a worker.
+    pub waiting: u64,
+    /// Calls in workers.
+    pub running: u64,
+    /// Mean time that a call waited for a worker, microseconds.
+    pub mean_wait_us: u64,
+    /// Mean time that a call took in its worker, microseconds.
+    pub mean_run_us: u64,
+    /// Its instances; during a replacement those of both hosts.
+    pub instances: Vec<InstanceView>,
+}
+
+/// One instance of a service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// Its name: the service's and a number.
+    pub name: String,
+    /// Which host process has it.
+    pub host: String,
+    /// `starting`, `ready`, `draining`, `crash_loop`.
+    pub state: String,
+    /// Why the last worker died or did not start, empty when none did.
+    pub cause: String,
+    /// Milliseconds since it entered that state.
+    pub since_ms: u64,
+    /// Counts the reloads and changes of the service.
+    pub revision: u64,
+    /// Process id of its worker.
+    pub pid: Option<u32>,
+    /// Where it answers.
+    pub address: Option<String>,
+    /// Deaths of its workers.
+    pub restarts: u64,
+    /// Versions of the model in memory.
+    pub versions: Vec<String>,
+    /// Calls in its worker.
+    pub in_flight: u64,
+    /// Resident memory of its worker, bytes.
+    pub memory: u64,
+}
+
 /// One route with its traffic.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RouteView {

@@ -63,18 +63,18 @@ pub enum Problem {
 /// Where the names of targets stand in the config.
 struct Names<'a> {
     upstreams: BTreeMap<&'a str, UpstreamIndex>,
+    services: BTreeMap<&'a str, UpstreamIndex>,
     providers: BTreeMap<&'a str, ProviderIndex>,
 }
 
 impl Names<'_> {
     fn upstream(&self, name: &str) -> Destination {
-        match self.upstreams.get(name) {
-            Some(index) => Destination::Upstream {
-                name: name.into(),
-                index: *index,
-            },
-            None => Destination::Missing { name: name.into() },
-        }
+        pool(&self.upstreams, name)
+    }
+
+    /// A service is an upstream whose members Tidegate itself starts.
+    fn service(&self, name: &str) -> Destination {
+        pool(&self.services, name)
     }
 
     fn provider(&self, name: &str, model: Option<&String>) -> Destination {
@@ -89,9 +89,19 @@ impl Names<'_> {
     }
 }
 
+fn pool(names: &BTreeMap<&str, UpstreamIndex>, name: &str) -> Destination {
+    match names.get(name) {
+        Some(index) => Destination::Upstream {
+            name: name.into(),
+            index: *index,
+        },
+        None => Destination::Missing { name: name.into() },
+    }
+}
+
 impl Router {
     /// Compiles the routes of a configuration. A destination that names no upstream is kept: it costs its own share of
-    /// the requests only.
+    /// the requests only. The upstreams behind services stand after those of the configuration, in the order of `services`.
     ///
     /// # Errors
     /// The first route that cannot be compiled.
@@ -102,6 +112,12 @@ impl Router {
                 .iter()
                 .map(|upstream| upstream.name.as_str())
                 .zip((0..).map(UpstreamIndex))
+                .collect(),
+            services: config
+                .services
+                .iter()
+                .map(|service| service.name.as_str())
+                .zip((config.upstreams.len()..).filter_map(|at| Some(UpstreamIndex(at.try_into().ok()?))))
                 .collect(),
             providers: config
                 .providers
@@ -136,6 +152,7 @@ impl Router {
             .upstreams
             .iter()
             .map(|upstream| hash_key(&upstream.balance))
+            .chain(config.services.iter().map(|_| None))
             .collect();
         Ok(Router {
             routes,
@@ -336,6 +353,7 @@ fn compile_action(route: &model::Route, names: &Names<'_>) -> Result<Action, Pro
     let targets = route.to.iter().map(|target| {
         let to = match &target.destination {
             model::Destination::Upstream(name) => names.upstream(name),
+            model::Destination::Service(name) => names.service(name),
             model::Destination::Provider(name) => names.provider(name, target.model.as_ref()),
             model::Destination::UpstreamFrom(from) => Destination::FromHeader(UpstreamFrom::new(
                 header_name(&from.header)?,
@@ -359,6 +377,7 @@ fn compile_action(route: &model::Route, names: &Names<'_>) -> Result<Action, Pro
             .map(|target| {
                 let to = match &target.destination {
                     model::FallbackDestination::Upstream(name) => names.upstream(name),
+                    model::FallbackDestination::Service(name) => names.service(name),
                     model::FallbackDestination::Provider(name) => {
                         names.provider(name, target.model.as_ref())
                     }
@@ -367,7 +386,13 @@ fn compile_action(route: &model::Route, names: &Names<'_>) -> Result<Action, Pro
             })
             .collect(),
         mirror: route.mirror.as_ref().map(|mirror| Mirror {
-            target: Target::new(names.upstream(&mirror.upstream), 1),
+            target: Target::new(
+                match &mirror.destination {
+                    model::MirrorDestination::Upstream(name) => names.upstream(name),
+                    model::MirrorDestination::Service(name) => names.service(name),
+                },
+                1,
+            ),
             share: share(mirror.percent),
         }),
     }))

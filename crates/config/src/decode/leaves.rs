@@ -6,7 +6,7 @@ use crate::node::{Kind, Node, Scalar};
 use crate::schema::Defs;
 use crate::values::{
     ByteSize, Cidr, GrpcStatus, HostPattern, HostPort, HttpUrl, LimitKey, Method, ModelPattern,
-    Pattern, Percent, Period, RetryOn, ServiceUrl, StatusRange, Wrong, format_duration,
+    Pattern, Percent, Period, RetryOn, ServiceUrl, SizeBound, StatusRange, Wrong, format_duration,
     parse_duration,
 };
 use serde_json::{Value as Json, json};
@@ -166,6 +166,7 @@ macro_rules! word {
 }
 word! {
     ByteSize: "a size", "write a number of bytes or a size such as 64KiB", ["string", "integer"];
+    SizeBound: "a size", "write a size such as 4GiB, or off", ["string", "integer", "boolean"];
     Percent: "a percentage", "write a percentage such as 20%", ["string", "number"];
     Period: "a period", "write second, minute, hour, day or a duration", "string";
     HostPort: "an address", "write host:port", "string";

@@ -5,6 +5,7 @@ mod fields;
 mod leaves;
 mod models;
 mod one_of;
+mod services;
 mod special;
 
 pub(crate) use fields::Fields;

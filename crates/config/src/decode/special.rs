@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const MAX_SECRET: u64 = 64 * 1024;
 
 /// Reads a secret: `file:PATH`, or the text itself (usually `${NAME}`).
-fn secret(node: &Node, cx: &mut Cx<'_>) -> Option<String> {
+pub(super) fn secret(node: &Node, cx: &mut Cx<'_>) -> Option<String> {
     let scalar = scalar(node, cx, "a secret", "write \"${NAME}\" or file:PATH")?;
     crate::mask::hide_literal(node, cx.sources, &mut cx.secrets);
     let Some(path) = scalar.text.strip_prefix("file:") else {

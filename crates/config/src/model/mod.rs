@@ -5,6 +5,7 @@ mod listener;
 mod provider;
 mod route;
 mod route_match;
+mod service;
 mod traffic;
 mod upstream;
 mod upstream_policy;
@@ -13,6 +14,7 @@ pub use listener::*;
 pub use provider::*;
 pub use route::*;
 pub use route_match::*;
+pub use service::*;
 pub use traffic::*;
 pub use upstream::*;
 pub use upstream_policy::*;
@@ -46,9 +48,11 @@ record! {
         providers: Vec<Provider>,
         /// Bodies of requests to providers.
         request_bodies: RequestBodies = RequestBodies::default(),
+        /// Models that Tidegate runs itself.
+        services: Vec<Service>,
         /// Prices of models, for budgets in money.
         prices: Prices = Prices::default(),
-        ; later "services", "alerts", "notifiers", "keeper"
+        ; later "alerts", "notifiers", "keeper"
         ; finish crate::validate::config
     }
 }

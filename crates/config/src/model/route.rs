@@ -73,7 +73,7 @@ record! {
         ; flatten
         /// Where to.
         destination: Destination
-        ; later "service", "graph"
+        ; later "graph"
         ; finish crate::validate::target
     }
 }
@@ -87,7 +87,9 @@ one_of! {
         UpstreamFrom(UpstreamFrom) = "upstream_from",
         /// The provider of this name.
         Provider(String) = "provider" => Refers(Namespace::Provider),
-        ; later "service", "graph"
+        /// The service of this name.
+        Service(String) = "service" => Refers(Namespace::Service),
+        ; later "graph"
     }
 }
 
@@ -109,7 +111,7 @@ record! {
         ; flatten
         /// Where to.
         destination: FallbackDestination
-        ; later "service", "graph"
+        ; later "graph"
         ; finish crate::validate::fallback
     }
 }
@@ -121,7 +123,9 @@ one_of! {
         Upstream(String) = "upstream" => Refers(Namespace::Upstream),
         /// The provider of this name.
         Provider(String) = "provider" => Refers(Namespace::Provider),
-        ; later "service", "graph"
+        /// The service of this name.
+        Service(String) = "service" => Refers(Namespace::Service),
+        ; later "graph"
     }
 }
 
@@ -136,10 +140,21 @@ record! {
 record! {
     /// Copies of requests. `Host` gets `-shadow`; the copy is never awaited and never affects health of the primary.
     pub struct Mirror {
-        /// The upstream of this name.
-        upstream: String => Refers(Namespace::Upstream),
         /// Share of the requests that are copied. Default 100%.
         percent: Percent = Percent::HUNDRED,
+        ; flatten
+        /// Where to.
+        destination: MirrorDestination
+    }
+}
+
+one_of! {
+    /// Where copies go.
+    pub enum MirrorDestination {
+        /// The upstream of this name.
+        Upstream(String) = "upstream" => Refers(Namespace::Upstream),
+        /// The service of this name.
+        Service(String) = "service" => Refers(Namespace::Service),
     }
 }
 

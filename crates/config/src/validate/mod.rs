@@ -9,6 +9,7 @@ mod listeners;
 mod providers;
 mod reachable;
 mod routes;
+mod services;
 mod traffic;
 mod upstreams;
 
@@ -17,6 +18,10 @@ pub(crate) use providers::{fallback, provider, target};
 pub(crate) use routes::{
     authority, grpc_method, grpc_service, header_edits, host, redirect_keys, rewrite_keys, route,
     route_keys, route_match, route_tidy, scheme, split,
+};
+pub(crate) use services::{
+    ServiceName, command, environment, folder, model_versions, python, python_class, service, service_tidy,
+    version_name, version_names,
 };
 pub(crate) use traffic::{attempts, backoff, fault_keys, rate_limit, retry};
 pub(crate) use upstreams::{
@@ -82,6 +87,7 @@ pub(crate) fn config(config: &mut Config, fields: &Fields<'_>, cx: &mut Cx<'_>) 
         };
     }
     addresses(config, fields, cx);
+    services::names(config, fields, cx);
     if let Some(routes) = fields.node("routes") {
         reachable::check(&config.routes, routes.items(), cx);
     }

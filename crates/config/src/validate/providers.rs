@@ -42,7 +42,7 @@ pub(crate) fn provider(provider: &mut Provider, fields: &Fields<'_>, cx: &mut Cx
         let help = match kind {
             ProviderType::Azure => "add `base_url: https://RESOURCE.openai.azure.com`",
             ProviderType::Cloudflare => {
-                "add `base_url: https://api.cloudflare.com/client/v4/accounts/ACCOUNT/ai`"
+                "add `base_url: https://api.cloudflare.com/client/v4/accounts/ACCOUNT/ai/v1`"
             }
             _ => "add `base_url: http://HOST:PORT`",
         };

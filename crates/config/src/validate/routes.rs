@@ -55,7 +55,7 @@ pub(crate) fn route_keys(fields: &Fields<'_>, cx: &mut Cx<'_>) {
         cx.error(
             fields.span(),
             "a route without an action",
-            "add `to: [ { upstream: NAME } ]`, `to: [ { provider: NAME } ]`, `redirect` or `respond`",
+            "add `to: [ { upstream: NAME } ]` (or a provider, a service), `redirect` or `respond`",
         );
         return;
     }

@@ -5,6 +5,7 @@
 
 mod address;
 mod duration;
+mod env_text;
 mod http_names;
 mod keys;
 mod models;
@@ -18,10 +19,11 @@ pub use address::{
     Address, Cidr, HostPattern, HostPort, HttpUrl, ListenAddress, LogTarget, StateUrl,
 };
 pub use duration::{Period, format_duration, parse_duration};
+pub use env_text::EnvText;
 pub use http_names::{HeaderName, HeaderText, Method, Pattern};
 pub use keys::{HashKey, LimitKey};
 pub use models::{ModelMapping, ModelPattern};
-pub use quantity::{ByteSize, Percent};
+pub use quantity::{ByteSize, Percent, SizeBound};
 pub use secret::Secret;
 pub use status::{GrpcStatus, RetryOn, StatusRange};
 pub use url::{RedisUrl, ServiceUrl};

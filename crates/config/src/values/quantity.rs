@@ -83,6 +83,43 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A bound on a number of bytes, or none: a size, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SizeBound(Option<ByteSize>);
+
+impl SizeBound {
+    /// No bound.
+    pub const OFF: Self = Self(None);
+
+    /// The bound in bytes; `None`: there is none.
+    #[must_use]
+    pub fn bytes(self) -> Option<u64> {
+        self.0.map(ByteSize::bytes)
+    }
+}
+
+impl FromStr for SizeBound {
+    type Err = Wrong;
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "off" | "false" => Ok(Self::OFF),
+            text => match text.parse()? {
+                ByteSize::ZERO => Err(Wrong::new("a bound of no bytes", "write `off` for no bound")),
+                size => Ok(Self(Some(size))),
+            },
+        }
+    }
+}
+
+impl fmt::Display for SizeBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(size) => size.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
 /// A share: `10%`, `0.5%` or the number alone.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Percent(f64);

@@ -6,6 +6,7 @@
 
 mod clock;
 mod drain;
+pub(crate) mod instances;
 mod registration;
 mod reload;
 mod sockets;
@@ -13,17 +14,18 @@ mod sources;
 mod store;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tidegate_discovery::{Registration, Resolver};
+use tidegate_discovery::Resolver;
 use tokio::task::JoinHandle;
 
 use crate::events::unix_ms;
+use crate::snapshot::Snapshot;
 use crate::worker::{Door, Shared};
 use crate::{ListenSocket, StartError, StoreOpener};
 
+use registration::Registered;
 pub(crate) use reload::lines;
 use sockets::Acceptor;
 use sources::Source;
@@ -36,11 +38,14 @@ const MEMBERS: Duration = Duration::from_secs(1);
 pub(crate) struct Control {
     pub(crate) shared: Arc<Shared>,
     pub(crate) door: Arc<Door>,
-    pub(crate) paths: Vec<PathBuf>,
     resolver: Resolver,
     opener: StoreOpener,
+    pub(crate) instances: Arc<instances::Instances>,
+    pub(crate) reports: crate::service_view::Reports,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+    /// Held while catalogues are told, which may take seconds.
+    registered: tokio::sync::Mutex<Vec<Registered>>,
     state: Mutex<State>,
 }
 
@@ -49,9 +54,10 @@ struct State {
     sources: HashMap<String, Source>,
     acceptors: HashMap<String, Acceptor>,
     offered: Vec<(String, ListenSocket)>,
-    registrations: Vec<Registration>,
     loaded_at_ms: u64,
     refused: Option<String>,
+    /// Configurations that are no longer the running one; requests that began under them may be under way.
+    replaced: Vec<Weak<Snapshot>>,
     ticking: Option<JoinHandle<()>>,
     kept: Option<store::Kept>,
 }
@@ -61,7 +67,6 @@ impl Control {
         shared: Arc<Shared>,
         door: Arc<Door>,
         resolver: Resolver,
-        paths: Vec<PathBuf>,
         sockets: Vec<(String, ListenSocket)>,
         opener: StoreOpener,
     ) -> Arc<Self> {
@@ -73,10 +78,12 @@ impl Control {
         Arc::new(Self {
             shared,
             door,
-            paths,
             resolver,
             opener,
+            instances: Arc::default(),
+            reports: Default::default(),
             reloading: tokio::sync::Mutex::default(),
+            registered: tokio::sync::Mutex::default(),
             state: Mutex::new(state),
         })
     }
@@ -98,7 +105,7 @@ impl Control {
         let accounts = self.wait_for_accounts(config, MEMBERS);
         tokio::join!(self.wait_for_members(MEMBERS), accounts);
         self.listen(&snapshot, sockets);
-        self.register(&snapshot);
+        self.reregister();
         let control = Arc::downgrade(self);
         self.state().ticking = Some(tokio::spawn(clock::tick(control)));
         Ok(())

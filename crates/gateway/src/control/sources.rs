@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_core::{Scope, Verdict};
-use tidegate_discovery::{Health, Prober, Update, Watch};
+use tidegate_discovery::{Endpoint, EndpointId, Health, Prober, Update, Watch};
 use tokio::task::JoinHandle;
 
 use super::Control;
+use super::instances::LIFE;
+use crate::service::Service;
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
 
@@ -45,7 +47,8 @@ impl Control {
                 sources.insert(upstream.name.to_string(), source);
                 continue;
             }
-            match self.source(upstream) {
+            let service = snapshot.service_named(&upstream.name);
+            match self.source(upstream, service.cloned()) {
                 Ok(source) => {
                     sources.insert(upstream.name.to_string(), source);
                 }
@@ -63,8 +66,12 @@ impl Control {
     fn source(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
+        service: Option<Arc<Service>>,
     ) -> Result<Source, tidegate_discovery::SetupError> {
-        let watch = tidegate_discovery::watch(&upstream.config, &self.resolver)?;
+        let watch = match service {
+            Some(_) => self.instances.watch(&upstream.name),
+            None => tidegate_discovery::watch(&upstream.config, &self.resolver)?,
+        };
         let prober = match &upstream.config.health_check {
             None => None,
             Some(check) => {
@@ -90,12 +97,15 @@ impl Control {
         let control = Arc::downgrade(self);
         let followed = upstream.clone();
         apply(self, upstream, prober.as_ref(), &watch.current());
+        let mut lives = Lives::default();
+        lives.apply(upstream, &watch.current(), self.shared.now(), service.as_deref());
         let task = tokio::spawn(async move {
             while updates.changed().await.is_ok() {
                 let update = updates.borrow_and_update().clone();
                 let Some(control) = control.upgrade() else {
                     return;
                 };
+                lives.apply(&followed, &update, control.shared.now(), service.as_deref());
                 apply(&control, &followed, prober.as_ref(), &update);
             }
         });
@@ -130,6 +140,40 @@ impl Control {
             kind: source.watch.kind(),
             error,
         })
+    }
+}
+
+/// Instances by the life that they were last seen in.
+#[derive(Debug, Default)]
+struct Lives(HashMap<EndpointId, Option<String>>);
+
+impl Lives {
+    /// An instance that began anew is another member, although it is where the old one was: what was held against that one, and
+    /// connections to it, are of no use any more. Whoever waits for an instance looks again.
+    fn apply(
+        &mut self,
+        upstream: &Upstream,
+        update: &Update,
+        now: tidegate_core::Time,
+        service: Option<&Service>,
+    ) {
+        let Some(service) = service else { return };
+        if !update.known {
+            return;
+        }
+        let life = |e: &Endpoint| (e.id.clone(), e.metadata.get(LIFE).cloned());
+        let lives: HashMap<_, _> = update.endpoints.iter().map(life).collect();
+        let same = |e: &&Endpoint| {
+            let before = self.0.get(&e.id);
+            before.is_none_or(|before| lives.get(&e.id) == Some(before))
+        };
+        let kept: Vec<Endpoint> = update.endpoints.iter().filter(same).cloned().collect();
+        if kept.len() < update.endpoints.len() {
+            upstream.set_endpoints(&kept, now);
+        }
+        upstream.set_endpoints(&update.endpoints, now);
+        self.0 = lives;
+        service.change(!update.endpoints.is_empty());
     }
 }
 

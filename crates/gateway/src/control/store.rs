@@ -1,6 +1,6 @@
 //! Durable state: the store that the configuration names, and the tasks that keep keys and accounts in step with it.
 //!
-//! Only providers need a store. One that is away delays nothing, neither the start nor a request: keys go by what this process
+//! Only providers and services need a store. One that is away delays nothing, neither the start nor a request: keys go by what this process
 //! knows, and the tasks catch up when it is there. Another `state.url` is another store: the tasks begin anew with it.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use tidegate_llm::price::{Micros, Price, PriceTable};
 use tidegate_state::{OpenError, Store};
 use tokio::task::JoinHandle;
 
-use super::Control;
+use super::{Control, instances};
 use crate::StoreOpener;
 use crate::provider::probe::Prober;
 use crate::view::StoreView;
@@ -61,7 +61,7 @@ pub(super) enum Wanted {
 impl Control {
     /// Opens what `config` names, unless it is open. Everything that may fail; nothing is asked of the store.
     pub(super) fn open_store(&self, config: &Config) -> Result<Wanted, OpenError> {
-        if config.providers.is_empty() {
+        if config.providers.is_empty() && config.services.is_empty() {
             return Ok(Wanted::Nothing);
         }
         let url = &config.state.url;
@@ -102,7 +102,15 @@ impl Control {
         let holder = format!("{}-{:016x}", keys.replica(), crate::limits::secret());
         let probing = probe::probe(keys.clone(), store.clone(), clock.clone(), prober, holder);
         let accounts = account::run(shared.providers.accounts.clone(), store.clone(), clock);
+        let node = self.opener.node().to_owned();
+        let instances = instances::follow(
+            store.clone(),
+            node,
+            self.instances.clone(),
+            self.shared.clone(),
+        );
         let tasks = vec![
+            tokio::spawn(instances),
             tokio::spawn(sharing),
             tokio::spawn(probing),
             tokio::spawn(accounts),
@@ -187,7 +195,20 @@ impl StoreOpener {
     pub fn new(
         open: impl Fn(&StateUrl) -> Result<Arc<dyn Store>, OpenError> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(open))
+        Self {
+            open: Arc::new(open),
+            node: String::new(),
+        }
+    }
+
+    /// Instances of services that run on this node are members.
+    #[must_use]
+    pub fn on_node(self, node: String) -> Self {
+        Self { node, ..self }
+    }
+
+    pub(super) fn node(&self) -> &str {
+        &self.node
     }
 
     /// In memory, whatever the URL: what is found out ends with the process.
@@ -196,6 +217,6 @@ impl StoreOpener {
     }
 
     fn open(&self, url: &StateUrl) -> Result<Arc<dyn Store>, OpenError> {
-        (self.0)(url)
+        (self.open)(url)
     }
 }

@@ -21,6 +21,7 @@ use crate::down::{Down, DownError};
 use crate::provider::attempt::Asking;
 use crate::provider::heartbeat::Heartbeat;
 use crate::provider::target::{Asked, Refusal};
+use crate::service::Service;
 use crate::snapshot::{RouteState, Snapshot};
 use crate::stats::{AttemptKind, Attempts, Traffic};
 use crate::up::{OutRequest, Up, UpError, UpResponse};
@@ -36,6 +37,8 @@ pub(crate) struct Planned {
     pub(crate) hash: Option<u64>,
     /// The provider: its keys are what is picked, and decide what follows an attempt.
     pub(crate) asked: Option<Box<Asked>>,
+    /// The service whose instances are the members.
+    pub(crate) service: Option<Arc<Service>>,
 }
 
 /// What follows an attempt.
@@ -94,6 +97,8 @@ pub(crate) struct Won {
 pub(crate) enum Lost {
     /// No member was fit.
     NoneFit(NoPick),
+    /// No instance of a service became ready in time.
+    NotReady,
     /// A circuit breaker is open.
     Overflow,
     Up(UpError),
@@ -112,7 +117,7 @@ impl Lost {
     /// Whether it is certain that nobody works on the request.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Lost::NoneFit(_) | Lost::Overflow | Lost::Refused(_) => true,
+            Lost::NoneFit(_) | Lost::NotReady | Lost::Overflow | Lost::Refused(_) => true,
             Lost::Up(e) => !matches!(e, UpError::Reset | UpError::Malformed),
             Lost::PerTryTimeout
             | Lost::Deadline
@@ -183,9 +188,21 @@ impl Loop<'_, '_> {
                 continue;
             };
             let mut retrying = None;
+            let mut patience = None;
             loop {
                 let first = match self.begin(planned, &mut tried) {
+                    Ok(first) => Ok(first),
+                    // With another target in line nobody waits.
+                    Err(Lost::NoneFit(_)) if planned.service.is_some() && !more_targets => {
+                        self.await_instance(planned, &mut tried, &mut patience).await
+                    }
+                    Err(none) => Err(none),
+                };
+                let first = match first {
                     Ok(first) => first,
+                    Err(over @ (Lost::Gone | Lost::Deadline | Lost::Idle)) => {
+                        return Err((over, at));
+                    }
                     Err(none) => {
                         counts.count(self.worker.index, AttemptKind::NoneFit);
                         lost = Some(Lost::after(lost, none));
@@ -196,6 +213,7 @@ impl Loop<'_, '_> {
                 *self.made += 1;
                 let raced = self.race(planned, first, &mut tried).await;
                 drop(retrying.take());
+                let unreached = planned.service.is_some() && raced.is_unreached();
                 let (outcome, answer) = match raced {
                     Raced::Answer(contender, response) => {
                         let outcome = outcome::of_head(&response, self.grpc);
@@ -225,6 +243,9 @@ impl Loop<'_, '_> {
                 let may = self.source.replayable() || untouched(self.source);
                 let random = self.worker.random();
                 let then = match &planned.asked {
+                    // It is spared from here on, so that the next one is another, or is waited for.
+                    None if unreached => Then::Free,
+                    None if answer.is_some() && keeps_answers(planned, self.state) => Then::Stop,
                     None => {
                         let method = &self.request.method;
                         policy
@@ -281,7 +302,7 @@ impl Loop<'_, '_> {
     }
 
     /// Begins an attempt: with a provider, its key first.
-    fn begin(
+    pub(super) fn begin(
         &self,
         planned: &Planned,
         tried: &mut SmallVec<[MemberKey; 4]>,
@@ -346,6 +367,12 @@ impl Loop<'_, '_> {
     }
 }
 
+/// Whether an answer of a hosted model is final: its host has tried again where that may be done, and knows where it may not. A route that
+/// says itself what is retried has its way.
+fn keeps_answers(planned: &Planned, state: &RouteState) -> bool {
+    planned.service.is_some() && state.config.retry == tidegate_config::model::Retry::default()
+}
+
 /// Whether nothing of the body has been read, so that nothing is lost for another attempt.
 fn untouched(source: &Source) -> bool {
     source.taken() == 0
@@ -356,7 +383,8 @@ pub(crate) fn count(attempts: &Attempts, worker: usize, verdict: &Verdict) {
     let kind = match verdict {
         Verdict::Ok => AttemptKind::Ok,
         Verdict::Neutral => AttemptKind::Neutral,
-        Verdict::Failure(_) | Verdict::Evidence { .. } => AttemptKind::Failure,
+        Verdict::Failure(_) => AttemptKind::Failure,
+        Verdict::Evidence { .. } => AttemptKind::Evidence,
     };
     attempts.count(worker, kind);
 }

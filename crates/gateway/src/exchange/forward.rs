@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::header::HOST;
 use http::uri::{Authority, Scheme as UriScheme};
 use http::{HeaderMap, StatusCode};
+use smallvec::SmallVec;
 use tidegate_core::{FailureKind, NoPick, Time, Verdict};
 use tidegate_wire::grpc::{self, GrpcStatus};
 use tidegate_wire::h1::BodyLength;
@@ -27,6 +28,7 @@ use crate::down::Down;
 use crate::io::spare;
 use crate::provider;
 use crate::provider::heartbeat::Heartbeat;
+use crate::provider::resume::Again;
 use crate::snapshot::RouteState;
 use crate::up::{OutRequest, UpError};
 
@@ -131,9 +133,22 @@ pub(crate) async fn forward(
     }
     match result {
         Ok(won) if won.asking.is_some() => {
-            // No further attempt will need the request.
-            drop((targets, source, kept));
-            let relayed = provider::relay::relay(context, &state, won, deadline, down, running);
+            // No further attempt will need the request, unless one is to go on with an answer that broke off.
+            drop(source);
+            let (targets, _kept) = match state.config.continue_stream {
+                true => (targets, kept),
+                false => {
+                    drop((targets, kept));
+                    (SmallVec::new(), None)
+                }
+            };
+            let again = Again {
+                targets: &targets,
+                request: &mut out,
+            };
+            let relayed = provider::resume::relay(
+                context, &state, won, again, deadline, timer, down, running,
+            );
             Box::pin(relayed).await
         }
         Ok(won) => {
@@ -486,6 +501,10 @@ async fn lose(context: Context<'_>, lost: Lost, down: &mut Down<'_>, running: &m
             retry_after: returns_in(none, context.worker.now()),
             ..unavailable("no-endpoint", "no endpoint of the upstream is fit")
         },
+        Lost::NotReady => unavailable(
+            "service-not-ready",
+            "no instance of the service became ready in time",
+        ),
         Lost::Overflow | Lost::Up(UpError::Overflow) => unavailable(
             "overload",
             "a limit of the upstream's connection pool is reached",

@@ -4,6 +4,7 @@
 //! [`handle`] with a request and the caller's side of it; everything below sees members, parts and verdicts.
 
 pub(crate) mod attempt;
+mod await_instance;
 pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod load;

@@ -466,6 +466,7 @@ fn targets(
                     .hash_key(index)
                     .and_then(|key| key.extract(view)),
                 asked: None,
+                service: context.snapshot.service(index).cloned(),
             }),
             Resolution::Provider(index) => match asked(context, state, target, index, view, read) {
                 Ok(planned) => targets.push(planned),
@@ -535,7 +536,9 @@ fn asked(
             model,
             view,
             context.worker.index,
+            state.config.continue_stream,
         ))),
+        service: None,
     })
 }
 

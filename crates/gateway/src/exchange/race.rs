@@ -22,6 +22,7 @@ use super::source::{Cursor, Source};
 use crate::clock;
 use crate::down::Down;
 use crate::provider::attempt::Asking;
+use crate::service;
 use crate::stats::AttemptKind;
 use crate::up::conns::{Place, Placing};
 use crate::up::{OutRequest, Up, UpError, UpResponse};
@@ -88,6 +89,21 @@ pub(super) enum Raced {
     PerTryTimeout(Written),
     Deadline,
     Idle,
+}
+
+impl Raced {
+    /// Whether nothing of the request reached the member, and another try there has no sense for now.
+    pub(super) fn is_unreached(&self) -> bool {
+        matches!(self, Self::Fault(Fault::Up(e)) if does_not_take(*e))
+    }
+}
+
+/// Whether the member takes no connections or requests.
+fn does_not_take(e: UpError) -> bool {
+    matches!(
+        e,
+        UpError::Connect | UpError::ConnectTimeout | UpError::Refused
+    )
 }
 
 impl Contender {
@@ -197,7 +213,14 @@ impl Contender {
 
     /// Ends an attempt that has no answer for the caller.
     fn lose(mut self, worker: &Worker, planned: &Planned, end: End) {
-        let verdict = end.blame().map_or(Verdict::Neutral, Verdict::Failure);
+        let verdict = match (&planned.service, end) {
+            // The host tells when its instance is there again, or another one in its place.
+            (Some(_), End::Up(e)) if does_not_take(e) => Verdict::Evidence {
+                cause: e.describe().into(),
+                until: Some(worker.now() + service::spared(e == UpError::Refused)),
+            },
+            _ => end.blame().map_or(Verdict::Neutral, Verdict::Failure),
+        };
         if let (Some(asking), Some(asked)) = (self.asking.take(), &planned.asked) {
             asked.end(*asking, &end, self.started.elapsed(), worker);
         }

@@ -23,7 +23,7 @@ pub mod resolve;
 mod source;
 pub mod tls;
 
-use tidegate_config::model::{Discover, Upstream};
+use tidegate_config::model::{ConsulDiscovery, Discover, Upstream};
 
 pub use connect::{ClientTls, ConnectError, Connector, Plain, Stream};
 pub use consul::{ListenerFacts, RegisterError, Registration, RegistrationState};
@@ -48,6 +48,14 @@ pub fn check(upstream: &Upstream, resolver: &Resolver) -> Result<(), SetupError>
         Some(health) => Prober::start(upstream, health, resolver, |_, _| ()).map(drop),
         None => Ok(()),
     }
+}
+
+/// Follows the instances of a service in Consul until the handle is dropped. May be called from any runtime.
+///
+/// # Errors
+/// Mistakes that make asking impossible, as with [`watch`].
+pub fn watch_consul(discovery: &ConsulDiscovery, resolver: &Resolver) -> Result<Watch, SetupError> {
+    consul::follow(discovery, resolver)
 }
 
 /// Follows the endpoints of an upstream until the handle is dropped. May be called from any runtime.

@@ -7,7 +7,9 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    pub(crate) fn new(text: String) -> Self {
+    /// A secret of this text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
         Self(text)
     }
 

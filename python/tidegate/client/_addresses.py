@@ -111,7 +111,7 @@ class Consul:
                 except Exception:  # Consul is away: what is known goes on
                     self._ended.wait(1.0)
                     continue
-                if names:  # an empty list is rather Consul's trouble than that all are gone
+                if names and not self._ended.is_set():  # an empty list is rather Consul's trouble than that all are gone
                     changed(names)
 
         threading.Thread(target=run, name="tidegate-consul", daemon=True).start()

@@ -195,19 +195,23 @@ class AsyncClient:
 
     async def _follow(self) -> None:
         """Consul's first answer, and then its changes."""
-        assert self._consul is not None
+        consul = self._consul
+        assert consul is not None
         self._loop = loop = asyncio.get_running_loop()
         if self._starting is None:
             self._starting = asyncio.Lock()
         async with self._starting:
             if self._started:
                 return
-            self._balancer.set(await loop.run_in_executor(None, self._consul.read))
+            self._balancer.set(await loop.run_in_executor(None, consul.read))
 
             def changed(names: List[str]) -> None:
-                loop.call_soon_threadsafe(self._balancer.set, names)
+                try:
+                    loop.call_soon_threadsafe(self._balancer.set, names)
+                except RuntimeError:  # the loop has ended, and the client was not closed
+                    consul.end()
 
-            self._consul.follow(changed)
+            consul.follow(changed)
             self._started = True
 
 

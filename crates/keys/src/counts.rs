@@ -1,8 +1,8 @@
 //! What is counted of a provider, on the stripe of the worker that counts.
 
-use tidegate_core::StripedCounter;
+use tidegate_core::{StripedCounter, Verdict};
 
-use crate::judge::{Next, NoAnswer, Outcome, class_name};
+use crate::judge::{Judgement, Next, NoAnswer, Outcome, class_name};
 
 /// Stripes; more workers share.
 const WORKERS: usize = 8;
@@ -25,11 +25,15 @@ const OUTCOMES: [&str; 14] = [
     "cancelled",
 ];
 
+/// Names of verdicts, as labels.
+const VERDICTS: [&str; 4] = ["ok", "neutral", "failure", "evidence"];
+
 /// Counters of a provider since it was made. Labels are bounded: names from the code alone.
 #[derive(Debug)]
 pub struct Counts {
     attempts: [StripedCounter; OUTCOMES.len()],
     failovers: [StripedCounter; OUTCOMES.len()],
+    verdicts: [StripedCounter; VERDICTS.len()],
     exhausted: StripedCounter,
     sticky_moves: StripedCounter,
 }
@@ -40,6 +44,7 @@ impl Default for Counts {
         Counts {
             attempts: std::array::from_fn(counter),
             failovers: std::array::from_fn(counter),
+            verdicts: std::array::from_fn(counter),
             exhausted: counter(0),
             sticky_moves: counter(0),
         }
@@ -59,12 +64,19 @@ fn index(outcome: &Outcome<'_>) -> usize {
 }
 
 impl Counts {
-    pub(crate) fn attempt(&self, worker: usize, outcome: &Outcome<'_>, next: Next) {
+    pub(crate) fn attempt(&self, worker: usize, outcome: &Outcome<'_>, judgement: &Judgement) {
         let index = index(outcome);
         self.attempts[index].add(worker, 1);
-        if !matches!(next, Next::Done) {
+        if !matches!(judgement.next, Next::Done) {
             self.failovers[index].add(worker, 1);
         }
+        let verdict = match judgement.verdict {
+            Verdict::Ok => 0,
+            Verdict::Neutral => 1,
+            Verdict::Failure(_) => 2,
+            Verdict::Evidence { .. } => 3,
+        };
+        self.verdicts[verdict].add(worker, 1);
     }
 
     pub(crate) fn exhausted(&self, worker: usize) {
@@ -81,6 +93,14 @@ impl Counts {
             .iter()
             .copied()
             .zip(self.attempts.iter().map(StripedCounter::sum))
+    }
+
+    /// Attempts by what they meant for the key's health: `ok`, `neutral`, `failure`, `evidence`.
+    pub fn verdicts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        VERDICTS
+            .iter()
+            .copied()
+            .zip(self.verdicts.iter().map(StripedCounter::sum))
     }
 
     /// Attempts after which the request went on to another key, attempt or provider, by outcome.

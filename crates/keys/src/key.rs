@@ -22,6 +22,11 @@ impl Token {
         &self.0
     }
 
+    /// As [`expose`](Self::expose), for what outlives this.
+    pub fn share(&self) -> Arc<str> {
+        self.0.clone()
+    }
+
     /// What people may see of it.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.0)

@@ -9,6 +9,7 @@
 //! - out without an end (dead, or by status without a cooldown): every `health_check_interval`; by class twice as long after
 //!   each failure, up to five minutes (a revoked key hardly ever comes back);
 //! - out for failures that count: every interval too, so that a probe or the time, whichever is first, brings it back;
+//! - back on trial where sessions stick to keys, and so perhaps no request picks it: after the interval a probe is the trial;
 //! - out until a time that the provider told: not before a minute, then more and more seldom. The time is a floor for callers'
 //!   requests; but "come back in a day" is wrong often enough (quotas are raised, windows slide) to spend one request on.
 //!
@@ -117,7 +118,12 @@ impl Schedule {
                 let whole = std::iter::once((&Scope::EMPTY, &status.health));
                 let scoped = status.scopes.iter().map(|(scope, health)| (scope, health));
                 for (scope, health) in whole.chain(scoped) {
-                    if health.state != MemberState::Ejected {
+                    let is_out = match health.state {
+                        MemberState::Ejected => true,
+                        MemberState::Probing => live.sticky_ttl().is_some(),
+                        _ => false,
+                    };
+                    if !is_out {
                         continue;
                     }
                     let slot = Slot {

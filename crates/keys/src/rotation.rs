@@ -299,8 +299,9 @@ impl KeyPick {
         let judgement = self.live.failover.judge(outcome, &model, last, now);
         self.provider
             .counts()
-            .attempt(self.worker, &outcome, judgement.next);
+            .attempt(self.worker, &outcome, &judgement);
         let note = match outcome {
+            _ if matches!(judgement.verdict, Verdict::Ok | Verdict::Neutral) => None,
             Outcome::Answer(evidence) => Some(Note::of_answer(evidence, &model, now)),
             Outcome::NoAnswer(why) => Some(Note::of_silence(why, &model, now)),
             Outcome::Cancelled => None,

@@ -53,7 +53,7 @@ fn frames(name: &str, kind: ProviderKind, frame: &str) {
         HeaderValue::from_static("text/event-stream"),
     );
     let mut answer = Answer::new(prepared(kind, true).plan, None, 0);
-    answer.head(StatusCode::OK, &headers);
+    answer.head(StatusCode::OK, headers);
     // One buffer, cut as a connection's is.
     let chunk: Bytes = BytesMut::from(frame).freeze();
     let _shared = chunk.clone();

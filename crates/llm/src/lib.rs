@@ -25,7 +25,7 @@
 //! // Its answer, in the caller's.
 //! let mut answer = Answer::new(request.plan, Some("sk-ant-1".into()), 1_800_000_000);
 //! let mut out = Vec::new();
-//! answer.head(StatusCode::OK, &HeaderMap::new());
+//! answer.head(StatusCode::OK, HeaderMap::new());
 //! let body = Bytes::from_static(br#"{"id":"msg_1","model":"claude-opus-4-5","content":[{"type":"text","text":"hello"}],"stop_reason":"end_turn","usage":{"input_tokens":8,"output_tokens":2}}"#);
 //! assert_eq!(answer.data(body, &mut out), Step::Progress);
 //! assert_eq!(answer.end(&mut out), Step::Done);
@@ -67,7 +67,7 @@ pub mod models;
 mod openai;
 mod prepare;
 
-pub use answer::{Answer, Broke, Step};
+pub use answer::{Answer, Broke, Step, Unfinished};
 pub use call::Call;
 pub use dialect::{Dialect, Endpoint, Front};
 pub use fault::{ErrorAnswer, Fault, FaultKind};

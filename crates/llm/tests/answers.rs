@@ -434,7 +434,7 @@ fn an_error_within_a_stream_of_aws_is_classified() {
 fn refused(target: &str, name: &str, kind: ProviderKind, status: u16, body: &str) -> Answer {
     let prepared = prepare(&call(target, short(name, false)).unwrap(), kind, "m").unwrap();
     let mut answer = Answer::new(prepared.plan, Some("sk-canary".into()), 0);
-    answer.head(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
+    answer.head(StatusCode::from_u16(status).unwrap(), HeaderMap::new());
     let mut out = Vec::new();
     answer.data(Bytes::copy_from_slice(body.as_bytes()), &mut out);
     assert_eq!(answer.end(&mut out), Step::Failed);

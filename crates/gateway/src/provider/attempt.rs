@@ -22,6 +22,7 @@ use crate::clock;
 use crate::down::{Down, Part};
 use crate::exchange::relay::{self, Fault};
 use crate::exchange::source::{Cursor, Source};
+use crate::io::spare;
 use crate::up::{OutRequest, Up, UpResponse};
 
 /// Time for the body of a refusal: its head says most.
@@ -108,10 +109,7 @@ impl Asking {
     pub(crate) fn committed(&mut self) {
         self.source = Source::of_whole(Bytes::new(), None);
         self.kept = None;
-    }
-
-    pub(crate) fn into_parts(self) -> (KeyPick, Answer) {
-        (self.key, self.answer)
+        spare::put_map(std::mem::take(&mut self.request.headers));
     }
 
     /// Sends the request and reads the answer until there is something for the caller, or it has failed.
@@ -131,7 +129,7 @@ impl Asking {
                 Poll::Ready(Ok(response)) => {
                     self.headed = true;
                     self.first_byte = Some(clock::since(self.started));
-                    self.answer.head(response.status, &response.headers);
+                    self.answer.head(response.status, response.headers);
                     if !response.status.is_success() {
                         // What it says beside its status is worth little time.
                         let soon = clock::now() + REFUSAL;
@@ -205,12 +203,14 @@ impl Asking {
         let (status, mut headers) = self.answer.take_head().unwrap_or_default();
         let told = headers
             .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         let body = match told {
             _ if self.whole => {
-                let length: usize = self.out.iter().map(Bytes::len).sum();
-                headers.insert(CONTENT_LENGTH, length.into());
-                BodyLength::Exact(length as u64)
+                let length = self.out.iter().map(|piece| piece.len() as u64).sum();
+                if told != Some(length) {
+                    headers.insert(CONTENT_LENGTH, length.into());
+                }
+                BodyLength::Exact(length)
             }
             Some(length) => BodyLength::Exact(length),
             None => BodyLength::Chunked,

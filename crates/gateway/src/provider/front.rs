@@ -16,6 +16,7 @@ use tidegate_wire::grpc::GrpcStatus;
 use tidegate_wire::h1::BodyLength;
 
 use super::bodies::Kept;
+use super::talk::Talk;
 use super::{accounts, listing, talk};
 use crate::clock;
 use crate::down::{Down, DownError, Part};
@@ -117,10 +118,10 @@ pub(crate) async fn handle(
     down: &mut Down<'_>,
     running: &mut Running<'_>,
 ) {
-    let front = talk::recognise(&request);
-    if front.is_some() && running.report.talk.is_none() {
-        running.report.talk = Some(talk::Talk::with(&request, front.as_ref()));
+    if running.report.talk.is_none() {
+        running.report.talk = Talk::of_known(&request);
     }
+    let front = running.report.talk.as_mut().and_then(|t| t.front.take());
     let lists = front
         .as_ref()
         .is_some_and(|front| front.endpoint == Endpoint::Models);

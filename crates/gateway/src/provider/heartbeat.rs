@@ -36,6 +36,13 @@ impl Heartbeat {
         }))
     }
 
+    /// As [`of`](Self::of), for a caller that has a head already.
+    pub(crate) fn further(state: &RouteState, call: &Call) -> Option<Box<Self>> {
+        let mut beat = Self::of(state, call)?;
+        beat.head = None;
+        Some(beat)
+    }
+
     /// Whether the head is sent.
     pub(crate) fn begun(&self) -> bool {
         self.head.is_none()

@@ -56,6 +56,11 @@ impl Handle {
             "Sessions that had to leave the key they stuck to.",
             Kind::Counter,
         );
+        let mut gone_on = family(
+            "tidegate_streams_continued_total",
+            "Streams that broke off after content and went on with another attempt.",
+            Kind::Counter,
+        );
         let mut models_out = family(
             "tidegate_key_models_out",
             "Models for which a key is spared, apart from all of them together.",
@@ -103,6 +108,9 @@ impl Handle {
             exhausted
                 .samples
                 .push(number(named(), counts.no_key() as f64));
+            gone_on
+                .samples
+                .push(number(named(), provider.stats.streams_gone_on() as f64));
             moves
                 .samples
                 .push(number(named(), counts.session_moves() as f64));
@@ -119,6 +127,7 @@ impl Handle {
             failovers,
             exhausted,
             moves,
+            gone_on,
             models_out,
             one(
                 "tidegate_request_bodies_bytes",
@@ -136,16 +145,8 @@ impl Handle {
     /// Attempts with keys by verdict, as those at endpoints are counted.
     pub(crate) fn key_attempts(&self, attempts: &mut Family) {
         for provider in &self.control.shared.snapshot.load().providers {
-            let mut verdicts = [("ok", 0), ("neutral", 0), ("failure", 0)];
-            for (outcome, n) in provider.keys.counts().attempts() {
-                let verdict = match outcome {
-                    "ok" => 0,
-                    "caller_fault" | "cancelled" => 1,
-                    _ => 2,
-                };
-                verdicts[verdict].1 += n;
-            }
             let pool = provider.name().to_string();
+            let verdicts = provider.keys.counts().verdicts();
             attempts.samples.extend(verdicts.map(|(verdict, n)| {
                 let labels = vec![("pool", pool.clone()), ("verdict", verdict.to_owned())];
                 number(labels, n as f64)

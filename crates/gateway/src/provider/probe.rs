@@ -124,7 +124,7 @@ async fn send(
         let (head, mut body) = response.into_parts();
         let mut answer = Answer::new(prepared.plan, secret, now_unix);
         let mut out: Vec<Bytes> = Vec::new();
-        answer.head(head.status, &head.headers);
+        answer.head(head.status, head.headers);
         let mut step = Step::Progress;
         while matches!(step, Step::Progress | Step::Ping) {
             step = match body.frame().await {
@@ -140,7 +140,7 @@ async fn send(
         let status = head.status.as_u16();
         Ok(match answer.evidence() {
             Some(evidence) => evidence.clone(),
-            None => Evidence::local(Class::Ok, status, "ok", ""),
+            None => Evidence::ok(status),
         })
     };
     // Whoever is done first: without its driver the exchange does not move, without the exchange the driver is of no use.

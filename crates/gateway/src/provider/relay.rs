@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tidegate_core::Verdict;
 use tidegate_keys::{NoAnswer, Outcome};
-use tidegate_llm::classify::{Class, Evidence};
+use tidegate_llm::classify::Evidence;
 use tidegate_llm::usage::Usage;
 use tidegate_llm::{Broke, Fault, FaultKind, Step};
 
 use super::attempt::Asking;
+use super::resume::Broken;
+use super::target::Asked;
 use crate::clock;
 use crate::down::Down;
 use crate::exchange::attempt::{Deadline, Won, count};
@@ -36,15 +38,30 @@ enum Ended {
     Gone,
 }
 
-/// Relays the answer and gives the verdict on the key.
+/// A part of an answer; mostly all of it.
+pub(crate) struct Part<'a> {
+    /// Who could be asked for the rest if it breaks off.
+    pub(crate) asked: Option<&'a Asked>,
+    /// What the parts before it used.
+    pub(crate) before: Option<Usage>,
+    pub(crate) timer: Timer,
+}
+
+/// Relays the answer and gives the verdict on the key. If it breaks off and can go on, the caller has not been told yet.
 pub(crate) async fn relay(
     context: Context<'_>,
     state: &RouteState,
     won: Won,
+    part: Part<'_>,
     deadline: Deadline,
     down: &mut Down<'_>,
     running: &mut Running<'_>,
-) {
+) -> Option<Broken> {
+    let Part {
+        asked,
+        before,
+        timer,
+    } = part;
     let Won {
         mut up,
         mut cursor,
@@ -57,7 +74,7 @@ pub(crate) async fn relay(
         asking,
         ..
     } = won;
-    let Some(mut asking) = asking else { return };
+    let mut asking = asking?;
     let worker = context.worker;
     let _permit = permit;
     running.count_as(&traffic);
@@ -85,6 +102,7 @@ pub(crate) async fn relay(
         true => Ok(()),
         false => down.head(response.status, response.headers, response.body, false),
     };
+    let sent_before = report.bytes_down;
     for piece in asking.out.drain(..) {
         report.bytes_down += piece.len() as u64;
         given = given.and_then(|()| down.data(piece, false));
@@ -102,6 +120,7 @@ pub(crate) async fn relay(
                 idle,
                 deadline,
                 worker: worker.index,
+                timer,
                 bytes: 0,
                 pieces: 1,
             };
@@ -111,45 +130,56 @@ pub(crate) async fn relay(
             ended
         }
     };
-    let usage = usage(&asking, report.bytes_down, pieces, &ended);
-    provider.stats.used(worker.index, &asking.model, &usage);
-    if let Some(ledger) = &asking.ledger {
-        ledger.sent(&asking.model);
-        ledger.settle(&usage);
-    }
+    let used = usage(&asking, report.bytes_down - sent_before, pieces, &ended);
+    provider.stats.used(worker.index, &asking.model, &used);
+    let spent = before.map_or(used, |before| before.plus(&used));
     if let Some(talk) = &mut report.talk {
         talk.provider = Some(provider.name().clone());
         talk.model = Some(asking.model.clone());
         talk.key = Some(asking.key.key().fingerprint.clone());
-        talk.usage = Some(usage);
+        talk.usage = Some(spent);
     }
     let first_byte = asking.first_byte;
-    let (mut code, mut told) = ("", None);
-    let (key, mut answer) = asking.into_parts();
+    let (key, answer) = (asking.key, &mut asking.answer);
     let now = worker.now();
+    let mut told = None;
     match ended {
         Ended::Whole => {
-            let ok = Evidence::local(Class::Ok, report.status, "ok", "");
+            let ok = Evidence::ok(report.status);
             key.finish(Outcome::Answer(&ok), first_byte, now);
             keep(up);
         }
         Ended::Broken | Ended::Late(_) => {
-            code = "stream_broken";
+            let mut code = "stream_broken";
             if let Ended::Late(broke) = ended {
                 code = "timeout";
                 answer.broken(broke);
             }
-            told = Some(answer.terminal_error());
             up.cancel();
-            match answer.evidence() {
-                Some(evidence) => key.finish(Outcome::Answer(evidence), first_byte, now),
-                None => key.finish(Outcome::NoAnswer(NoAnswer::Reset), first_byte, now),
+            let outcome = match answer.evidence() {
+                Some(evidence) => Outcome::Answer(evidence),
+                None => Outcome::NoAnswer(NoAnswer::Reset),
             };
+            match asked {
+                Some(asked) => asked.broke(key, outcome, first_byte, worker),
+                None => {
+                    key.finish(outcome, first_byte, now);
+                }
+            }
+            let terminal = answer.terminal_error();
+            if let Some(unfinished) = answer.unfinished().filter(|_| asked.is_some()) {
+                return Some(Broken {
+                    unfinished,
+                    told: terminal,
+                    code,
+                    spent,
+                });
+            }
+            told = Some((terminal, code));
         }
         Ended::Over => {
-            code = "timeout";
             let fault = Fault::new(FaultKind::Timeout, "the answer was not complete in time");
-            told = Some(answer.terminal(&fault));
+            told = Some((answer.terminal(&fault), "timeout"));
             up.cancel();
             key.finish(Outcome::Cancelled, first_byte, now);
         }
@@ -158,12 +188,29 @@ pub(crate) async fn relay(
             key.finish(Outcome::Cancelled, first_byte, now);
         }
     }
-    if let Some(told) = told {
-        report.error = true;
-        report.code = code;
-        report.bytes_down += told.len() as u64;
-        finish(context, told, down).await;
+    if let Some(ledger) = &asking.ledger {
+        ledger.sent(&asking.model);
+        ledger.settle(&spent);
     }
+    if let Some((told, code)) = told {
+        give_up(context, told, code, down, running).await;
+    }
+    None
+}
+
+/// Ends an answer that will not be whole.
+pub(crate) async fn give_up(
+    context: Context<'_>,
+    told: Bytes,
+    code: &'static str,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    let report = &mut running.report;
+    report.error = true;
+    report.code = code;
+    report.bytes_down += told.len() as u64;
+    finish(context, told, down).await;
 }
 
 /// Bytes of a stream for a token: a frame mostly holds one, and is mostly envelope.
@@ -233,6 +280,8 @@ struct Pump<'p, 'd> {
     idle: Option<Duration>,
     deadline: Deadline,
     worker: usize,
+    /// One timer for both bounds; it is moved only when it goes off.
+    timer: Timer,
     bytes: u64,
     /// Pieces of content.
     pieces: u64,
@@ -241,17 +290,19 @@ struct Pump<'p, 'd> {
 impl Pump<'_, '_> {
     async fn run(&mut self, up: &mut Up, cursor: &mut Cursor) -> Ended {
         let mut last = clock::now();
-        // One timer for both bounds; it is moved only when it goes off.
-        let mut timer = Timer::default();
-        let mut alarm = self.next_alarm(last);
         let mut ended = self.asking.whole;
+        // What is whole waits for nobody but the caller.
+        let mut alarm = match ended {
+            true => self.deadline.at,
+            false => self.next_alarm(last),
+        };
         let mut fault = None;
         let stats = self.asking.provider.stats.clone();
         if ended && self.down.data(Bytes::new(), true).is_err() {
             return Ended::Gone;
         }
         poll_fn(|cx| {
-            while timer.is_over(alarm, cx) {
+            while self.timer.is_over(alarm, cx) {
                 let now = alarm.map_or_else(clock::now, |at| at.max(clock::now()));
                 if self.deadline.at.is_some_and(|at| at <= now) {
                     return Poll::Ready(Ended::Over);

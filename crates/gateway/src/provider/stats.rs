@@ -24,6 +24,7 @@ pub(crate) struct ProviderStats {
     workers: usize,
     shards: Box<[Shard]>,
     models: ArcSwap<BTreeMap<Arc<str>, Arc<Tokens>>>,
+    went_on: StripedCounter,
     /// One new model at a time.
     adding: Mutex<()>,
 }
@@ -45,6 +46,7 @@ impl ProviderStats {
             workers,
             shards: (0..workers).map(|_| Shard::default()).collect(),
             models: ArcSwap::default(),
+            went_on: StripedCounter::new(workers),
             adding: Mutex::default(),
         }
     }
@@ -57,6 +59,16 @@ impl ProviderStats {
     /// Between two pieces of content of a stream.
     pub(crate) fn next_token(&self, worker: usize, after: Duration) {
         self.shards[worker].between_tokens.record(after);
+    }
+
+    /// A stream that had broken off goes on with another attempt.
+    pub(crate) fn went_on(&self, worker: usize) {
+        self.went_on.add(worker, 1);
+    }
+
+    /// How many did.
+    pub(crate) fn streams_gone_on(&self) -> u64 {
+        self.went_on.sum()
     }
 
     pub(crate) fn used(&self, worker: usize, model: &str, usage: &Usage) {

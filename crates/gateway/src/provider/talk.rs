@@ -26,6 +26,8 @@ pub(crate) struct Talk {
     endpoint: Option<Endpoint>,
     /// A stream is an array of JSON, not of events.
     array: bool,
+    /// What the path told, until the request's body is read.
+    pub(crate) front: Option<Front>,
     /// The head of a stream was sent before any provider had answered.
     pub(crate) begun: bool,
     pub(crate) provider: Option<Arc<str>>,
@@ -38,14 +40,15 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    pub(crate) fn with(request: &Incoming, front: Option<&Front>) -> Box<Self> {
+    fn with(request: &Incoming, front: Option<Front>) -> Box<Self> {
         Box::new(Self {
-            dialect: front.map_or_else(
+            dialect: front.as_ref().map_or_else(
                 || Front::dialect_of_headers(&request.headers),
                 |front| front.dialect,
             ),
-            endpoint: front.map(|front| front.endpoint),
-            array: front.is_some_and(|front| front.array_stream),
+            endpoint: front.as_ref().map(|front| front.endpoint),
+            array: front.as_ref().is_some_and(|front| front.array_stream),
+            front,
             begun: false,
             provider: None,
             model: None,
@@ -59,8 +62,14 @@ impl Talk {
         self.dialect
     }
 
+    /// For a request to a provider, whatever its path.
     pub(crate) fn of(request: &Incoming) -> Box<Self> {
-        Self::with(request, recognise(request).as_ref())
+        Self::with(request, recognise(request))
+    }
+
+    /// For a request whose path is an endpoint of some dialect.
+    pub(crate) fn of_known(request: &Incoming) -> Option<Box<Self>> {
+        Some(Self::with(request, Some(recognise(request)?)))
     }
 
     /// Adds what is known to a line of the log: names and counts, never what was said. What OpenTelemetry's GenAI conventions have a
@@ -96,7 +105,7 @@ impl Talk {
 }
 
 /// The endpoint and dialect that a request's path tells.
-pub(crate) fn recognise(request: &Incoming) -> Option<Front> {
+fn recognise(request: &Incoming) -> Option<Front> {
     let target = &request.target;
     Front::recognise(
         &request.method,

@@ -10,7 +10,10 @@ use http::HeaderMap;
 use http::uri::PathAndQuery;
 use tidegate_keys::{AllOut, KeyPick, Next, NoAnswer, Outcome, Rotation};
 use tidegate_llm::classify::{Class, Evidence};
-use tidegate_llm::{Call, ErrorAnswer, Fault, FaultKind, PrepareOptions, Secret};
+use tidegate_llm::usage::Usage;
+use tidegate_llm::{
+    Answer, Call, ErrorAnswer, Fault, FaultKind, PrepareOptions, Secret, Unfinished,
+};
 use tidegate_route::RequestView;
 use tidegate_route::retry::{MAX_SAFE_RETRIES, RetryPolicy, Tries};
 use tidegate_wire::h1::BodyLength;
@@ -18,9 +21,12 @@ use tidegate_wire::h1::BodyLength;
 use super::Provider;
 use super::accounts::Ledger;
 use super::attempt::{Asking, Made};
+use super::heartbeat::Heartbeat;
 use super::talk::Talk;
 use crate::exchange::attempt::Then;
 use crate::exchange::race::End;
+use crate::io::spare;
+use crate::snapshot::RouteState;
 use crate::up::{OutRequest, UpError};
 use crate::worker::Worker;
 
@@ -39,6 +45,10 @@ pub(crate) struct Asked {
     addresses_lost: Cell<usize>,
     /// What the caller's virtual key is charged with.
     ledger: Option<Rc<Ledger>>,
+    /// A stream that breaks off is to go on.
+    goes_on: bool,
+    /// What it goes on from.
+    before: RefCell<Option<Arc<Unfinished>>>,
 }
 
 /// What follows an attempt.
@@ -76,6 +86,7 @@ impl Asked {
         model: Option<&str>,
         view: &RequestView<'_>,
         worker: usize,
+        goes_on: bool,
     ) -> Self {
         let live = provider.keys.live();
         let model = live.map(model.unwrap_or(call.model()));
@@ -89,6 +100,43 @@ impl Asked {
             safe: Cell::new(0),
             addresses_lost: Cell::new(0),
             ledger: None,
+            goes_on,
+            before: RefCell::default(),
+        }
+    }
+
+    /// Whether this is what an attempt was made for.
+    pub(crate) fn is_of(&self, asking: &Asking) -> bool {
+        Arc::ptr_eq(&self.provider, &asking.provider)
+            && self.rotation.borrow().model() == asking.model
+    }
+
+    /// Further attempts go on with an answer that broke off.
+    pub(crate) fn go_on_from(&self, unfinished: Unfinished) {
+        self.before.replace(Some(Arc::new(unfinished)));
+    }
+
+    /// Signs of life for a caller who waits for the rest of a stream.
+    pub(crate) fn heartbeat(&self, state: &RouteState) -> Option<Box<Heartbeat>> {
+        Heartbeat::further(state, &self.call)
+    }
+
+    /// Ends an attempt whose answer the caller has a part of.
+    pub(crate) fn broke(
+        &self,
+        key: KeyPick,
+        outcome: Outcome<'_>,
+        latency: Option<Duration>,
+        worker: &Worker,
+    ) {
+        let mut rotation = self.rotation.borrow_mut();
+        rotation.finish(key, outcome, latency, worker.now());
+    }
+
+    /// What the caller's virtual key is charged with in the end.
+    pub(crate) fn settle(&self, usage: &Usage) {
+        if let Some(ledger) = &self.ledger {
+            ledger.settle(usage);
         }
     }
 
@@ -173,20 +221,25 @@ impl Asked {
         key: &KeyPick,
         headers: &HeaderMap,
         seed: u64,
-    ) -> Result<(OutRequest, bytes::Bytes, tidegate_llm::Answer), Fault> {
+    ) -> Result<(OutRequest, bytes::Bytes, Answer), Fault> {
         let (spec, model) = (&rotation.live().spec, rotation.model());
         let token = key.key().token.expose();
         let now_unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs());
+        let before = self.before.borrow().clone();
         let options = PrepareOptions {
             now_unix,
             count_usage: true,
             seed,
-            continue_from: None,
+            continue_from: before.as_ref().map(|before| before.text()),
+            remember: self.goes_on,
         };
         let secret = Secret::of(token);
-        let made = self.call.prepare(spec, secret, model, headers, options)?;
+        let map = spare::take_map();
+        let made = self
+            .call
+            .prepare_in(spec, secret, model, headers, options, map)?;
         let path = PathAndQuery::try_from(made.target).map_err(|_| {
             Fault::new(FaultKind::BadField, "the model's name is no part of a path")
         })?;
@@ -202,8 +255,11 @@ impl Asked {
             // Answers are paid for, but a caller that gets none is worse.
             replay: true,
         };
-        let secret = (!token.is_empty()).then(|| token.into());
-        let answer = tidegate_llm::Answer::new(made.plan, secret, now_unix);
+        let secret = (!token.is_empty()).then(|| key.key().token.share());
+        let answer = match before {
+            None => Answer::new(made.plan, secret, now_unix),
+            Some(before) => Answer::going_on(made.plan, secret, now_unix, before),
+        };
         Ok((request, made.body, answer))
     }
 
@@ -212,7 +268,7 @@ impl Asked {
         if matches!(end, End::Late(Some(_))) {
             asking.late();
         }
-        let (key, answer) = asking.into_parts();
+        let Asking { key, answer, .. } = asking;
         let mut rotation = self.rotation.borrow_mut();
         let now = worker.now();
         let outcome = match end {
@@ -300,7 +356,7 @@ impl Refusal {
         }
     }
 
-    fn failed(answer: &tidegate_llm::Answer, evidence: &Evidence) -> Self {
+    fn failed(answer: &Answer, evidence: &Evidence) -> Self {
         let (kind, because) = match &evidence.class {
             Class::CallerFault => (FaultKind::BadField, Because::Caller),
             Class::Broken if evidence.status == 504 => (FaultKind::Timeout, Because::Failed),

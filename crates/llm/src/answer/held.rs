@@ -27,9 +27,18 @@ impl Held {
         self.bytes = 0;
     }
 
+    /// What is kept.
+    pub(crate) fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
     /// Gives everything out; the list's own memory is used again.
     pub(crate) fn flush(&mut self, out: &mut Vec<Bytes>) {
-        out.append(&mut self.pieces);
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.pieces);
+        } else {
+            out.append(&mut self.pieces);
+        }
         self.bytes = 0;
     }
 

@@ -15,13 +15,14 @@ mod frames;
 mod held;
 mod relay;
 mod translate;
+mod unfinished;
 mod whole;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::call::stream_head;
@@ -34,6 +35,8 @@ use held::Held;
 use relay::Relay;
 use translate::Translate;
 use whole::Whole;
+
+pub use unfinished::Unfinished;
 
 /// What came of feeding an [`Answer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,10 @@ pub struct Answer {
     error: Option<ErrorAnswer>,
     /// The provider's words for a fault of the caller's that it told within a 200. Evidence has none: they may quote a prompt.
     words: Option<String>,
+    /// What it goes on from.
+    before: Option<Arc<Unfinished>>,
+    /// What is left for another to go on from.
+    unfinished: Option<Box<Unfinished>>,
 }
 
 enum State {
@@ -130,19 +137,40 @@ impl Answer {
             evidence: None,
             error: None,
             words: None,
+            before: None,
+            unfinished: None,
+        }
+    }
+
+    /// For an attempt that goes on where an answer broke off. There is no head to be taken: the caller has one.
+    pub fn going_on(
+        plan: Plan,
+        secret: Option<Arc<str>>,
+        now_unix: u64,
+        before: Arc<Unfinished>,
+    ) -> Self {
+        Self {
+            head_taken: true,
+            before: Some(before),
+            ..Self::new(plan, secret, now_unix)
         }
     }
 
     /// The provider's head (a final one, no 1xx). Call it once, before all else.
-    pub fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
+    pub fn head(&mut self, status: StatusCode, headers: HeaderMap) {
         self.status = status;
-        self.headers = headers.clone();
         let content_type = headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
         self.state = if !status.is_success() {
             State::Error(Vec::new())
+        } else if let Some(before) = &self.before {
+            let dialect = match self.plan.back {
+                Back::Same => self.plan.front,
+                Back::Other(_, dialect) => dialect,
+            };
+            State::Translate(Box::new(Translate::going_on(&self.plan, dialect, before)))
         } else {
             // Packed although identity was asked for: it can't be looked into, only passed on.
             let packed = headers
@@ -164,6 +192,7 @@ impl Answer {
                 _ => State::Whole(Whole::new(content_type, &self.plan)),
             }
         };
+        self.headers = headers;
     }
 
     /// The next piece of the body. What the caller may have is appended to `out`: nothing before content has begun.
@@ -258,8 +287,16 @@ impl Answer {
     }
 
     fn fail(&mut self, evidence: Evidence) -> Step {
+        let state = std::mem::replace(&mut self.state, State::Over(Step::Failed));
+        if self.begun && self.plan.remember && evidence.class != Class::CallerFault {
+            self.unfinished = match state {
+                State::Relay(relay) => relay.unfinished(&self.plan),
+                State::Translate(translate) => translate.unfinished(),
+                _ => None,
+            }
+            .map(Box::new);
+        }
         self.evidence = Some(Box::new(evidence));
-        self.state = State::Over(Step::Failed);
         if !self.begun {
             self.held.clear();
         }
@@ -301,7 +338,8 @@ impl Answer {
             return self.fault_of(evidence).answer(self.plan.front);
         }
         if self.plan.is_relay() {
-            let mut headers = caller_headers(&self.headers);
+            let mut headers = self.headers.clone();
+            keep_callers(&mut headers);
             headers.remove(CONTENT_LENGTH);
             return ErrorAnswer {
                 status: self.status,
@@ -324,7 +362,8 @@ impl Answer {
         }
         self.head_taken = true;
         if self.plan.is_relay() && !self.plan.array_stream {
-            let mut headers = caller_headers(&self.headers);
+            let mut headers = std::mem::take(&mut self.headers);
+            keep_callers(&mut headers);
             // A frame may be left out, and an error put in place of the rest.
             if self.plan.stream || self.plan.hide_usage {
                 headers.remove(CONTENT_LENGTH);
@@ -350,6 +389,13 @@ impl Answer {
     /// What the provider counted, as far as it has said.
     pub fn usage(&self) -> Option<&Usage> {
         self.usage.as_ref()
+    }
+
+    /// What the caller has of an answer that broke off, for another attempt to go on from. `None` unless that was to be
+    /// [remembered](crate::PrepareOptions::remember), there is text and nothing but text, not too long, and its end has not
+    /// been told.
+    pub fn unfinished(&mut self) -> Option<Unfinished> {
+        self.unfinished.take().map(|unfinished| *unfinished)
     }
 
     /// Why the attempt failed; `None` while it has not.
@@ -458,34 +504,35 @@ impl Sink<'_> {
     }
 }
 
-/// The provider's headers that a caller may have: not those of the connection, nor cookies, nor what tells whose account it is.
-fn caller_headers(headers: &HeaderMap) -> HeaderMap {
-    const DROPPED: &[HeaderName] = &[
-        TRANSFER_ENCODING,
-        CONTENT_ENCODING,
-        http::header::CONNECTION,
-        http::header::SET_COOKIE,
-        http::header::TRAILER,
-        http::header::UPGRADE,
-        http::header::ALT_SVC,
-        http::header::STRICT_TRANSPORT_SECURITY,
-    ];
-    const DROPPED_BY_NAME: &[&str] = &[
-        "keep-alive",
-        "proxy-connection",
-        "openai-organization",
-        "openai-project",
-        "anthropic-organization-id",
-    ];
-    let mut kept = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
+/// Leaves of the provider's headers those that a caller may have: not those of the connection, nor cookies, nor what tells whose account
+/// it is.
+fn keep_callers(headers: &mut HeaderMap) {
+    let is_dropped = |name: &&HeaderName| {
+        matches!(
+            name.as_str(),
+            "transfer-encoding"
+                | "content-encoding"
+                | "connection"
+                | "set-cookie"
+                | "trailer"
+                | "upgrade"
+                | "alt-svc"
+                | "strict-transport-security"
+                | "keep-alive"
+                | "proxy-connection"
+                | "openai-organization"
+                | "openai-project"
+                | "anthropic-organization-id"
+        )
+    };
+    let dropped: Vec<HeaderName> = headers.keys().filter(is_dropped).cloned().collect();
+    for name in dropped {
         // An answer that is packed although identity was asked for is passed on as it says that it is.
-        let packed = name == CONTENT_ENCODING && value != "identity";
-        if packed || !(DROPPED.contains(name) || DROPPED_BY_NAME.contains(&name.as_str())) {
-            kept.append(name.clone(), value.clone());
+        let packed = name == CONTENT_ENCODING && headers[CONTENT_ENCODING] != "identity";
+        if !packed {
+            headers.remove(name);
         }
     }
-    kept
 }
 
 /// The data of an event as the last item of an array.

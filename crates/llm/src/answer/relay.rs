@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::frames::{Look, look};
+use super::unfinished::{Listener, Unfinished};
 use super::{Seen, Sink, Step};
 use crate::classify::{self, Class, Evidence};
 use crate::prepare::Plan;
@@ -24,6 +25,8 @@ pub(super) struct Relay {
     finished: bool,
     /// Frames as items of an array: the number of items so far.
     array: Option<usize>,
+    /// Remembers what is said.
+    listener: Option<Box<Listener>>,
 }
 
 /// What is done with a frame.
@@ -44,7 +47,13 @@ impl Relay {
             open: Vec::new(),
             finished: false,
             array: plan.array_stream.then_some(0),
+            listener: plan.remember.then(|| Box::new(Listener::new(plan))),
         }
+    }
+
+    /// What another can go on from.
+    pub(super) fn unfinished(self, plan: &Plan) -> Option<Unfinished> {
+        self.listener?.unfinished(plan, self.array)
     }
 
     pub(super) fn data(&mut self, chunk: Bytes, sink: &mut Sink<'_>) -> Seen {
@@ -57,6 +66,7 @@ impl Relay {
             open,
             finished,
             array,
+            listener,
         } = self;
         let mut judge = Judge {
             kind: *kind,
@@ -84,6 +94,9 @@ impl Relay {
             let fate = judge.frame(&frame, &mut ping, sink);
             if !ping {
                 step = Step::Progress;
+            }
+            if let (Fate::Pass, Some(listener)) = (&fate, &mut *listener) {
+                listener.frame(&frame, sink.usage.as_ref());
             }
             let whole = frame.end();
             match (&fate, &mut *array) {

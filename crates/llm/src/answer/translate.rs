@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::relay::{HOLD_LIMIT, broken, empty};
+use super::unfinished::{Repeated, Said, Unfinished};
 use super::{Seen, Sink, Step};
 use crate::Dialect;
 use crate::aws;
@@ -34,6 +35,12 @@ struct Both {
     /// The caller's frames as items of an array: their number.
     array: Option<usize>,
     over: bool,
+    /// What was said, where that is remembered.
+    said: Option<Said>,
+    /// It goes on where another broke off: what that said may come again.
+    goes_on: Option<Repeated>,
+    /// Tokens of what another said.
+    before: u64,
 }
 
 impl Translate {
@@ -51,8 +58,35 @@ impl Translate {
                 usage: Usage::default(),
                 array: plan.array_stream.then_some(0),
                 over: false,
+                said: plan.remember.then(Said::nothing),
+                goes_on: None,
+                before: 0,
             },
         }
+    }
+
+    /// For an answer that goes on where another broke off.
+    pub(super) fn going_on(plan: &Plan, dialect: Dialect, before: &Unfinished) -> Self {
+        let mut translate = Self::new(plan, dialect);
+        let repeated = if plan.repeats { before.text() } else { "" };
+        let state = &mut translate.state;
+        state.encoder = before.encoder();
+        state.array = before.array;
+        state.said = plan.remember.then(|| Said::before(before));
+        state.goes_on = Some(Repeated::new(repeated));
+        state.before = Usage::estimate(0, before.text().len() as u64).output;
+        translate
+    }
+
+    /// What another can go on from.
+    pub(super) fn unfinished(self) -> Option<Unfinished> {
+        let Both {
+            said,
+            encoder,
+            array,
+            ..
+        } = self.state;
+        Unfinished::new(said?, encoder, array)
     }
 
     pub(super) fn data(&mut self, chunk: &Bytes, sink: &mut Sink<'_>) -> Seen {
@@ -182,17 +216,39 @@ impl Both {
             encoder,
             usage,
             over,
+            said,
+            goes_on,
+            before,
             ..
         } = self;
         if let Some(seen) = Usage::read(*dialect, data) {
             usage.merge(&seen);
             sink.count(&seen);
-            encoder.event(&Event::Usage(*usage), out);
+            let all = Usage {
+                output: usage.output + *before,
+                ..*usage
+            };
+            encoder.event(&Event::Usage(all), out);
         }
         let mut content = false;
         let read = decoder.frame(name, data, &mut |event| {
+            let event = match (event, goes_on.as_mut()) {
+                // The caller's stream has begun.
+                (Event::Start { .. }, Some(_)) => return,
+                (Event::Text { choice: 0, text }, Some(repeated)) => Event::Text {
+                    choice: 0,
+                    text: repeated.without(text),
+                },
+                (event, _) => event,
+            };
+            if matches!(&event, Event::Text { text, .. } if text.is_empty()) {
+                return;
+            }
             content |= event.is_content();
             *over |= matches!(event, Event::End);
+            if let Some(said) = said {
+                said.event(&event);
+            }
             encoder.event(&event, out);
         });
         *sink.begun |= content;

@@ -61,14 +61,18 @@ impl Whole {
     pub(super) fn new(content_type: &str, plan: &Plan) -> Self {
         let keep = !plan.is_relay();
         Self {
-            json: keep || content_type.contains("json") || content_type.is_empty(),
+            json: keep
+                || content_type.starts_with("application/json")
+                || content_type.contains("json")
+                || content_type.is_empty(),
             keep,
             tail: Tail::default(),
         }
     }
 
     pub(super) fn data(&mut self, chunk: Bytes, sink: &mut Sink<'_>) -> Seen {
-        if self.json && !self.keep {
+        let passes = self.json && !self.keep && *sink.begun;
+        if passes {
             self.tail.push(chunk.clone());
         }
         sink.held.push(chunk);
@@ -79,7 +83,13 @@ impl Whole {
                     "the answer is too long to be translated",
                 ));
             }
-        } else if !self.json || sink.held.len() > HOLD_LIMIT {
+        } else if !self.json {
+            *sink.begun = true;
+        } else if !passes && sink.held.len() > HOLD_LIMIT {
+            // From here on it passes.
+            for piece in sink.held.pieces() {
+                self.tail.push(piece.clone());
+            }
             *sink.begun = true;
         }
         Seen::Step(Step::Progress)

@@ -2,7 +2,7 @@
 
 use crate::ir::{Event, Finish};
 use crate::json::{Obj, object};
-use crate::translation::Told;
+use crate::translation::{Begun, Told};
 use crate::usage::Usage;
 
 /// The block that is open.
@@ -14,7 +14,7 @@ enum Open {
 }
 
 /// Writes one stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct MessagesStream {
     id: String,
     model: String,
@@ -39,6 +39,19 @@ impl MessagesStream {
             calls: Vec::new(),
             finish: None,
             usage: Usage::default(),
+        }
+    }
+
+    /// Goes on with a stream that another has begun.
+    pub(crate) fn going_on(told: &Told<'_>, begun: &Begun) -> Self {
+        Self {
+            id: begun.id.clone(),
+            model: begun.model.clone(),
+            started: true,
+            open: begun.block_open.then_some(Open::Text),
+            index: begun.block,
+            usage: begun.usage,
+            ..Self::new(told)
         }
     }
 

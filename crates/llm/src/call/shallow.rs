@@ -1,4 +1,7 @@
 //! The few top-level fields of a body, found in one pass; everything else is checked to be JSON and left alone.
+//!
+//! Nearly every body is walked by a [`Cursor`]. What that does not take (it is no JSON, or it has keys with escapes, or is very deep) is
+//! read by serde_json, which also says where the fault is.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,6 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::fault::{Fault, FaultKind};
+use crate::json::{Cursor, Malformed};
 
 /// Top-level fields with their places.
 #[derive(Debug, Default)]
@@ -52,6 +56,9 @@ impl<'a> Fields<'a> {
     fn scan(body: &'a [u8], members: bool) -> Result<Self, Fault> {
         let text = std::str::from_utf8(body)
             .map_err(|_| Fault::new(FaultKind::NotJson, "the body is no UTF-8"))?;
+        if let Ok(fields) = Self::walk(text, members) {
+            return fields;
+        }
         let mut fault = None;
         let mut parser = serde_json::Deserializer::from_str(text);
         let seed = Top {
@@ -78,6 +85,26 @@ impl<'a> Fields<'a> {
             Fault::new(FaultKind::NotJson, words)
         })
     }
+}
+
+/// Fields that are read.
+fn is_wanted(key: &[u8]) -> bool {
+    matches!(
+        key,
+        b"model"
+            | b"stream"
+            | b"stream_options"
+            | b"max_tokens"
+            | b"max_completion_tokens"
+            | b"max_output_tokens"
+            | b"generationConfig"
+            | b"generation_config"
+            | b"n"
+            | b"user"
+            | b"safety_identifier"
+            | b"metadata"
+            | b"prompt_cache_key"
+    )
 }
 
 struct Top<'a, 'f> {
@@ -131,22 +158,7 @@ impl<'a> Visitor<'a> for Top<'a, '_> {
             start..start + part.len()
         };
         while let Some(Key(key)) = map.next_key::<Key<'a>>()? {
-            let wanted = matches!(
-                key.as_ref(),
-                "model"
-                    | "stream"
-                    | "stream_options"
-                    | "max_tokens"
-                    | "max_completion_tokens"
-                    | "max_output_tokens"
-                    | "generationConfig"
-                    | "generation_config"
-                    | "n"
-                    | "user"
-                    | "safety_identifier"
-                    | "metadata"
-                    | "prompt_cache_key"
-            );
+            let wanted = is_wanted(key.as_bytes());
             if !wanted && !self.members {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -166,7 +178,7 @@ impl<'a> Visitor<'a> for Top<'a, '_> {
                 Cow::Owned(_) => fields.escaped_keys = true,
             }
             if wanted
-                && let Err(fault) = fields.take(&key, raw, at)
+                && let Err(fault) = fields.take(&key, raw.get(), at)
                 && self.fault.is_none()
             {
                 *self.fault = Some(fault);
@@ -179,19 +191,67 @@ impl<'a> Visitor<'a> for Top<'a, '_> {
 /// A value of a type, or null.
 fn typed<'a, T: Deserialize<'a>>(
     key: &str,
-    raw: &'a RawValue,
+    raw: &'a str,
     expected: &str,
 ) -> Result<Option<T>, Fault> {
-    serde_json::from_str(raw.get()).map_err(|_| Fault::field(key, expected))
+    serde_json::from_str(raw).map_err(|_| Fault::field(key, expected))
 }
 
 /// A string that borrows where it can, or null.
-fn text<'a>(key: &str, raw: &'a RawValue) -> Result<Option<Cow<'a, str>>, Fault> {
+fn text<'a>(key: &str, raw: &'a str) -> Result<Option<Cow<'a, str>>, Fault> {
+    let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
+    if let Some(inner) = inner
+        && !inner.contains('\\')
+    {
+        return Ok(Some(Cow::Borrowed(inner)));
+    }
     Ok(typed::<Key<'a>>(key, raw, "a string")?.map(|text| text.0))
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, key: &str, raw: &'a RawValue, at: Range<usize>) -> Result<(), Fault> {
+    /// Reads a body whose keys are spelled without escapes.
+    fn walk(text: &'a str, members: bool) -> Result<Result<Self, Fault>, Malformed> {
+        let mut cursor = Cursor::strict(text);
+        if !cursor.is_object() {
+            return Err(Malformed);
+        }
+        let mut fields = Self::default();
+        let mut fault = None;
+        let place = |part: &[u8]| {
+            let start = part.as_ptr() as usize - text.as_ptr() as usize;
+            start..start + part.len()
+        };
+        cursor.object(|key, cursor| {
+            let value = cursor.value()?;
+            let wanted = is_wanted(key);
+            if !wanted && memchr::memchr(b'\\', key).is_some() {
+                return Err(Malformed);
+            }
+            if !wanted && !members {
+                return Ok(());
+            }
+            let (name, at) = (place(key), place(value));
+            let key = &text[name.clone()];
+            if members {
+                fields.members.push(Member {
+                    key,
+                    at: name.start - 1..at.end,
+                    key_at: name.start - 1..name.end + 1,
+                });
+            }
+            if wanted && let Err(wrong) = fields.take(key, &text[at.clone()], at) {
+                fault.get_or_insert(wrong);
+            }
+            Ok(())
+        })?;
+        cursor.end()?;
+        Ok(match fault {
+            Some(fault) => Err(fault),
+            None => Ok(fields),
+        })
+    }
+
+    fn take(&mut self, key: &str, raw: &'a str, at: Range<usize>) -> Result<(), Fault> {
         match key {
             "model" => {
                 // Which of two would count is not the same everywhere: a way around limits on models.
@@ -200,7 +260,14 @@ impl<'a> Fields<'a> {
                 }
                 self.model = text(key, raw)?.map(|name| (name, at));
             }
-            "stream" => self.stream = typed(key, raw, "true or false")?,
+            "stream" => {
+                self.stream = match raw {
+                    "true" => Some(true),
+                    "false" => Some(false),
+                    "null" => None,
+                    _ => return Err(Fault::field(key, "true or false")),
+                }
+            }
             "stream_options" => {
                 #[derive(Deserialize)]
                 struct Options {

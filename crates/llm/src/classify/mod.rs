@@ -99,8 +99,17 @@ impl Evidence {
         }
     }
 
-    fn ok(status: u16) -> Self {
-        Self::local(Class::Ok, status, "ok", "")
+    /// A good answer with this status.
+    #[must_use]
+    pub fn ok(status: u16) -> Self {
+        Self {
+            class: Class::Ok,
+            try_other: false,
+            status,
+            code: None,
+            excerpt: String::new(),
+            rule: "ok",
+        }
     }
 }
 
@@ -307,7 +316,7 @@ fn is_page(headers: &HeaderMap) -> bool {
         .get(http::header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    kind.trim_start()
-        .to_ascii_lowercase()
-        .starts_with("text/html")
+    const PAGE: &str = "text/html";
+    let start = kind.trim_start().get(..PAGE.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(PAGE))
 }

@@ -6,7 +6,7 @@ use crate::translation::Told;
 use crate::usage::Usage;
 
 /// A call whose arguments are still coming: here it is told as a whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Call {
     choice: u32,
     index: u32,
@@ -17,7 +17,7 @@ struct Call {
 }
 
 /// Writes one stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct GeminiStream {
     id: String,
     model: String,

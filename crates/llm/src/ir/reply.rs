@@ -5,7 +5,7 @@ use crate::json::value_text;
 use crate::usage::Usage;
 
 /// A whole answer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reply {
     pub(crate) id: Option<String>,
     pub(crate) model: Option<String>,
@@ -14,7 +14,7 @@ pub(crate) struct Reply {
 }
 
 /// One of the answers that were asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Choice {
     pub(crate) blocks: Vec<Block>,
     /// JSON texts of the items of OpenAI's `logprobs.content`.
@@ -24,7 +24,7 @@ pub(crate) struct Choice {
 }
 
 /// A piece of an answer of one kind.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Block {
     Text(String),
     Refusal(String),

@@ -3,12 +3,16 @@
 //! Every frame of a relayed stream is looked at: does it hold content, usage, an error? serde_json allocates for nested
 //! values even where they are ignored (a stack of its own), which would be an allocation a frame; this walk uses the
 //! call stack, bounded in depth. It checks structure, not the spelling of numbers and escapes: nothing is changed here, so
-//! what the caller's parser would refuse there is not made worse.
+//! what the caller's parser would refuse there is not made worse. Requests are walked [strictly](Cursor::strict).
 
 use memchr::memchr2;
 
 /// Deeper than any provider's frames; also the bound of serde_json.
 const DEPTH: u32 = 128;
+
+/// The end of a string is looked for byte by byte up to here: most are keys and single words, and the search that is fast on long
+/// ones takes longer to begin.
+const SHORT: usize = 24;
 
 /// The text is no JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +24,7 @@ pub(crate) struct Cursor<'a> {
     text: &'a [u8],
     at: usize,
     depth: u32,
+    strict: bool,
 }
 
 impl<'a> Cursor<'a> {
@@ -28,6 +33,15 @@ impl<'a> Cursor<'a> {
             text,
             at: 0,
             depth: 0,
+            strict: false,
+        }
+    }
+
+    /// Takes only what serde_json takes as well (but for the depth, where serde_json takes more), if the text is UTF-8.
+    pub(crate) fn strict(text: &'a str) -> Self {
+        Self {
+            strict: true,
+            ..Self::new(text.as_bytes())
         }
     }
 
@@ -143,16 +157,23 @@ impl<'a> Cursor<'a> {
     /// A string's text between its quotes, escapes as they are.
     fn string(&mut self) -> Result<&'a [u8], Malformed> {
         self.expect(b'"')?;
-        let start = self.at;
-        loop {
-            let rest = self.text.get(self.at..).ok_or(Malformed)?;
-            let found = memchr2(b'"', b'\\', rest).ok_or(Malformed)?;
-            self.at += found + 1;
-            if rest[found] == b'"' {
-                return Ok(&self.text[start..self.at - 1]);
+        let rest = &self.text[self.at..];
+        let near = &rest[..rest.len().min(SHORT)];
+        let special = |byte: &u8| matches!(byte, b'"' | b'\\');
+        let mut end = near.iter().position(special).unwrap_or(near.len());
+        while rest.get(end) != Some(&b'"') {
+            if rest.get(end) == Some(&b'\\') {
+                end += 2;
             }
-            self.at += 1;
+            let further = rest.get(end..).ok_or(Malformed)?;
+            end += memchr2(b'"', b'\\', further).ok_or(Malformed)?;
         }
+        self.at += end + 1;
+        let text = &rest[..end];
+        if self.strict && !is_plain(text) && !is_well_escaped(text) {
+            return Err(Malformed);
+        }
+        Ok(text)
     }
 
     /// Takes a value of any kind and gives its text.
@@ -175,9 +196,15 @@ impl<'a> Cursor<'a> {
     /// Takes a value and gives it if it is a whole number.
     pub(crate) fn int(&mut self) -> Result<Option<u64>, Malformed> {
         let text = self.value()?;
-        Ok(std::str::from_utf8(text)
-            .ok()
-            .and_then(|text| text.parse().ok()))
+        let mut number = (!text.is_empty()).then_some(0_u64);
+        for byte in text {
+            let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+            number = number
+                .and_then(|n| n.checked_mul(10))
+                .zip(digit)
+                .and_then(|(n, digit)| n.checked_add(digit));
+        }
+        Ok(number)
     }
 
     /// Takes a value; whether it says anything: null, `""`, `[]`, `{}` and false don't.
@@ -210,6 +237,9 @@ impl<'a> Cursor<'a> {
                         !matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')
                     })
                     .unwrap_or(rest.len());
+                if self.strict && !is_number(&rest[..length]) {
+                    return Err(Malformed);
+                }
                 self.at += length;
                 Ok(())
             }
@@ -226,18 +256,111 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Whether a string has neither escapes nor control characters. Without branches, so that it is done many bytes at a time.
+fn is_plain(text: &[u8]) -> bool {
+    let special = |found, byte: &u8| found | u8::from(*byte < 0x20) | u8::from(*byte == b'\\');
+    text.iter().fold(0, special) == 0
+}
+
+/// Whether the escapes of a string are JSON's, and there are no control characters.
+fn is_well_escaped(text: &[u8]) -> bool {
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        let good = match byte {
+            0..0x20 => false,
+            b'\\' => match bytes.next() {
+                Some(b'u') => (0..4).all(|_| bytes.next().is_some_and(u8::is_ascii_hexdigit)),
+                escaped => matches!(
+                    escaped,
+                    Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
+                ),
+            },
+            _ => true,
+        };
+        if !good {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether it is spelled as JSON's numbers are.
+fn is_number(text: &[u8]) -> bool {
+    fn digits(text: &[u8]) -> (usize, &[u8]) {
+        let end = text.iter().position(|byte| !byte.is_ascii_digit());
+        let end = end.unwrap_or(text.len());
+        (end, &text[end..])
+    }
+    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let (whole, mut rest) = digits(text);
+    if whole == 0 || whole > 1 && text[0] == b'0' {
+        return false;
+    }
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let (some, after) = digits(fraction);
+        if some == 0 {
+            return false;
+        }
+        rest = after;
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let exponent = match exponent {
+            [b'+' | b'-', exponent @ ..] => exponent,
+            _ => exponent,
+        };
+        let (some, after) = digits(exponent);
+        if some == 0 {
+            return false;
+        }
+        rest = after;
+    }
+    rest.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn whole(text: &[u8]) -> Result<(), Malformed> {
-        let mut cursor = Cursor::new(text);
+        walk(Cursor::new(text))
+    }
+
+    fn walk(mut cursor: Cursor<'_>) -> Result<(), Malformed> {
         cursor.value()?;
         cursor.end()
     }
 
     proptest! {
+        #[test]
+        fn the_strict_walk_takes_what_serde_json_takes_and_nothing_else(
+            text in r#"[ \[\]{}:,"\\a/u01.eE+\-tfn\x01\x1fé]{0,24}"#,
+        ) {
+            let good = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            prop_assert_eq!(walk(Cursor::strict(&text)).is_ok(), good, "{}", text);
+        }
+
+        #[test]
+        fn the_strict_walk_reads_strings_as_serde_json_does(
+            text in r#""([a-z"\\/ué\x01]|\\[nu"\\]|\\u[0-9a-f]{3,4}|abcdefghijklmnopqrstuvwxyz){0,6}""#,
+        ) {
+            let good = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            prop_assert_eq!(walk(Cursor::strict(&text)).is_ok(), good, "{}", text);
+        }
+
+        #[test]
+        fn the_strict_walk_reads_numbers_as_serde_json_does(text in r#"-?[0-9]{0,3}\.?[0-9]{0,2}[eE]?[+-]?[0-9]{0,2}"#) {
+            let good = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            prop_assert_eq!(walk(Cursor::strict(&text)).is_ok(), good, "{}", text);
+        }
+
+        #[test]
+        fn whole_numbers_are_read(number: u64) {
+            let text = number.to_string();
+            prop_assert_eq!(Cursor::new(text.as_bytes()).int(), Ok(Some(number)));
+            prop_assert_eq!(Cursor::new(format!("{text}0000").as_bytes()).int(), Ok(format!("{text}0000").parse().ok()));
+        }
+
         #[test]
         fn whatever_serde_json_takes_is_taken(text in r#"[ \[\]{}:,"\\a1tfn]{0,24}"#) {
             if serde_json::from_str::<serde_json::Value>(&text).is_ok() {
@@ -248,6 +371,13 @@ mod tests {
         #[test]
         fn any_bytes_do_not_panic(text in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = whole(&text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_number_is_none() {
+        for text in ["-1", "1.0", "1e3", "\"1\"", "null", "[]", "true"] {
+            assert_eq!(Cursor::new(text.as_bytes()).int(), Ok(None), "{text}");
         }
     }
 

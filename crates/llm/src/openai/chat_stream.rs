@@ -2,11 +2,11 @@
 
 use crate::ir::Event;
 use crate::json::{Obj, object};
-use crate::translation::Told;
+use crate::translation::{Begun, Told};
 use crate::usage::Usage;
 
 /// Writes one stream.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ChatStream {
     id: String,
     model: String,
@@ -27,6 +27,17 @@ impl ChatStream {
             created: told.created,
             include_usage: told.include_usage,
             ..Self::default()
+        }
+    }
+
+    /// Goes on with a stream that another has begun: its only choice is open.
+    pub(crate) fn going_on(told: &Told<'_>, begun: &Begun) -> Self {
+        Self {
+            id: begun.id.clone(),
+            model: begun.model.clone(),
+            created: begun.created.unwrap_or(told.created),
+            opened: vec![true],
+            ..Self::new(told)
         }
     }
 

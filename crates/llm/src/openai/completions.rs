@@ -77,7 +77,7 @@ pub(crate) fn whole(reply: &Reply, told: &Told<'_>) -> Vec<u8> {
 }
 
 /// Writes a stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CompletionsStream {
     id: String,
     model: String,

@@ -7,7 +7,7 @@ use crate::translation::Told;
 use super::responses_whole::{Head, item, item_id, part, response, shown};
 
 /// Writes one stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ResponsesStream {
     id: String,
     model: String,

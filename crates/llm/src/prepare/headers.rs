@@ -1,11 +1,7 @@
 //! Headers of a request to a provider: what the caller sent that is the provider's business, and the key.
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHORIZATION,
-    REFERER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
-};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
 use super::Back;
@@ -16,49 +12,44 @@ use crate::{Dialect, aws};
 
 /// What a caller's header may hold that is not for the provider: the caller's own key, what belongs to the connection, what
 /// says where the caller is.
-fn is_ours(name: &HeaderName) -> bool {
-    const OURS: &[HeaderName] = &[
-        AUTHORIZATION,
-        PROXY_AUTHORIZATION,
-        COOKIE,
-        HOST,
-        CONTENT_LENGTH,
-        CONTENT_TYPE,
-        CONTENT_ENCODING,
-        TRANSFER_ENCODING,
-        ACCEPT_ENCODING,
-        ACCEPT,
-        CONNECTION,
-        EXPECT,
-        TE,
-        TRAILER,
-        UPGRADE,
-        ORIGIN,
-        REFERER,
-    ];
-    const OURS_BY_NAME: &[&str] = &[
-        "x-api-key",
-        "api-key",
-        "x-goog-api-key",
-        "keep-alive",
-        "proxy-connection",
-        "forwarded",
-        "via",
-        "x-real-ip",
-    ];
-    OURS.contains(name)
-        || OURS_BY_NAME.contains(&name.as_str())
-        || ["x-forwarded-", "x-amz-", "x-tidegate-", "x-envoy-"]
-            .iter()
-            .any(|start| name.as_str().starts_with(start))
+fn is_ours(name: &str) -> bool {
+    const STARTS: &[&str] = &["x-forwarded-", "x-amz-", "x-tidegate-", "x-envoy-"];
+    matches!(
+        name,
+        "authorization"
+            | "proxy-authorization"
+            | "cookie"
+            | "host"
+            | "content-length"
+            | "content-type"
+            | "content-encoding"
+            | "transfer-encoding"
+            | "accept-encoding"
+            | "accept"
+            | "connection"
+            | "expect"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "origin"
+            | "referer"
+            | "x-api-key"
+            | "api-key"
+            | "x-goog-api-key"
+            | "keep-alive"
+            | "proxy-connection"
+            | "forwarded"
+            | "via"
+            | "x-real-ip"
+    ) || name.starts_with("x-") && STARTS.iter().any(|start| name.starts_with(start))
 }
 
 /// Headers that are about the conversation with SDKs, and mean nothing in another dialect.
-fn is_dialects(name: &HeaderName) -> bool {
+fn is_dialects(name: &str) -> bool {
     ["anthropic-", "openai-", "x-goog-", "x-stainless-"]
         .iter()
-        .any(|start| name.as_str().starts_with(start))
-        || *name == USER_AGENT
+        .any(|start| name.starts_with(start))
+        || name == "user-agent"
 }
 
 pub(super) fn headers(
@@ -66,10 +57,11 @@ pub(super) fn headers(
     call: &Call,
     back: Back,
     callers: &HeaderMap,
+    mut headers: HeaderMap,
 ) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(callers.len() + 6);
+    headers.reserve(callers.len() + 6);
     for (name, value) in callers {
-        if is_ours(name) || (back != Back::Same && is_dialects(name)) {
+        if is_ours(name.as_str()) || (back != Back::Same && is_dialects(name.as_str())) {
             continue;
         }
         headers.append(name.clone(), value.clone());
@@ -135,8 +127,8 @@ pub(super) fn show(
             "a key of the provider is no header value",
         )
     };
-    let sensitive = |text: &str| {
-        let mut value = HeaderValue::from_str(text).map_err(|_| bad())?;
+    let sensitive = |text: String| {
+        let mut value = HeaderValue::try_from(text).map_err(|_| bad())?;
         value.set_sensitive(true);
         Ok::<_, Fault>(value)
     };
@@ -161,10 +153,10 @@ pub(super) fn show(
     }
     match spec.row().auth {
         Auth::Bearer | Auth::Aws => {
-            headers.insert(AUTHORIZATION, sensitive(&format!("Bearer {key}"))?);
+            headers.insert(AUTHORIZATION, sensitive(["Bearer ", key].concat())?);
         }
         Auth::Header(name) => {
-            headers.insert(HeaderName::from_static(name), sensitive(key)?);
+            headers.insert(HeaderName::from_static(name), sensitive(key.to_owned())?);
         }
     }
     Ok(())

@@ -32,6 +32,11 @@ pub struct PrepareOptions<'a> {
     /// What the caller already has of an answer that broke off: the request asks to go on from there. Refused
     /// ([`FaultKind::Untranslatable`]) where the provider or the model is not known to go on. Empty: a request as any other.
     pub continue_from: Option<&'a str>,
+    /// Remember what a stream says, so that another can go on from there if it breaks off ([`Answer::unfinished`]): only
+    /// where such a request could be made.
+    ///
+    /// [`Answer::unfinished`]: crate::Answer::unfinished
+    pub remember: bool,
 }
 
 /// A request to a provider.
@@ -70,6 +75,8 @@ pub struct Plan {
     pub(crate) base64: bool,
     /// The answer begins with what was given to go on from.
     pub(crate) repeats: bool,
+    /// What the stream says is remembered, for another to go on from.
+    pub(crate) remember: bool,
 }
 
 /// What the provider answers in.
@@ -122,6 +129,22 @@ impl Call {
         headers: &HeaderMap,
         options: PrepareOptions<'_>,
     ) -> Result<Prepared, Fault> {
+        self.prepare_in(spec, secret, model, headers, options, HeaderMap::new())
+    }
+
+    /// As [`prepare`](Self::prepare), with an empty map of the caller's for the headers: it may have had a use before.
+    ///
+    /// # Errors
+    /// Those of [`prepare`](Self::prepare).
+    pub fn prepare_in(
+        &self,
+        spec: &ProviderSpec,
+        secret: Secret<'_>,
+        model: &str,
+        headers: &HeaderMap,
+        options: PrepareOptions<'_>,
+        map: HeaderMap,
+    ) -> Result<Prepared, Fault> {
         let back = self.back(spec)?;
         let stream = self.stream();
         let resume = resume::resume(self, spec, model, options)?;
@@ -143,7 +166,7 @@ impl Call {
                 path::target(spec, prefix, endpoint, model, stream)
             }
         };
-        let mut headers = headers::headers(spec, self, back, headers);
+        let mut headers = headers::headers(spec, self, back, headers, map);
         let method = self.method();
         headers::show(
             spec,
@@ -175,6 +198,7 @@ impl Call {
                     && self.endpoint() == Endpoint::Embeddings
                     && embeddings::wants_base64(self.body()),
                 repeats: resume.is_some_and(|resume| resume.repeats()),
+                remember: options.remember && stream && resume::can(self, spec, model, back),
             },
         })
     }

@@ -11,7 +11,7 @@ use crate::json::{Edit, object};
 use crate::registry::{Continue, ProviderSpec};
 use crate::{Dialect, Endpoint};
 
-use super::{PrepareOptions, messages};
+use super::{Back, PrepareOptions, messages};
 
 /// An answer's beginning, and how the provider is told to go on from it.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,24 @@ fn refused() -> Fault {
         FaultKind::Untranslatable,
         "an answer that broke off can't be continued here",
     )
+}
+
+/// Whether a stream that breaks off may be gone on with, as far as the request tells.
+pub(super) fn can(call: &Call, spec: &ProviderSpec, model: &str, back: Back) -> bool {
+    let known = match spec.row().quirks.go_on {
+        Continue::Never => false,
+        Continue::Claude => anthropic::continues(model),
+        Continue::Marked { .. } | Continue::Flagged => true,
+    };
+    let endpoint = match back {
+        Back::Same => matches!(call.endpoint(), Endpoint::Chat | Endpoint::Messages),
+        Back::Other(..) => call.endpoint().generates(),
+    };
+    known
+        && endpoint
+        && !spec.original
+        && call.choices() == 1
+        && matches!(call.kind(), BodyKind::Json { .. })
 }
 
 /// `None`: nothing of an answer came, so that it begins anew.

@@ -99,6 +99,19 @@ pub(crate) struct Told<'t> {
     pub(crate) seed: u64,
 }
 
+/// What a caller has of a stream that was passed on as it came, for whoever writes the rest of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Begun {
+    pub(crate) id: String,
+    pub(crate) model: String,
+    /// Unix time, seconds.
+    pub(crate) created: Option<u64>,
+    /// Anthropic: the block of text that is open, or the number of the next one.
+    pub(crate) block: u64,
+    pub(crate) block_open: bool,
+    pub(crate) usage: Usage,
+}
+
 impl Told<'_> {
     pub(crate) fn id(&self, prefix: &str) -> String {
         format!("{prefix}{:016x}", self.seed)

@@ -1,7 +1,7 @@
 //! The two ends of a translated stream: one reads the provider's frames, one writes the caller's.
 
 use super::order::Order;
-use super::{Confused, Told};
+use super::{Begun, Confused, Told};
 use crate::ir::Event;
 use crate::json::{Json, parse};
 use crate::{Dialect, Endpoint, anthropic, bedrock, cohere, gemini, openai};
@@ -87,6 +87,29 @@ impl Encoder {
                 Self::Gemini(gemini::GeminiStream::new(told))
             }
             _ => Self::Chat(openai::ChatStream::new(told)),
+        }
+    }
+
+    /// Writes the rest of a stream that was passed on as it came; `None`: not of this endpoint.
+    pub(crate) fn going_on(endpoint: Endpoint, told: &Told<'_>, begun: &Begun) -> Option<Self> {
+        Some(match endpoint {
+            Endpoint::Chat => Self::Chat(openai::ChatStream::going_on(told, begun)),
+            Endpoint::Messages => {
+                let stream = anthropic::MessagesStream::going_on(told, begun);
+                Self::Messages(Order::default(), stream)
+            }
+            _ => return None,
+        })
+    }
+
+    /// The same at the same place, where no call of a tool is being told.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Chat(stream) => Self::Chat(stream.clone()),
+            Self::Responses(_, stream) => Self::Responses(Order::default(), stream.clone()),
+            Self::Completions(stream) => Self::Completions(stream.clone()),
+            Self::Messages(_, stream) => Self::Messages(Order::default(), stream.clone()),
+            Self::Gemini(stream) => Self::Gemini(stream.clone()),
         }
     }
 

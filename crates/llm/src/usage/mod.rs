@@ -103,6 +103,21 @@ impl Usage {
         self.estimated &= later.estimated;
     }
 
+    /// What two parts of an answer used together.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+            cached: self.cached.saturating_add(other.cached),
+            cache_written: self.cache_written.saturating_add(other.cache_written),
+            reasoning: self.reasoning.saturating_add(other.reasoning),
+            audio_input: self.audio_input.saturating_add(other.audio_input),
+            audio_output: self.audio_output.saturating_add(other.audio_output),
+            estimated: self.estimated || other.estimated,
+        }
+    }
+
     /// What an answer used of which the provider's report never came (the caller left, the stream broke): from the bytes
     /// of the prompt's text and of the content sent so far, four a token, rounded up.
     #[must_use]

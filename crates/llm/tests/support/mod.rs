@@ -153,6 +153,7 @@ pub(crate) const OPTIONS: PrepareOptions<'_> = PrepareOptions {
     count_usage: false,
     seed: 0xabcd,
     continue_from: None,
+    remember: false,
 };
 
 pub(crate) fn prepare(call: &Call, kind: ProviderKind, model: &str) -> Result<Prepared, Fault> {
@@ -174,7 +175,7 @@ pub(crate) fn answer(prepared: &Prepared, content_type: &'static str) -> Answer 
     );
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static(content_type));
-    answer.head(StatusCode::OK, &headers);
+    answer.head(StatusCode::OK, headers);
     answer
 }
 

@@ -68,6 +68,7 @@ def test_a_constructor_that_raises_is_an_error_of_the_load_and_the_worker_goes_o
                 super().__init__(version, **kwargs)
                 if version == "bad": raise RuntimeError("no weights")
                 if version == "empty": self.model_info
+                if version == "absent": open(self.model_dir() / "weights")
             def predict(self): return self.version
         """
     )
@@ -78,6 +79,10 @@ def test_a_constructor_that_raises_is_an_error_of_the_load_and_the_worker_goes_o
     assert "no weights" in meta["traceback"]
     worker.send("LOAD", 6, {"version": "empty"})
     assert worker.next().meta["code"] == "NOT_FOUND"
+    worker.send("LOAD", 7, {"version": "absent"})
+    meta = worker.next().meta
+    assert (meta["code"], meta["reason"]) == ("NOT_FOUND", "unknown_version") and "'absent'" in meta["message"]
+    assert not (Path(worker.welcome["data"]) / "models" / "absent").exists()
     assert worker.call("predict").value == "default"
     assert worker.call("predict", version="v2").value == "v2", "loaded for the call"
 

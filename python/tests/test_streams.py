@@ -20,7 +20,7 @@ STREAMS = """
         def slow(self, sign=None):
             try:
                 yield 0
-                time.sleep(60)
+                for _ in range(6000): time.sleep(0.01)  # a thread is interrupted between calls of native code only
             finally:
                 if sign: open(sign, "w").close()
         def given(self) -> typing.Iterator[int]: return iter([1, 2])
@@ -31,7 +31,7 @@ STREAMS = """
         def binary(self):
             yield b"ab"
 """
-ASYNC = STREAMS.replace("def count", "async def count").replace("def slow", "async def slow").replace("time.sleep(60)", "await asyncio.sleep(60)").replace("import time", "import asyncio, time")
+ASYNC = STREAMS.replace("def count", "async def count").replace("def slow", "async def slow").replace("time.sleep(0.01)", "await asyncio.sleep(0.01)").replace("import time", "import asyncio, time")
 WAYS = [(STREAMS, 1), (STREAMS, 3), (ASYNC, 1), (ASYNC, 3)]
 
 

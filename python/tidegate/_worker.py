@@ -1,6 +1,7 @@
 """What every worker does, whichever way its calls run: identity, loading, arguments, answers."""
 
 import collections
+import contextlib
 import gc
 import importlib
 import inspect
@@ -136,10 +137,21 @@ class Worker:
         name = version or "default"
         if name in (".", "..") or "/" in name or "\\" in name or "\0" in name or len(name) > 128:
             raise Error("INVALID_ARGUMENT", f"{name!r} is no name of a version", "unknown_version")
-        model = construct(self.cls, name, self.welcome.get("data") or "appdata/")
-        warm = getattr(model, "warm_up", None)
-        if callable(warm):
-            self.wait_for(warm())
+        data = self.welcome.get("data") or "appdata/"
+        folder = os.path.join(data, "models", name)
+        known = os.path.exists(folder)
+        try:
+            model = construct(self.cls, name, data)
+            warm = getattr(model, "warm_up", None)
+            if callable(warm):
+                self.wait_for(warm())
+        except Exception as error:
+            if not known:
+                with contextlib.suppress(OSError):  # the constructor may have made it; callers choose names
+                    os.rmdir(folder)
+                if isinstance(error, FileNotFoundError):
+                    raise Error("NOT_FOUND", f"there is no version {name!r}: {error}", "unknown_version") from error
+            raise
         loaded = self.models[version] = Loaded(model, self.specs)
         gc.collect()
         gc.freeze()

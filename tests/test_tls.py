@@ -171,3 +171,25 @@ def test_checks_take_up_another_authority_with_a_reload(tidegate, server, author
     trusted.write_bytes(authority.pem.read_bytes())
     assert gateway.admin("/api/v1/config/reload", "POST").status == 200
     until(lambda: gateway.get().status == 200, what="a member that is fit under the new authority")
+
+
+def test_a_reload_keeps_connections_and_checks_while_the_certificates_hold_the_same(tidegate, server, authority, tmp_path):
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.pem.read_bytes())
+    certificate, key = authority.issue("gateway.local", stem="gateway")
+    behind = server(upstream.ok(b"secret"), tls=authority.server("inside.local", require_client=True))
+    tls = {"ca": str(trusted), "sni": "inside.local", "certificate": str(certificate), "key": str(key)}
+    config = simple(behind, upstream_more={"tls": tls, "health_check": {"http": "/check", "interval": "1h"}})
+    gateway = tidegate(config, workers=1)
+    assert gateway.get().body == b"secret"
+    accepted, checks = behind.accepted, behind.paths().count("/check")
+    for number in range(3):
+        config["routes"][0]["timeout"] = f"{20 + number}s"
+        gateway.reload(config)
+        assert gateway.get().body == b"secret"
+    # A source that began anew would check the member before it is fit again.
+    assert (behind.accepted, behind.paths().count("/check")) == (accepted, checks)
+    trusted.write_bytes(trusted.read_bytes() + b"\n# looked at by somebody\n")
+    gateway.reload(config)
+    assert gateway.get().body == b"secret"
+    assert behind.accepted > accepted and behind.paths().count("/check") == checks + 1, "made anew with what the file holds now"

@@ -104,11 +104,18 @@ impl std::fmt::Debug for Resolver {
 }
 
 struct Inner {
-    dns: Mutex<TokioResolver>,
-    /// What the system's files looked like when they were read; none: servers were given.
-    system: Option<Mutex<SystemFiles>>,
+    dns: Dns,
     runtime: tokio::runtime::Handle,
     names: Mutex<HashMap<Arc<str>, Arc<Entry>>>,
+}
+
+/// Who is asked.
+enum Dns {
+    /// Servers that were given.
+    Given(TokioResolver),
+    /// Those of the system, with what its files looked like when they were read: at the first look-up, for most machines' configurations
+    /// name nothing but addresses, and the machinery is large.
+    System(Mutex<Option<(SystemFiles, TokioResolver)>>),
 }
 
 /// What is known of one name.
@@ -137,12 +144,8 @@ impl Resolver {
     /// With the system's servers, search domains and hosts file, read again when they change. Without a readable
     /// `/etc/resolv.conf` the server on this machine is asked, as the C library does. Must be called inside a tokio runtime,
     /// which then does the work.
-    ///
-    /// # Errors
-    /// When the look-up machinery can't be built.
-    pub fn system() -> Result<Self, ResolveError> {
-        let system = SystemFiles::now();
-        Ok(Self::new(build_system()?, Some(system)))
+    pub fn system() -> Self {
+        Self::new(Dns::System(Mutex::default()))
     }
 
     /// With these servers (UDP, and TCP for long answers) and no search domains. Must be called inside a tokio runtime.
@@ -166,16 +169,14 @@ impl Resolver {
             config,
             TokioRuntimeProvider::default(),
         ))?;
-        Ok(Self::new(dns, None))
+        Ok(Self::new(Dns::Given(dns)))
     }
 
-    fn new(dns: TokioResolver, system: Option<SystemFiles>) -> Self {
+    fn new(dns: Dns) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        let (dns, system) = (Mutex::new(dns), system.map(Mutex::new));
         Self {
             inner: Arc::new(Inner {
                 dns,
-                system,
                 runtime,
                 names: Mutex::default(),
             }),
@@ -184,18 +185,25 @@ impl Resolver {
 
     /// The look-up machinery as the system's files want it now: a machine may get its name servers after we started (boot,
     /// VPN, DHCP).
-    fn dns(&self) -> TokioResolver {
-        if let Some(system) = &self.inner.system {
-            let now = SystemFiles::now();
-            let mut read = lock(system);
-            if *read != now
-                && let Ok(fresh) = build_system()
-            {
-                *lock(&self.inner.dns) = fresh;
-                *read = now;
+    fn dns(&self) -> Result<TokioResolver, ResolveError> {
+        let built = match &self.inner.dns {
+            Dns::Given(dns) => return Ok(dns.clone()),
+            Dns::System(built) => built,
+        };
+        let now = SystemFiles::now();
+        let mut built = lock(built);
+        let old = match &*built {
+            Some((read, dns)) if *read == now => return Ok(dns.clone()),
+            old => old.as_ref().map(|(_, dns)| dns.clone()),
+        };
+        match build_system() {
+            Ok(fresh) => {
+                *built = Some((now, fresh.clone()));
+                Ok(fresh)
             }
+            // Files that can't be used yet are no reason to forget those that could.
+            Err(error) => old.ok_or(error),
         }
-        lock(&self.inner.dns).clone()
     }
 
     /// The runtime that does the work: that of control tasks.
@@ -274,7 +282,7 @@ impl Resolver {
         kind: RecordType,
     ) -> Result<Answer, ResolveError> {
         let lookup = self
-            .dns()
+            .dns()?
             .lookup(name, kind)
             .await
             .map_err(|error| explain(name, kind, &error))?;

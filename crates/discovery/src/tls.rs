@@ -1,8 +1,10 @@
 //! TLS towards endpoints and Consul: roots, client certificates, names.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use ring::digest;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -49,48 +51,119 @@ pub enum SetupError {
     Resolver(#[from] crate::resolve::ResolveError),
 }
 
+/// What the files that an upstream's TLS names hold. Equal material under equal settings is the same TLS: connections made with the one
+/// serve the other.
+pub struct Material {
+    ca: Option<Pem>,
+    certificate: Option<Pem>,
+    key: Option<Pem>,
+}
+
+/// A file that was read.
+struct Pem {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Material {
+    /// Reads the files, each once.
+    ///
+    /// # Errors
+    /// [`SetupError::Pem`] for one that cannot be read.
+    pub fn read(tls: &UpstreamTls) -> Result<Self, SetupError> {
+        let read = |path: &Option<PathBuf>| -> Result<Option<Pem>, SetupError> {
+            let Some(path) = path else { return Ok(None) };
+            let bytes = std::fs::read(path).map_err(|error| pem(path, error))?;
+            Ok(Some(Pem {
+                path: path.clone(),
+                bytes,
+            }))
+        };
+        Ok(Self {
+            // Without `verify` nobody asks whom to trust.
+            ca: if tls.verify { read(&tls.ca)? } else { None },
+            certificate: read(&tls.certificate)?,
+            key: read(&tls.key)?,
+        })
+    }
+
+    /// SHA-256 over what the files hold; two that differ in any byte differ here.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for file in [&self.ca, &self.certificate, &self.key] {
+            // The length first, so that nothing moves from one file to the next unnoticed.
+            let bytes = file.as_ref().map_or(&[][..], |file| &file.bytes);
+            hash.update(&[u8::from(file.is_some())]);
+            hash.update(&(bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        }
+        let mut out = [0; 32];
+        out.copy_from_slice(hash.finish().as_ref());
+        out
+    }
+
+    /// Client side of TLS as `tls`, which this was read for, configures it. `alpn` in order of preference; empty offers none.
+    ///
+    /// # Errors
+    /// Unfit files, or no authorities to trust.
+    pub fn client_config(
+        &self,
+        tls: &UpstreamTls,
+        alpn: &[&[u8]],
+    ) -> Result<Arc<ClientConfig>, SetupError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()?;
+        let builder = if tls.verify {
+            let roots = match &self.ca {
+                Some(file) => Arc::new(authorities(file)?),
+                None => system_roots()?,
+            };
+            builder.with_webpki_verifier(
+                WebPkiServerVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|error| SetupError::NoRoots(format!(": {error}")))?,
+            )
+        } else {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+        };
+        let mut config = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => builder
+                .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+                .map_err(|error| SetupError::ClientCertificate {
+                    path: certificate.path.clone(),
+                    problem: error.to_string(),
+                })?,
+            (Some(file), None) | (None, Some(file)) => {
+                let problem = "`certificate` and `key` belong together".to_owned();
+                return Err(SetupError::ClientCertificate {
+                    path: file.path.clone(),
+                    problem,
+                });
+            }
+            (None, None) => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Arc::new(config))
+    }
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It holds a private key.
+        out.debug_struct("Material").finish_non_exhaustive()
+    }
+}
+
 /// Client side of TLS as an upstream configures it. `alpn` in order of preference; empty offers none. Files are read now: to
 /// take up changed ones, build anew.
 ///
 /// # Errors
 /// Unreadable or unfit files, or no authorities to trust.
 pub fn client_config(tls: &UpstreamTls, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, SetupError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?;
-    let builder = if tls.verify {
-        let roots = match &tls.ca {
-            Some(path) => Arc::new(authorities(path)?),
-            None => system_roots()?,
-        };
-        builder.with_webpki_verifier(
-            WebPkiServerVerifier::builder_with_provider(roots, provider)
-                .build()
-                .map_err(|error| SetupError::NoRoots(format!(": {error}")))?,
-        )
-    } else {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-    };
-    let mut config = match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => builder
-            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
-            .map_err(|error| SetupError::ClientCertificate {
-                path: certificate.clone(),
-                problem: error.to_string(),
-            })?,
-        (Some(path), None) | (None, Some(path)) => {
-            let problem = "`certificate` and `key` belong together".to_owned();
-            return Err(SetupError::ClientCertificate {
-                path: path.clone(),
-                problem,
-            });
-        }
-        (None, None) => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Arc::new(config))
+    Material::read(tls)?.client_config(tls, alpn)
 }
 
 /// As [`client_config`], with the server name.
@@ -117,26 +190,26 @@ fn pem(path: &Path, problem: impl std::fmt::Display) -> SetupError {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| pem(path, error))?
-        .collect();
-    let all = all.map_err(|error| pem(path, error))?;
+fn certificates(file: &Pem) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&file.bytes).collect();
+    let all = all.map_err(|error| pem(&file.path, error))?;
     if all.is_empty() {
-        Err(pem(path, "holds no certificate"))
+        Err(pem(&file.path, "holds no certificate"))
     } else {
         Ok(all)
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, SetupError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| pem(path, error))
+fn private_key(file: &Pem) -> Result<PrivateKeyDer<'static>, SetupError> {
+    PrivateKeyDer::from_pem_slice(&file.bytes).map_err(|error| pem(&file.path, error))
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, SetupError> {
+fn authorities(file: &Pem) -> Result<RootCertStore, SetupError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| pem(path, error))?;
+    for certificate in certificates(file)? {
+        roots
+            .add(certificate)
+            .map_err(|error| pem(&file.path, error))?;
     }
     Ok(roots)
 }

@@ -70,6 +70,8 @@ pub(crate) struct UpstreamTls {
     pub(crate) http2: Arc<ClientConfig>,
     /// Offers both; the endpoint chooses.
     pub(crate) either: Arc<ClientConfig>,
+    /// Of what the certificates' files held: they may change although the config does not.
+    files: [u8; 32],
     pub(crate) server_name: Option<ServerName<'static>>,
 }
 
@@ -144,9 +146,12 @@ impl Draft {
         old: Option<&Arc<Upstream>>,
         resolver: &Resolver,
     ) -> Result<Draft, UpstreamError> {
-        if let Some(old) = old
+        let files = Files::read(wanted)?;
+        let spoken_to = old.filter(|old| {
+            speaks_alike(&old.config, wanted) && files.digest == old.settings.files()
+        });
+        if let Some(old) = spoken_to
             && *old.config == *wanted
-            && !has_files(wanted)
         {
             return Ok(Draft::Same(old.clone()));
         }
@@ -154,14 +159,12 @@ impl Draft {
             name: wanted.name.clone(),
             source,
         })?;
-        let same_connections =
-            old.filter(|old| speaks_alike(&old.config, wanted) && !has_files(wanted));
         Ok(Draft::Changed {
-            settings: match same_connections {
+            settings: match spoken_to {
                 Some(old) => old.settings.clone(),
-                None => Arc::new(settings(wanted, resolver)?),
+                None => Arc::new(settings(wanted, &files, resolver)?),
             },
-            id: same_connections.map_or_else(next_id, |old| old.id),
+            id: spoken_to.map_or_else(next_id, |old| old.id),
             wanted: Arc::new(wanted.clone()),
             before: old.cloned(),
         })
@@ -227,14 +230,34 @@ fn member(endpoint: &Endpoint) -> core::MemberSpec<Arc<Target>> {
         .priority(endpoint.priority)
 }
 
-/// Certificates may have changed although the config has not.
-fn has_files(u: &config::Upstream) -> bool {
-    u.tls
-        .as_ref()
-        .is_some_and(|t| t.ca.is_some() || t.certificate.is_some())
+impl Settings {
+    /// Of what the certificates' files held, where there is TLS.
+    fn files(&self) -> Option<[u8; 32]> {
+        self.tls.as_ref().map(|tls| tls.files)
+    }
 }
 
-/// Whether connections made for `a` serve `b` as well.
+/// The files of an upstream's TLS, as they are now.
+struct Files {
+    material: Option<tls::Material>,
+    digest: Option<[u8; 32]>,
+}
+
+impl Files {
+    fn read(wanted: &config::Upstream) -> Result<Self, UpstreamError> {
+        let read = wanted.tls.as_ref().map(tls::Material::read).transpose();
+        let material = read.map_err(|source| UpstreamError::Tls {
+            name: wanted.name.clone(),
+            source,
+        })?;
+        Ok(Self {
+            digest: material.as_ref().map(tls::Material::digest),
+            material,
+        })
+    }
+}
+
+/// Whether connections made for `a` serve `b` as well, as far as the config tells.
 fn speaks_alike(a: &config::Upstream, b: &config::Upstream) -> bool {
     a.protocol == b.protocol
         && a.tls == b.tls
@@ -251,15 +274,20 @@ fn name_servers(u: &config::Upstream) -> &[SocketAddr] {
     }
 }
 
-fn settings(u: &config::Upstream, resolver: &Resolver) -> Result<Settings, UpstreamError> {
-    let tls = match &u.tls {
-        None => None,
-        Some(wanted) => {
+fn settings(
+    u: &config::Upstream,
+    files: &Files,
+    resolver: &Resolver,
+) -> Result<Settings, UpstreamError> {
+    let tls = match (&u.tls, &files.material, files.digest) {
+        (Some(wanted), Some(material), Some(files)) => {
             let build = |alpn: &[&[u8]]| {
-                tls::client_config(wanted, alpn).map_err(|source| UpstreamError::Tls {
-                    name: u.name.clone(),
-                    source,
-                })
+                material
+                    .client_config(wanted, alpn)
+                    .map_err(|source| UpstreamError::Tls {
+                        name: u.name.clone(),
+                        source,
+                    })
             };
             let server_name = match &wanted.sni {
                 None => None,
@@ -275,8 +303,10 @@ fn settings(u: &config::Upstream, resolver: &Resolver) -> Result<Settings, Upstr
                 http2: build(&[b"h2"])?,
                 either: build(&[b"h2", b"http/1.1"])?,
                 server_name,
+                files,
             })
         }
+        _ => None,
     };
     let pool = &u.connection_pool;
     Ok(Settings {
@@ -312,9 +342,9 @@ fn settings(u: &config::Upstream, resolver: &Resolver) -> Result<Settings, Upstr
 fn policy(u: &config::Upstream) -> PoolPolicy {
     PoolPolicy {
         balance: balance(u),
-        full_scan: match &u.balance {
-            config::Balance::LeastRequest(l) => (l.choices as usize).max(8),
-            _ => 8,
+        choices: match &u.balance {
+            config::Balance::LeastRequest(l) => l.choices as usize,
+            _ => PoolPolicy::default().choices,
         },
         outlier: u.outlier_detection.as_ref().map(outlier),
         panic_threshold: Some(percent(u.panic_threshold)),

@@ -101,12 +101,19 @@ pub(crate) struct Door {
     desks: Vec<Desk>,
     turn: AtomicUsize,
     pub(crate) accepted: AtomicU64,
+    /// A worker that made no round between two looks of the [`Pulse`].
+    hung: AtomicUsize,
 }
+
+/// No worker.
+const NONE: usize = usize::MAX;
 
 #[derive(Debug)]
 struct Desk {
     jobs: UnboundedSender<Job>,
     connections: Arc<AtomicUsize>,
+    /// Counts the worker's looks at its deadlines: one that hangs makes none.
+    rounds: Arc<AtomicU64>,
 }
 
 impl Door {
@@ -137,6 +144,15 @@ impl Door {
             .sum()
     }
 
+    /// A worker that nothing can be expected of: its thread has ended, or it hangs.
+    pub(crate) fn unwell(&self) -> Option<usize> {
+        let hung = self.hung.load(Ordering::Relaxed);
+        self.desks
+            .iter()
+            .position(|desk| desk.jobs.is_closed())
+            .or_else(|| (hung != NONE).then_some(hung))
+    }
+
     pub(crate) fn look(&self) {
         for desk in &self.desks {
             let _ = desk.jobs.send(Job::Look);
@@ -150,6 +166,37 @@ impl Door {
     }
 }
 
+/// Looks whether every worker goes round.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    door: Arc<Door>,
+    /// Rounds of each worker at the last look.
+    seen: Vec<u64>,
+}
+
+impl Pulse {
+    pub(crate) fn new(door: Arc<Door>) -> Self {
+        Self {
+            // None has made so many: the first look finds everybody well.
+            seen: vec![u64::MAX; door.desks.len()],
+            door,
+        }
+    }
+
+    /// The worker that has not gone round since the last look, if there is one. Workers do so every [`TICK`], also idle ones.
+    pub(crate) fn look(&mut self) -> Option<usize> {
+        let mut hung = NONE;
+        for (worker, (desk, seen)) in self.door.desks.iter().zip(&mut self.seen).enumerate() {
+            let rounds = desk.rounds.load(Ordering::Relaxed);
+            if std::mem::replace(seen, rounds) == rounds {
+                hung = hung.min(worker);
+            }
+        }
+        self.door.hung.store(hung, Ordering::Relaxed);
+        self.door.unwell()
+    }
+}
+
 /// Starts the worker threads.
 pub(crate) fn start(
     shared: &Arc<Shared>,
@@ -160,15 +207,18 @@ pub(crate) fn start(
     for index in 0..count {
         let (jobs, queue) = unbounded_channel();
         let shared = shared.clone();
+        let rounds = Arc::<AtomicU64>::default();
+        let counted = rounds.clone();
         let runtime = std::thread::Builder::new().name(format!("worker-{index}"));
         threads.push(runtime.spawn(move || {
-            if let Err(e) = run(index, shared, queue) {
+            if let Err(e) = run(index, shared, queue, &counted) {
                 tracing::error!(worker = index, cause = %e, "worker could not start");
             }
         })?);
         desks.push(Desk {
             jobs,
             connections: Arc::default(),
+            rounds,
         });
     }
     Ok((
@@ -176,6 +226,7 @@ pub(crate) fn start(
             desks,
             turn: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
+            hung: AtomicUsize::new(NONE),
         },
         threads,
     ))
@@ -185,6 +236,7 @@ fn run(
     index: usize,
     shared: Arc<Shared>,
     mut queue: UnboundedReceiver<Job>,
+    rounds: &AtomicU64,
 ) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -207,7 +259,12 @@ fn run(
                     }
                     Some(Job::Stop) | None => break,
                 },
-                _ = tick.tick() => worker.sweep(Instant::now()),
+                _ = tick.tick() => {
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                    #[cfg(debug_assertions)]
+                    crate::fault::at_round(index);
+                    worker.sweep(Instant::now());
+                }
             }
         }
     });
@@ -373,5 +430,40 @@ impl Worker {
         self.siblings
             .borrow_mut()
             .retain(|upstream, all| current.contains(upstream) || all.open() > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_unwell_when_it_makes_no_round_or_its_thread_has_ended() {
+        let (mut desks, mut queues) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            let (jobs, queue) = unbounded_channel();
+            queues.push(queue);
+            desks.push(Desk {
+                jobs,
+                connections: Arc::default(),
+                rounds: Arc::default(),
+            });
+        }
+        let door = Arc::new(Door {
+            desks,
+            turn: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            hung: AtomicUsize::new(NONE),
+        });
+        let round = |worker: usize| door.desks[worker].rounds.fetch_add(1, Ordering::Relaxed);
+        let mut pulse = Pulse::new(door.clone());
+        assert_eq!(pulse.look(), None, "nobody had to go round before");
+        round(0);
+        assert_eq!((pulse.look(), door.unwell()), (Some(1), Some(1)));
+        round(0);
+        round(1);
+        assert_eq!((pulse.look(), door.unwell()), (None, None), "well again");
+        drop(queues.remove(0));
+        assert_eq!(door.unwell(), Some(0), "at once, without a look");
     }
 }

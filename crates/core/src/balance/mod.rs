@@ -121,8 +121,7 @@ impl<T> Group<T> {
             shares if shares.even() => Chooser::Random,
             shares => Chooser::RandomByShare(shares),
         };
-        let by_cost =
-            |cost| Chooser::ByCost(ByCost::new(cost, policy, shares(true), &entries));
+        let by_cost = |cost| Chooser::ByCost(ByCost::new(cost, policy, shares(true), &entries));
         let hashed =
             |table: Arc<Table>, bounded| Chooser::Hashed(Hashed::new(table, candidates, bounded));
         let old_table = old.and_then(|old| match &old.chooser {

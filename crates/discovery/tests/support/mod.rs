@@ -51,7 +51,7 @@ pub fn registration(keys: &str) -> ConsulRegistration {
 }
 
 pub fn resolver() -> Resolver {
-    Resolver::system().expect("a resolver")
+    Resolver::system()
 }
 
 pub fn watch(keys: &str) -> Watch {

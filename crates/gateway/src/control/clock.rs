@@ -11,7 +11,7 @@ use crate::upstream::Upstream;
 
 /// How often the engine's clocks are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How often certificates are looked at for changes.
+/// How often certificates are looked at for changes, and replaced configurations for their end.
 const CERTIFICATES: Duration = Duration::from_secs(2);
 
 impl Control {
@@ -38,12 +38,30 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Drops the counters of what is gone, after the last request of an earlier configuration. `again`: whether to look once more, for
+    /// what a request held is not dropped at one stroke.
+    fn forget_replaced(&self, again: &mut bool) {
+        let over = {
+            let replaced = &mut self.state().replaced;
+            let before = replaced.len();
+            replaced.retain(|snapshot| snapshot.strong_count() > 0);
+            replaced.len() < before
+        };
+        if over || *again {
+            self.shared.stats.prune();
+        }
+        *again = over;
+    }
+}
+
 /// The sweep of every pool, and what happened in them as events.
 pub(super) async fn tick(control: Weak<Control>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut certificates = HashMap::new();
     let mut looked = Instant::now();
+    let mut unneeded = false;
     loop {
         interval.tick().await;
         let Some(control) = control.upgrade() else {
@@ -61,6 +79,7 @@ pub(super) async fn tick(control: Weak<Control>) {
         if certificates.is_empty() || looked.elapsed() >= CERTIFICATES {
             looked = Instant::now();
             control.renew_certificates(&mut certificates);
+            control.forget_replaced(&mut unneeded);
         }
     }
 }

@@ -3,24 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidegate_config::{Loaded, load};
+use tidegate_config::Loaded;
 
 use super::{Control, MEMBERS};
 use crate::ListenSocket;
 use crate::events::unix_ms;
-use crate::snapshot::{Draft, Snapshot};
+use crate::snapshot::Draft;
 
 impl Control {
-    /// Reads the configuration again; all of it takes effect, or nothing.
-    pub(crate) async fn reload(self: &Arc<Self>) -> Result<(), String> {
+    /// Takes what was read, all of it or nothing; where that cannot be used, what is wrong with it is told and kept.
+    pub(crate) async fn reload(
+        self: &Arc<Self>,
+        wanted: Result<Loaded, String>,
+    ) -> Result<(), String> {
         let _one = self.reloading.lock().await;
         let offered = self.take_offered();
-        let paths = self.paths.clone();
-        let read = tokio::task::spawn_blocking(move || load(&paths)).await;
-        let result = match read {
-            Ok(Ok(loaded)) => self.apply(loaded, offered).await,
-            Ok(Err(diagnostics)) => Err(diagnostics.to_string()),
-            Err(e) => Err(format!("the configuration could not be read: {e}")),
+        let result = match wanted {
+            Ok(loaded) => self.apply(loaded, offered).await,
+            Err(why) => Err(why),
         };
         match &result {
             Ok(()) => {
@@ -80,19 +80,11 @@ impl Control {
         shared.snapshot.store(next.clone());
         shared.access.switch(log);
         self.listen(&next, sockets);
-        let registered = |s: &Snapshot| -> Vec<_> {
-            s.loaded
-                .config
-                .listeners
-                .iter()
-                .map(|l| (l.name.clone(), l.address.clone(), l.register.clone()))
-                .collect()
-        };
-        if registered(&before) != registered(&next) {
-            self.deregister().await;
-            self.register(&next);
-        }
-        self.state().loaded_at_ms = unix_ms();
+        self.reregister();
+        let mut state = self.state();
+        state.loaded_at_ms = unix_ms();
+        state.replaced.push(Arc::downgrade(&before));
+        drop(state);
         self.door.look();
         shared.events.push(
             "config_loaded",

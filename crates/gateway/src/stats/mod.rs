@@ -1,6 +1,6 @@
 //! What is counted, per worker, and added when somebody asks.
 //!
-//! Counters are kept by name across reloads. Each has one shard a worker; a worker writes its own shard only, without locked
+//! Counters are kept by name across reloads, until no configuration in use has the name. Each has one shard a worker; a worker writes its own shard only, without locked
 //! instructions, and readers add the shards.
 
 pub(crate) mod histogram;
@@ -179,6 +179,8 @@ pub(crate) enum AttemptKind {
     Ok,
     Neutral,
     Failure,
+    /// Acts at once, whatever the statistics say.
+    Evidence,
     /// A further attempt of the same request.
     Retry,
     /// A retry that the budget did not allow.
@@ -192,10 +194,11 @@ pub(crate) enum AttemptKind {
 }
 
 impl AttemptKind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Ok,
         Self::Neutral,
         Self::Failure,
+        Self::Evidence,
         Self::Retry,
         Self::BudgetDenied,
         Self::Hedge,
@@ -325,6 +328,17 @@ impl Registry {
             .clone()
     }
 
+    /// Drops the counters that nobody can add to any more: those of routes, pools and providers that no configuration in use has.
+    pub(crate) fn prune(&self) {
+        fn in_use<K: Ord, V>(counters: &Mutex<BTreeMap<K, Arc<V>>>) {
+            locked(counters).retain(|_, held| Arc::strong_count(held) > 1);
+        }
+        in_use(&self.traffic);
+        in_use(&self.attempts);
+        in_use(&self.limits);
+        in_use(&self.providers);
+    }
+
     pub(crate) fn all_traffic(&self) -> Vec<((String, String), Arc<Traffic>)> {
         locked(&self.traffic)
             .iter()
@@ -368,7 +382,12 @@ mod tests {
                 },
             );
         }
-        registry.traffic("r", "u").begin(0);
+        let kept = registry.traffic("r", "u");
+        kept.begin(0);
+        drop(registry.traffic("gone", "u"));
+        registry.prune();
+        let names: Vec<_> = registry.all_traffic().into_iter().map(|(k, _)| k).collect();
+        assert_eq!(names, [("r".to_owned(), "u".to_owned())]);
         let total = registry.traffic("r", "u").total();
         assert_eq!((total.requests, total.errors, total.inflight), (2, 2, 1));
         assert_eq!(total.codes, BTreeMap::from([(503, 2)]));

@@ -3,10 +3,10 @@
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode};
 use tidegate_route::retry::is_idempotent;
 use tidegate_wire::h1::{
@@ -25,10 +25,6 @@ pub(crate) const RESPONSE_LIMITS: Limits = Limits {
     head_bytes: 256 * 1024,
     headers: 256,
 };
-
-/// So long a connection is watched after an answer that had no body although it named one (to HEAD): a server that sends the body all the
-/// same does so at once, and it must not be taken for the next answer.
-const DOUBT: Duration = Duration::from_millis(10);
 
 /// A connection to an endpoint, idle or leased.
 #[derive(Debug)]
@@ -61,13 +57,6 @@ impl H1Conn {
         let io = std::pin::Pin::new(&mut self.io);
         tokio::io::AsyncRead::poll_read(io, &mut cx, &mut probe).is_pending()
     }
-
-    /// Whether nothing comes for a while.
-    async fn stays_quiet(&mut self, time: Duration) -> bool {
-        let mut probe = [0; 1];
-        let read = tokio::io::AsyncReadExt::read(&mut self.io, &mut probe);
-        tokio::time::timeout(time, read).await.is_err()
-    }
 }
 
 /// A leased connection and the request on it.
@@ -84,8 +73,6 @@ pub(crate) struct H1Up {
     sent: bool,
     body_done: bool,
     reusable: bool,
-    /// A bad server may send a body where none belongs.
-    doubtful: bool,
     tunnel: bool,
 }
 
@@ -123,7 +110,6 @@ impl H1Up {
             sent: request.body == BodyLength::None,
             body_done: false,
             reusable: true,
-            doubtful: false,
             tunnel: false,
         }
     }
@@ -209,9 +195,11 @@ impl H1Up {
                         }
                         self.decoder = BodyDecoder::new(head.body);
                         self.body_done = head.body.is_empty();
-                        self.doubtful = head.body.is_empty()
-                            && (self.method == Method::HEAD || names_a_body(&head.headers));
-                        self.reusable &= head.keep_alive && head.body != BodyLength::UntilClose;
+                        // A server that names a body where none belongs (to HEAD, with 204 and 304) may send it all the same, when it
+                        // likes: no time without a byte proves that it will not be taken for the next answer.
+                        let doubtful = head.body.is_empty() && names_a_body(&head.headers);
+                        self.reusable &=
+                            head.keep_alive && head.body != BodyLength::UntilClose && !doubtful;
                         return Poll::Ready(Ok(UpHead::Final(UpResponse {
                             status: head.status,
                             headers: head.headers,
@@ -290,7 +278,6 @@ impl H1Up {
             sent,
             body_done,
             reusable,
-            doubtful,
             tunnel,
             ..
         } = self;
@@ -303,14 +290,7 @@ impl H1Up {
         {
             conn.read.release();
             conn.write.release();
-            if !doubtful {
-                return home.put_h1(conn);
-            }
-            tokio::task::spawn_local(async move {
-                if conn.stays_quiet(DOUBT).await {
-                    home.put_h1(conn);
-                }
-            });
+            home.put_h1(conn);
         }
     }
 
@@ -327,9 +307,10 @@ impl H1Up {
 }
 
 fn names_a_body(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_LENGTH)
-        .is_some_and(|length| length != "0")
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length != "0")
 }
 
 fn is_closed_by_peer(e: &io::Error) -> bool {

@@ -278,7 +278,6 @@ impl Gateway {
         let address = socket.local_addr().expect("bound");
         let options = Options {
             config: loaded,
-            paths: Vec::new(),
             sockets: vec![("main".to_owned(), ListenSocket::Tcp(socket))],
             workers: 2,
             store: StoreOpener::in_memory(),

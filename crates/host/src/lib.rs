@@ -5,8 +5,11 @@
 //! an [`Answer`] or a [`Fault`]; neither knows of the other more than the [`Model`] trait.
 
 mod call;
+pub mod door;
 mod events;
 mod host;
+pub mod proto;
+pub mod spool;
 mod state;
 
 pub use call::*;

@@ -1,0 +1,456 @@
+//! Uploads that their owner may go on with after the connection broke: a file of the bytes before compression and a note beside it.
+//!
+//! Only whole, decompressed bytes are kept, so nothing of a decoder's state need outlive a connection, nor the process.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use ring::digest;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::file::remove;
+use super::{Spool, disk};
+use crate::{Code, Fault, Spooled};
+
+/// Uploads that one spool keeps at most: each costs an entry and two files even when it is empty.
+const MOST: usize = 1000;
+
+/// How long a call that lost its upload to another one may take to let go.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+
+/// What is written beside an upload.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    /// SHA-256 of the owner's token.
+    token: Vec<u8>,
+    size: u64,
+}
+
+/// An upload that may be resumed.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    spool: Weak<Spool>,
+    id: String,
+    token: Vec<u8>,
+    size: u64,
+    path: PathBuf,
+    /// Bytes that are there.
+    len: AtomicU64,
+    /// Bytes of the quota that it has.
+    taken: AtomicU64,
+    touched: Mutex<Instant>,
+    /// One call at a time has it.
+    gate: Arc<Semaphore>,
+    /// Number of the claim that has it last.
+    claims: watch::Sender<u64>,
+}
+
+/// How far an upload is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) id: String,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+    pub(crate) expires_in: Duration,
+}
+
+impl Kept {
+    /// Whether its time is over; never while a call has it.
+    pub(super) fn expired(&self) -> bool {
+        if self.gate.available_permits() == 0 || !self.left().is_zero() {
+            return false;
+        }
+        self.unlink();
+        true
+    }
+
+    fn left(&self) -> Duration {
+        let ttl = self
+            .spool
+            .upgrade()
+            .map_or(Duration::ZERO, |spool| spool.limits.resume);
+        let touched = *self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        ttl.saturating_sub(touched.elapsed())
+    }
+
+    fn touch(&self) {
+        *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn owned_by(&self, token: &str) -> Result<(), Fault> {
+        if bool::from(self.token.ct_eq(&fingerprint(token))) {
+            return Ok(());
+        }
+        Err(Fault::new(
+            Code::PermissionDenied,
+            "upload_token",
+            "the upload belongs to another token",
+        ))
+    }
+
+    fn unlink(&self) {
+        remove(self.path.clone(), self.len.load(Ordering::Relaxed));
+        remove(note_of(&self.path), 0);
+        if let Some(spool) = self.spool.upgrade() {
+            spool.give_back(self.taken.swap(0, Ordering::Relaxed));
+        }
+    }
+
+    fn cut(&self, len: u64) -> io::Result<()> {
+        fs::File::options()
+            .write(true)
+            .open(&self.path)?
+            .set_len(len)?;
+        self.len.store(len, Ordering::Relaxed);
+        let taken = self.taken.swap(len, Ordering::Relaxed);
+        if let Some(spool) = self.spool.upgrade() {
+            spool.give_back(taken.saturating_sub(len));
+        }
+        Ok(())
+    }
+}
+
+/// The hold that one call has on an upload. Dropped, it leaves the upload for another attempt; see [`Claim::done`].
+#[derive(Debug)]
+pub(crate) struct Claim {
+    kept: Arc<Kept>,
+    number: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Claim {
+    pub(super) fn path(&self) -> &Path {
+        &self.kept.path
+    }
+
+    /// Bytes that are there.
+    pub(crate) fn offset(&self) -> u64 {
+        self.kept.len.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are missing.
+    pub(crate) fn missing(&self) -> u64 {
+        self.kept.size.saturating_sub(self.offset())
+    }
+
+    pub(super) fn grow(&self, bytes: u64) -> Result<(), Fault> {
+        if let Some(spool) = self.kept.spool.upgrade() {
+            spool.take(bytes)?;
+            self.kept.taken.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    pub(super) fn advance(&self, bytes: u64) {
+        self.kept.len.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The file, as a call takes it.
+    pub(super) fn handle(&self) -> Arc<dyn Spooled> {
+        Arc::new(KeptFile(self.kept.clone()))
+    }
+
+    /// Resolves when another call has claimed the upload.
+    pub(crate) fn taken(&self) -> impl Future<Output = ()> + Send + use<> {
+        let number = self.number;
+        let mut claims = self.kept.claims.subscribe();
+        async move {
+            // The sender lives as long as the upload, whose end is no take-over.
+            if claims.wait_for(|last| *last != number).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The call is over and needs no other attempt: the upload goes.
+    pub(crate) fn done(self) {
+        self.forget();
+    }
+
+    fn forget(&self) {
+        if let Some(spool) = self.kept.spool.upgrade() {
+            let mut kept = spool.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept
+                .get(&self.kept.id)
+                .is_some_and(|known| Arc::ptr_eq(known, &self.kept))
+            {
+                kept.remove(&self.kept.id);
+            }
+        }
+        self.kept.unlink();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.kept.touch();
+        // Nothing came, and nobody else waits for it: nothing to go on with.
+        if self.offset() == 0 && *self.kept.claims.borrow() == self.number {
+            self.forget();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct KeptFile(Arc<Kept>);
+
+impl Spooled for KeptFile {
+    fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len.load(Ordering::Relaxed)
+    }
+}
+
+impl Spool {
+    /// Gets hold of an upload, a new one or one that is there, for bytes from `offset` on. Another call that has it loses it.
+    ///
+    /// # Errors
+    /// `upload_unknown`, `upload_token`, `upload_offset`, `size_mismatch`, `upload_busy`, and those of the quota and the disk.
+    pub(crate) async fn claim(
+        self: &Arc<Self>,
+        id: &str,
+        token: &str,
+        size: u64,
+        offset: u64,
+    ) -> Result<Claim, Fault> {
+        check_names(id, token)?;
+        self.sweep();
+        let kept = self.find_or_make(id, token, size, offset)?;
+        kept.owned_by(token)?;
+        if kept.size != size {
+            return Err(Fault::new(
+                Code::InvalidArgument,
+                "size_mismatch",
+                format!("the upload was announced with {} bytes", kept.size),
+            ));
+        }
+        let mut number = 0;
+        kept.claims.send_modify(|last| {
+            *last += 1;
+            number = *last;
+        });
+        let permit = tokio::time::timeout(TAKE_OVER, kept.gate.clone().acquire_owned())
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| {
+                Fault::new(
+                    Code::FailedPrecondition,
+                    "upload_busy",
+                    "another call still has the upload",
+                )
+            })?;
+        let claim = Claim {
+            kept,
+            number,
+            _permit: permit,
+        };
+        // The call that had it may have ended well meanwhile.
+        if !self
+            .known(id)
+            .is_ok_and(|known| Arc::ptr_eq(&known, &claim.kept))
+        {
+            return Err(unknown());
+        }
+        if offset > claim.offset() {
+            return Err(Fault::new(
+                Code::OutOfRange,
+                "upload_offset",
+                format!("the host has {} bytes of the upload", claim.offset()),
+            ));
+        }
+        claim.kept.cut(offset).map_err(|error| disk(&error))?;
+        Ok(claim)
+    }
+
+    fn find_or_make(
+        self: &Arc<Self>,
+        id: &str,
+        token: &str,
+        size: u64,
+        offset: u64,
+    ) -> Result<Arc<Kept>, Fault> {
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = all.get(id) {
+            return Ok(kept.clone());
+        }
+        if offset > 0 {
+            return Err(unknown());
+        }
+        if all.len() >= MOST {
+            return Err(Fault::new(
+                Code::ResourceExhausted,
+                "upload_quota",
+                format!("the host keeps {MOST} uploads at most"),
+            ));
+        }
+        self.fits(size)?;
+        let path = self.folder.join(format!("{id}.part"));
+        let note = Note {
+            token: fingerprint(token),
+            size,
+        };
+        let text = serde_json::to_vec(&note).unwrap_or_default();
+        let made = fs::File::create(&path).and_then(|_| fs::write(note_of(&path), text));
+        if let Err(error) = made {
+            remove(note_of(&path), 0);
+            remove(path, 0);
+            return Err(disk(&error));
+        }
+        let kept = Arc::new(self.entry(id, note, path, 0, Instant::now()));
+        all.insert(id.to_owned(), kept.clone());
+        Ok(kept)
+    }
+
+    fn entry(self: &Arc<Self>, id: &str, note: Note, path: PathBuf, len: u64, at: Instant) -> Kept {
+        Kept {
+            spool: Arc::downgrade(self),
+            id: id.to_owned(),
+            token: note.token,
+            size: note.size,
+            path,
+            len: AtomicU64::new(len),
+            taken: AtomicU64::new(len),
+            touched: Mutex::new(at),
+            gate: Arc::new(Semaphore::new(1)),
+            claims: watch::Sender::new(0),
+        }
+    }
+
+    /// How far an upload is.
+    ///
+    /// # Errors
+    /// `upload_unknown`, `upload_token`.
+    pub(crate) fn status(&self, id: &str, token: &str) -> Result<Status, Fault> {
+        self.sweep();
+        let kept = self.known(id)?;
+        kept.owned_by(token)?;
+        Ok(Status {
+            id: kept.id.clone(),
+            offset: kept.len.load(Ordering::Relaxed),
+            size: kept.size,
+            expires_in: kept.left(),
+        })
+    }
+
+    /// Removes an upload; no error if it is not there.
+    ///
+    /// # Errors
+    /// `upload_token`, `upload_busy`.
+    pub(crate) fn remove(&self, id: &str, token: &str) -> Result<(), Fault> {
+        let Ok(kept) = self.known(id) else {
+            return Ok(());
+        };
+        kept.owned_by(token)?;
+        let Ok(_permit) = kept.gate.try_acquire() else {
+            return Err(Fault::new(
+                Code::FailedPrecondition,
+                "upload_busy",
+                "a call has the upload",
+            ));
+        };
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        kept.unlink();
+        Ok(())
+    }
+
+    fn known(&self, id: &str) -> Result<Arc<Kept>, Fault> {
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
+            .ok_or_else(unknown)
+    }
+}
+
+/// Finds the uploads that an earlier process kept; what belongs to none goes.
+pub(super) fn find(spool: &Arc<Spool>) -> io::Result<()> {
+    for entry in fs::read_dir(&spool.folder)? {
+        let path = entry?.path();
+        match path.extension().and_then(|kind| kind.to_str()) {
+            Some("part") if !note_of(&path).exists() => fs::remove_file(&path)?,
+            Some("note") => {
+                let part = path.with_extension("part");
+                if let Some(kept) = read(spool, &part) {
+                    spool.used.fetch_add(
+                        kept.taken.load(Ordering::Relaxed),
+                        Ordering::Relaxed,
+                    );
+                    spool
+                        .kept
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(kept.id.clone(), Arc::new(kept));
+                } else {
+                    remove(part, 0);
+                    remove(path, 0);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read(spool: &Arc<Spool>, part: &Path) -> Option<Kept> {
+    let id = part.file_stem()?.to_str()?;
+    let note: Note = serde_json::from_slice(&fs::read(note_of(part)).ok()?).ok()?;
+    let about = fs::metadata(part).ok()?;
+    let age = about.modified().ok()?.elapsed().unwrap_or_default();
+    if age >= spool.limits.resume {
+        return None;
+    }
+    let at = Instant::now().checked_sub(age)?;
+    Some(spool.entry(id, note, part.to_owned(), about.len(), at))
+}
+
+fn note_of(part: &Path) -> PathBuf {
+    part.with_extension("note")
+}
+
+fn fingerprint(token: &str) -> Vec<u8> {
+    digest::digest(&digest::SHA256, token.as_bytes())
+        .as_ref()
+        .to_vec()
+}
+
+fn unknown() -> Fault {
+    Fault::new(
+        Code::NotFound,
+        "upload_unknown",
+        "the host has no such upload: begin anew",
+    )
+}
+
+/// An id becomes a file's name, so it is held to what is harmless there.
+fn check_names(id: &str, token: &str) -> Result<(), Fault> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if !(8..=128).contains(&id.len()) || !id.bytes().all(good) || id.starts_with('.') {
+        return Err(Fault::new(
+            Code::InvalidArgument,
+            "bad_request",
+            "x-tidegate-upload-id must be 8 to 128 of A-Z a-z 0-9 . _ - and not begin with a dot",
+        ));
+    }
+    if !(16..=256).contains(&token.len()) || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Fault::new(
+            Code::InvalidArgument,
+            "bad_request",
+            "x-tidegate-upload-token must be 16 to 256 visible ASCII characters",
+        ));
+    }
+    Ok(())
+}

@@ -11,7 +11,8 @@
 //! not earlier ones have finished. --requests ends a closed loop before its time. Every run ends by itself.
 //! --ids gives each request another text, so that the backend can tell a request from its repetition.
 //! --leave-after: each stream is given up by the caller after one to N tokens.
-//! --headers "name: value;name: value" go with every HTTP/1.1 request.
+//! --headers "name: value;name: value" go with every HTTP/1.1 request; --json TEXT is its body.
+//! --message HEX is sent by gRPC calls, and any answer will do.
 
 mod grpc;
 mod sse;
@@ -227,7 +228,9 @@ fn h1_req_for(addr: &str, args: &Args) -> Vec<u8> {
     if args.flag("chat") {
         h1_request(addr, args, &args.str("path", "/v1/chat/completions"), &chat_body(false, args.flag("ids"), size))
     } else {
-        h1_request(addr, args, &args.str("path", "/v1/models/m:predict"), &json_of(size))
+        let body = args.str("json", "");
+        let body = if body.is_empty() { json_of(size) } else { body.into_bytes() };
+        h1_request(addr, args, &args.str("path", "/v1/models/m:predict"), &body)
     }
 }
 
@@ -394,7 +397,7 @@ async fn ping(addr: &str, args: &Args) -> String {
     while start.elapsed() < limit {
         let got = if args.flag("h2") {
             match h2_open(addr).await {
-                Ok(c) => match tokio::time::timeout(Duration::from_secs(2), one_grpc(&c, &head, &frame)).await {
+                Ok(c) => match tokio::time::timeout(Duration::from_secs(2), one_grpc(&c, &head, &frame, true)).await {
                     Ok(r) => r,
                     Err(_) => Err("timeout".into()),
                 },

@@ -25,7 +25,7 @@ pub mod status;
 mod token;
 
 pub use problem::Problem;
-pub use server::{AdminHandle, AdminOptions, Limits, ServeError, serve};
+pub use server::{AdminHandle, AdminOptions, Limits, Prepared, ServeError, prepare, serve};
 pub use source::{Answer, Source};
 pub use tidegate_gateway::ListenSocket;
 pub use token::Token;

@@ -101,16 +101,32 @@ impl AdminHandle {
     }
 }
 
+/// An admin port that can be served: everything that may fail was done, and nobody is answered yet.
+#[derive(Debug)]
+pub struct Prepared {
+    listener: Listener,
+    address: Option<SocketAddr>,
+    options: AdminOptions,
+}
+
 /// Serves the admin API of `source` on `listener`. Must be called inside a tokio runtime, whose tasks it uses.
 ///
 /// # Errors
-/// [`ServeError::TokenRequired`] for a TCP listener off loopback without a token; the system's error when the
-/// socket cannot be used.
+/// See [`prepare`].
 pub fn serve(
     listener: ListenSocket,
     source: Arc<dyn Source>,
     options: AdminOptions,
 ) -> Result<AdminHandle, ServeError> {
+    Ok(prepare(listener, options)?.serve(source))
+}
+
+/// Makes ready to serve on `listener`. Must be called inside the tokio runtime that will serve.
+///
+/// # Errors
+/// [`ServeError::TokenRequired`] for a TCP listener off loopback without a token; the system's error when the
+/// socket cannot be used.
+pub fn prepare(listener: ListenSocket, options: AdminOptions) -> Result<Prepared, ServeError> {
     let (listener, address) = match listener {
         ListenSocket::Tcp(tcp) => {
             tcp.set_nonblocking(true)?;
@@ -131,15 +147,31 @@ pub fn serve(
             )
         }
     };
-    let (closing, closed) = watch::channel(false);
-    let limits = options.limits.clone();
-    let router = api::router(source, options, address.is_some(), closed.clone());
-    let task = tokio::spawn(accept_loop(listener, router, limits, closed));
-    Ok(AdminHandle {
+    Ok(Prepared {
+        listener,
         address,
-        closing,
-        task,
+        options,
     })
+}
+
+impl Prepared {
+    /// Answers from now on. Must be called inside a tokio runtime, whose tasks it uses.
+    pub fn serve(self, source: Arc<dyn Source>) -> AdminHandle {
+        let Self {
+            listener,
+            address,
+            options,
+        } = self;
+        let (closing, closed) = watch::channel(false);
+        let limits = options.limits.clone();
+        let router = api::router(source, options, address.is_some(), closed.clone());
+        let task = tokio::spawn(accept_loop(listener, router, limits, closed));
+        AdminHandle {
+            address,
+            closing,
+            task,
+        }
+    }
 }
 
 pub(crate) fn is_loopback(ip: IpAddr) -> bool {

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 
 use tidegate_gateway::view::{
-    ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, StoreView,
-    UpstreamView, VirtualKeyView,
+    ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, ServiceView,
+    StoreView, UpstreamView, VirtualKeyView,
 };
-use tidegate_gateway::{Handle, KeyError, KeyRequest, RestoreError, StoreError};
+use tidegate_gateway::{KeyError, KeyRequest, RestoreError, StoreError};
 
 use crate::keys::CreatedKey;
 
@@ -33,6 +33,8 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     fn readiness(&self) -> Readiness;
     /// Providers with their keys.
     fn providers(&self) -> Vec<ProviderView>;
+    /// Services with their instances.
+    fn services(&self) -> Vec<ServiceView>;
     /// The store of durable state.
     fn store(&self) -> StoreView;
     /// A provider's key is used again, here and on every replica: an operator says that it works.
@@ -59,59 +61,4 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     fn metrics(&self) -> Vec<Family>;
     /// Reads the configuration again; the diagnostics as text when it is refused.
     fn reload(&self) -> Answer<'_, Result<ConfigView, String>>;
-}
-
-impl Source for Handle {
-    fn upstreams(&self) -> Vec<UpstreamView> {
-        Handle::upstreams(self)
-    }
-    fn routes(&self) -> Vec<RouteView> {
-        Handle::routes(self)
-    }
-    fn listeners(&self) -> Vec<ListenerView> {
-        Handle::listeners(self)
-    }
-    fn config(&self) -> ConfigView {
-        Handle::config(self)
-    }
-    fn events(&self, after: u64, limit: usize) -> Vec<EventView> {
-        Handle::events(self, after, limit)
-    }
-    fn readiness(&self) -> Readiness {
-        Handle::readiness(self)
-    }
-    fn providers(&self) -> Vec<ProviderView> {
-        Handle::providers(self)
-    }
-    fn store(&self) -> StoreView {
-        Handle::store(self)
-    }
-    fn restore_key(&self, provider: &str, key: &str) -> Result<(), RestoreError> {
-        Handle::restore_key(self, provider, key)
-    }
-    fn virtual_keys(&self) -> Result<Vec<VirtualKeyView>, StoreError> {
-        Handle::virtual_keys(self)
-    }
-    fn create_virtual_key<'a>(
-        &'a self,
-        request: &'a KeyRequest,
-    ) -> Answer<'a, Result<CreatedKey, KeyError>> {
-        Box::pin(async move {
-            let (key, token) = Handle::create_virtual_key(self, request).await?;
-            let token = token.expose().to_owned();
-            Ok(CreatedKey { key, token })
-        })
-    }
-    fn revoke_virtual_key<'a>(
-        &'a self,
-        id: &'a str,
-    ) -> Answer<'a, Result<VirtualKeyView, KeyError>> {
-        Box::pin(Handle::revoke_virtual_key(self, id))
-    }
-    fn metrics(&self) -> Vec<Family> {
-        Handle::metrics(self)
-    }
-    fn reload(&self) -> Answer<'_, Result<ConfigView, String>> {
-        Box::pin(Handle::reload(self))
-    }
 }

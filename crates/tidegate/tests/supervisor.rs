@@ -474,6 +474,28 @@ fn a_listener_under_a_new_name_keeps_its_socket() {
 }
 
 #[test]
+fn a_reload_that_moves_the_admin_port_where_it_cannot_be_is_refused_as_a_whole() {
+    let site = Site::new();
+    let running = site.up();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let there = format!("admin: {{ address: 127.0.0.1:{port} }}");
+    let here = format!("admin: {{ address: 127.0.0.1:{} }}", site.admin);
+    site.write(&site.answering("two").replace(&here, &there));
+    let refused = running.wait_for("configuration refused: the running one stays");
+    assert_holds(refused["reason"].as_str().unwrap(), &["admin", "in use"]);
+    assert_eq!(site.get(), "one");
+    let config = request(site.admin, "/api/v1/config").unwrap();
+    assert_holds(&config, &["\"refused\":\"admin"]);
+    assert!(running.events("configuration reloaded").is_empty());
+    drop(taken);
+    running.signal(Signal::HUP);
+    running.wait_for("configuration reloaded");
+    assert_eq!(site.get(), "two");
+    request(port, "/livez").unwrap();
+}
+
+#[test]
 fn the_admin_port_moves_and_its_token_changes_with_a_reload() {
     let site = Site::new();
     let mut running = site.up();

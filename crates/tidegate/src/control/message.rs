@@ -120,6 +120,8 @@ pub(crate) enum Report {
         /// Absolute.
         folder: Option<PathBuf>,
     },
+    /// It works: every few seconds, see [`super::beat`].
+    Beat,
     /// It drains because it was told by a signal of its own.
     Draining,
     /// It has drained, and ends.

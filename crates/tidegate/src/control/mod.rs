@@ -4,6 +4,7 @@
 //! supervisor with a gateway that outlived the old one (the same messages, opened by `adopt`), and a new supervisor
 //! with the running one during an upgrade ([`message::Ask`], [`message::Grant`]).
 
+pub(crate) mod beat;
 pub(crate) mod channel;
 pub(crate) mod message;
 

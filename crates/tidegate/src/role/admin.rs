@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use tidegate_admin::keys::CreatedKey;
-use tidegate_admin::{AdminHandle, AdminOptions, Answer, Source, Token};
+use tidegate_admin::{AdminHandle, AdminOptions, Answer, Prepared, Source, Token};
 use tidegate_config::Config;
 use tidegate_gateway::view::{
-    ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, StoreView,
-    UpstreamView, VirtualKeyView,
+    ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, ServiceView,
+    StoreView, UpstreamView, VirtualKeyView,
 };
 use tidegate_gateway::{Handle, KeyError, KeyRequest, RestoreError, StoreError};
 use tokio::sync::{mpsc, oneshot};
@@ -62,6 +62,9 @@ impl Source for RoleSource {
     fn providers(&self) -> Vec<ProviderView> {
         self.handle.providers()
     }
+    fn services(&self) -> Vec<ServiceView> {
+        self.handle.services()
+    }
     fn store(&self) -> StoreView {
         self.handle.store()
     }
@@ -75,13 +78,17 @@ impl Source for RoleSource {
         &'a self,
         request: &'a KeyRequest,
     ) -> Answer<'a, Result<CreatedKey, KeyError>> {
-        Source::create_virtual_key(&self.handle, request)
+        Box::pin(async move {
+            let (key, token) = self.handle.create_virtual_key(request).await?;
+            let token = token.expose().to_owned();
+            Ok(CreatedKey { key, token })
+        })
     }
     fn revoke_virtual_key<'a>(
         &'a self,
         id: &'a str,
     ) -> Answer<'a, Result<VirtualKeyView, KeyError>> {
-        Source::revoke_virtual_key(&self.handle, id)
+        Box::pin(self.handle.revoke_virtual_key(id))
     }
     fn metrics(&self) -> Vec<Family> {
         self.handle.metrics()
@@ -105,9 +112,32 @@ pub(super) struct AdminPort {
 
 #[derive(Debug)]
 struct Served {
+    what: What,
+    handle: AdminHandle,
+}
+
+/// What is served: another one is another server.
+#[derive(Debug, PartialEq, Eq)]
+struct What {
     id: SocketId,
     token: Option<String>,
-    handle: AdminHandle,
+}
+
+/// The admin port as another configuration wants it, with everything done that may fail.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// As it is.
+    Same,
+    /// Not served at all.
+    Closed,
+    /// Elsewhere, or with another token.
+    Other(Box<Other>),
+}
+
+#[derive(Debug)]
+pub(super) struct Other {
+    what: What,
+    prepared: Prepared,
 }
 
 impl AdminPort {
@@ -124,44 +154,55 @@ impl AdminPort {
             source,
             served: None,
         };
-        port.apply(config, held)?;
+        let next = port.prepare(config, held)?;
+        port.apply(next);
         Ok(port)
     }
 
-    /// Serves it as a reloaded configuration says. What is under way on the old port finishes, the request for this
-    /// very reload included.
+    /// Makes ready to serve it as another configuration says. What is served meanwhile is not touched.
     ///
     /// # Errors
-    /// When its socket cannot be used; the port is then not served.
-    pub(super) fn apply(&mut self, config: &Config, held: &Held) -> Result<(), RoleError> {
+    /// When its socket cannot be used.
+    pub(super) fn prepare(&self, config: &Config, held: &Held) -> Result<Next, RoleError> {
         let id = plan::sockets(config)
             .into_iter()
             .find(|id| id.usage == Use::Admin);
+        let Some(id) = id else {
+            return Ok(Next::Closed);
+        };
         let token = config
             .admin
             .as_ref()
             .and_then(|admin| admin.token.as_ref())
             .map(|token| token.expose().to_owned());
-        let same = |served: &Served| Some(&served.id) == id.as_ref() && served.token == token;
-        if self.served.as_ref().is_some_and(same) {
-            return Ok(());
+        let what = What { id, token };
+        if self.served.as_ref().is_some_and(|now| now.what == what) {
+            return Ok(Next::Same);
         }
-        self.close();
-        let Some(id) = id else { return Ok(()) };
-        let Some(socket) = held.get(&id) else {
-            return Err(RoleError::Socket(format!("{id}: no socket")));
+        let Some(socket) = held.get(&what.id) else {
+            return Err(RoleError::Socket(format!("{}: no socket", what.id)));
         };
         let options = AdminOptions {
-            token: token.as_deref().and_then(Token::new),
+            token: what.token.as_deref().and_then(Token::new),
             ..AdminOptions::default()
         };
-        let handle = tidegate_admin::serve(
-            socket?,
-            Arc::clone(&self.source) as Arc<dyn Source>,
-            options,
-        )?;
-        self.served = Some(Served { id, token, handle });
-        Ok(())
+        let prepared = tidegate_admin::prepare(socket?, options)?;
+        Ok(Next::Other(Box::new(Other { what, prepared })))
+    }
+
+    /// Serves it so. What is under way on the old port finishes, the request for this very reload included.
+    pub(super) fn apply(&mut self, next: Next) {
+        if matches!(next, Next::Same) {
+            return;
+        }
+        self.close();
+        if let Next::Other(other) = next {
+            let source = Arc::clone(&self.source) as Arc<dyn Source>;
+            self.served = Some(Served {
+                what: other.what,
+                handle: other.prepared.serve(source),
+            });
+        }
     }
 
     /// Takes no more requests; those under way finish by themselves.

@@ -5,26 +5,25 @@ use std::path::{Path, PathBuf};
 use tidegate_config::Loaded;
 use tidegate_config::values::StateUrl;
 use tidegate_gateway::view::ConfigView;
-use tidegate_gateway::{Handle, Options, StoreOpener};
+use tidegate_gateway::{Handle, Options, Pulse, StoreOpener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use super::accepted::{self, Texts};
-use super::admin::{AdminPort, ReloadRequest, RoleSource};
-use super::link::{Identity, Link, Told};
+use super::admin::{AdminPort, Next, ReloadRequest, RoleSource};
+use super::link::{Identity, Link, Reporter, Told};
 use super::{Beginning, RoleError, watch};
+use crate::control::beat;
 use crate::control::message::Report;
 use crate::plan;
 use crate::rundir::RunDir;
-use crate::sockets::Use;
+use crate::sockets::{SocketId, Use};
 
 /// Threads beside the one that runs this room's loop. Control work is light; it must not compete with the workers.
 const CONTROL_THREADS: usize = 1;
 /// Threads for calls that block (files). They live for ten seconds after their last use.
 const BLOCKING_THREADS: usize = 8;
-
-/// How often a reload is tried when the files change between this room's look and the gateway's.
-const RELOAD_TRIES: u32 = 3;
 
 /// Serves until it is told to drain; returns the number of requests that were cut at the end of the grace.
 ///
@@ -69,6 +68,17 @@ struct Inputs {
     hangup: Signal,
 }
 
+/// Another configuration, as far as this room is concerned: what has to be told and served once the gateway has taken it.
+struct Prepared {
+    admin: Next,
+    texts: Option<Texts>,
+    hash: String,
+    grace_ms: u64,
+    sockets: Vec<SocketId>,
+    files: Vec<PathBuf>,
+    store: Option<PathBuf>,
+}
+
 /// Why a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
@@ -98,7 +108,6 @@ impl Serving {
         let files = watched_files(&start.paths, &loaded);
         let options = Options {
             config: loaded,
-            paths: start.paths.clone(),
             sockets: held.listeners()?,
             workers: start.workers.max(1),
             store: opener(&start.run)?,
@@ -124,6 +133,7 @@ impl Serving {
             folder: plan::store_folder(&config),
         });
         link.report(&Report::Ready { hash, grace_ms });
+        tokio::spawn(beat(handle.pulse(), link.reporter()));
         let inputs = Inputs {
             told,
             changes,
@@ -196,56 +206,71 @@ impl Serving {
     }
 
     async fn reload(&mut self, cause: Cause) -> Result<ConfigView, String> {
-        let mut tries = 1..RELOAD_TRIES;
-        loop {
-            let (loaded, texts) = self.read().await?.unzip();
-            if let Some(loaded) = &loaded {
+        let (wanted, prepared) = match self.read().await {
+            Ok((loaded, texts)) => {
                 let same = loaded.hash == self.link.identity().hash;
                 if cause == Cause::FilesChanged && same && !self.refused {
                     // Touched, or a comment changed.
-                    self.remember(loaded, texts.flatten());
+                    self.remember(&loaded.hash, texts);
                     return Ok(self.handle.config());
                 }
-                self.offer_sockets(loaded).await;
-            }
-            // Also when it is bad: the gateway reads it again, and keeps and shows why it was refused.
-            let answer = self.handle.reload().await;
-            self.refused = answer.is_err();
-            match (&answer, &loaded) {
-                (Ok(view), Some(loaded)) if view.hash == loaded.hash => {
-                    self.remembered = false;
-                    self.remember(loaded, texts.flatten());
-                    self.accepted(loaded);
+                match self.prepare(&loaded, texts).await {
+                    Ok(prepared) => (Ok(loaded), Some(prepared)),
+                    Err(reason) => (Err(reason), None),
                 }
-                // The files changed between the two looks, so what is known of the new configuration is wrong.
-                (Ok(_), _) if tries.next().is_some() => continue,
-                (Ok(view), _) => tracing::error!(
-                    hash = view.hash,
-                    "the files change faster than they are read"
-                ),
-                (Err(reason), _) => self.refuse(reason),
             }
-            return answer;
+            Err(reason) => (Err(reason), None),
+        };
+        // Also when it is bad: the gateway keeps and shows why it was refused.
+        let answer = self.handle.reload(wanted).await;
+        self.refused = answer.is_err();
+        match (&answer, prepared) {
+            (Ok(_), Some(prepared)) => self.accepted(prepared),
+            (Ok(_), None) => {}
+            (Err(reason), _) => self.refuse(reason),
         }
+        answer
     }
 
-    /// What the files hold, unless it is bad.
-    async fn read(&self) -> Result<Option<(Loaded, Option<Texts>)>, String> {
+    /// What the files hold, or what is wrong with it.
+    async fn read(&self) -> Result<(Loaded, Option<Texts>), String> {
         let paths = self.link.identity().start.paths.clone();
         let reading = tokio::task::spawn_blocking(move || accepted::read(&paths)).await;
         let reading =
             reading.map_err(|error| format!("the configuration could not be read: {error}"))?;
-        Ok(reading.content.ok())
+        reading.content.map_err(|problems| problems.to_string())
+    }
+
+    /// Does what this room can do for another configuration before the gateway takes it, which is all that may fail here.
+    async fn prepare(&mut self, loaded: &Loaded, texts: Option<Texts>) -> Result<Prepared, String> {
+        self.offer_sockets(loaded).await?;
+        let identity = self.link.identity();
+        let admin = self
+            .admin
+            .prepare(&loaded.config, &identity.held)
+            .map_err(|error| error.to_string())?;
+        Ok(Prepared {
+            admin,
+            texts,
+            hash: loaded.hash.clone(),
+            grace_ms: plan::grace_ms(&loaded.config),
+            sockets: plan::sockets(&loaded.config),
+            files: watched_files(&identity.start.paths, loaded),
+            store: plan::store_folder(&loaded.config),
+        })
     }
 
     /// Gives the supervisor the running configuration's texts, once.
-    fn remember(&mut self, loaded: &Loaded, texts: Option<Texts>) {
-        self.remembered = self.remembered || hand_over(&self.link, &self.run, &loaded.hash, texts);
+    fn remember(&mut self, hash: &str, texts: Option<Texts>) {
+        self.remembered = self.remembered || hand_over(&self.link, &self.run, hash, texts);
     }
 
-    /// Has the sockets bound that the configuration wants and that are not there. One that cannot be bound is the
+    /// Has the sockets bound that the configuration wants and that are not there. A listener's that cannot be bound is the
     /// gateway's to refuse: it tries again itself and says why.
-    async fn offer_sockets(&mut self, loaded: &Loaded) {
+    ///
+    /// # Errors
+    /// Why the admin port cannot be had, in words.
+    async fn offer_sockets(&mut self, loaded: &Loaded) -> Result<(), String> {
         let missing = self
             .link
             .identity()
@@ -255,6 +280,7 @@ impl Serving {
         for id in missing {
             let held = match self.link.obtain(&id).await {
                 Ok(held) => held,
+                Err(reason) if id.usage == Use::Admin => return Err(reason),
                 Err(reason) => {
                     tracing::warn!(socket = %id, reason, "socket not bound");
                     continue;
@@ -268,30 +294,35 @@ impl Serving {
         if !offers.is_empty() {
             self.handle.offer_sockets(offers);
         }
+        Ok(())
     }
 
-    fn accepted(&mut self, loaded: &Loaded) {
-        let wanted = plan::sockets(&loaded.config);
-        let grace_ms = plan::grace_ms(&loaded.config);
+    fn accepted(&mut self, prepared: Prepared) {
+        let Prepared {
+            admin,
+            texts,
+            hash,
+            grace_ms,
+            sockets,
+            files,
+            store,
+        } = prepared;
+        self.remembered = false;
+        self.remember(&hash, texts);
+        self.admin.apply(admin);
         let mut identity = self.link.identity();
-        if let Err(error) = self.admin.apply(&loaded.config, &identity.held) {
-            tracing::error!(%error, "the admin port is not served");
-        }
-        identity.held.retain(&wanted);
-        identity.hash.clone_from(&loaded.hash);
+        identity.held.retain(&sockets);
+        identity.hash.clone_from(&hash);
         identity.grace_ms = grace_ms;
-        identity.running.clone_from(&wanted);
-        let files = watched_files(&identity.start.paths, loaded);
+        identity.running.clone_from(&sockets);
         drop(identity);
         self.files
             .send_if_modified(|watched| std::mem::replace(watched, files) != *watched);
-        self.link.report(&Report::Store {
-            folder: plan::store_folder(&loaded.config),
-        });
+        self.link.report(&Report::Store { folder: store });
         self.link.report(&Report::Reloaded {
-            hash: loaded.hash.clone(),
+            hash,
             grace_ms,
-            sockets: wanted,
+            sockets,
         });
     }
 
@@ -302,6 +333,26 @@ impl Serving {
             reason: reason.to_owned(),
             sockets: running,
         });
+    }
+}
+
+/// Tells the supervisor that this process works, as long as it does: that this runtime comes to it and every worker goes round.
+async fn beat(mut pulse: Pulse, reporter: Reporter) {
+    let mut beats = tokio::time::interval(beat::interval());
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
+    loop {
+        beats.tick().await;
+        let unwell = pulse.look();
+        if unwell.is_none() {
+            reporter.report(&Report::Beat);
+        }
+        if told != unwell {
+            if let Some(worker) = unwell {
+                tracing::error!(worker, "a worker does not answer: not ready");
+            }
+            told = unwell;
+        }
     }
 }
 

@@ -19,6 +19,9 @@ use crate::sockets::{self, HeldSocket, SocketId, Use};
 /// How long a supervisor may take to bind a socket, or to say who it is when it adopts.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
+/// Pause after a supervisor could not be let in.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Duplicates of the listening sockets, for a supervisor that adopts this gateway.
 #[derive(Debug)]
 pub(super) struct Held(Vec<HeldSocket>);
@@ -101,6 +104,23 @@ struct Shared {
     identity: Mutex<Identity>,
 }
 
+/// Tells the supervisor things, if there is one.
+#[derive(Clone, Debug)]
+pub(super) struct Reporter(Arc<Shared>);
+
+impl Reporter {
+    /// Tells it. Returns whether it was sent.
+    pub(super) fn report(&self, report: &Report) -> bool {
+        let sent = lock(&self.0.supervisor)
+            .as_ref()
+            .map(|supervisor| supervisor.send(report, None));
+        if let Some(Err(error)) = &sent {
+            tracing::debug!(%error, "a report did not reach the supervisor");
+        }
+        matches!(sent, Some(Ok(())))
+    }
+}
+
 /// The link to the supervisor, while there is one.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -138,13 +158,12 @@ impl Link {
 
     /// Tells the supervisor something, if there is one. Returns whether it was sent.
     pub(super) fn report(&self, report: &Report) -> bool {
-        let sent = lock(&self.shared.supervisor)
-            .as_ref()
-            .map(|supervisor| supervisor.send(report, None));
-        if let Some(Err(error)) = &sent {
-            tracing::debug!(%error, "a report did not reach the supervisor");
-        }
-        matches!(sent, Some(Ok(())))
+        self.reporter().report(report)
+    }
+
+    /// For tasks that tell the supervisor things.
+    pub(super) fn reporter(&self) -> Reporter {
+        Reporter(Arc::clone(&self.shared))
     }
 
     /// Hands the supervisor the accepted configuration, and keeps it for one that adopts this gateway.
@@ -210,8 +229,9 @@ impl Reader {
                     Ok(Ok(None)) => {}
                     Ok(Err(error)) => tracing::warn!(%error, "adoption failed"),
                     Err(error) => {
-                        tracing::error!(%error, "the adoption socket failed: a later supervisor cannot take over");
-                        return;
+                        // Out of descriptors, most likely: others close theirs, and until then there is no use in asking.
+                        tracing::warn!(%error, "the adoption socket failed: trying again");
+                        std::thread::sleep(ACCEPT_PAUSE);
                     }
                 }
             };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use crate::control::beat;
 use crate::control::message::{Hello, Order, Report, StartOrder};
 use crate::control::{Channel, ChannelError, Received, Wait};
 use crate::plan::clean_environment;
@@ -62,6 +63,8 @@ pub(super) struct Gateway {
     since: Instant,
     /// When it is killed if it is still in that stage.
     deadline: Option<Instant>,
+    /// When it is taken for hung if it gives no sign of life; `None` until its first one: earlier versions give none.
+    beat_due: Option<Instant>,
     /// `shutdown.grace` of its configuration.
     grace: Duration,
     /// The reason it gave for not starting.
@@ -127,6 +130,7 @@ impl Gateway {
             stage: Stage::Starting,
             since: now,
             deadline: Some(now + START_TIME),
+            beat_due: None,
             grace,
             failure: None,
         })
@@ -141,6 +145,7 @@ impl Gateway {
             stage: Stage::Serving,
             since: Instant::now(),
             deadline: None,
+            beat_due: None,
             grace: Duration::from_millis(hello.grace_ms),
             failure: None,
         }
@@ -161,6 +166,28 @@ impl Gateway {
     /// It was acted on.
     pub(super) fn no_deadline(&mut self) {
         self.deadline = None;
+    }
+
+    /// It gave a sign of life. One that drains has a deadline for that.
+    pub(super) fn beats(&mut self, now: Instant) {
+        if self.stage == Stage::Serving {
+            self.beat_due = Some(now + beat::deadline());
+        }
+    }
+
+    /// When the next sign of life is due at the latest.
+    pub(super) fn beat_due(&self) -> Option<Instant> {
+        self.beat_due
+    }
+
+    /// Its silence was acted on.
+    pub(super) fn no_beat_due(&mut self) {
+        self.beat_due = None;
+    }
+
+    /// When somebody has to look after it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.beat_due).min()
     }
 
     pub(super) fn failure(&self) -> Option<&str> {
@@ -205,6 +232,7 @@ impl Gateway {
     pub(super) fn drains(&mut self, now: Instant) {
         let deadline = now + self.grace + DRAIN_MARGIN;
         (self.stage, self.since, self.deadline) = (Stage::Draining, now, Some(deadline));
+        self.beat_due = None;
     }
 
     /// Sends an order; one that cannot be sent is lost, as its receiver is.

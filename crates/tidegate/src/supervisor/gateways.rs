@@ -79,6 +79,7 @@ impl Supervisor {
                         self.accepted = Some(Accepted { hash, texts });
                     }
                 }
+                Report::Beat => gateway.beats(Instant::now()),
                 Report::Failed { reason } => gateway.fail(reason),
                 Report::Store { folder } if current => self.control.wanted = folder,
                 Report::Need { id } => self.on_need(gateway, id),

@@ -35,6 +35,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Connections to the control socket that have not asked for anything yet.
 const CALLERS: usize = 8;
 
+/// Pause after one of them could not be let in.
+const CALLERS_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why an upgrade did not begin.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
@@ -234,12 +237,14 @@ impl Supervisor {
 /// The running supervisor's side.
 impl Supervisor {
     pub(super) fn on_callers(&mut self) {
-        if let Some(seat) = &self.seat {
-            while let Ok((stream, _)) = seat.control.accept() {
-                if self.callers.len() >= CALLERS {
-                    self.callers.remove(0);
-                }
-                self.callers.extend(Channel::new(stream));
+        let now = Instant::now();
+        if self.callers_at.is_none_or(|at| at <= now) {
+            self.callers_at = None;
+            if let Err(error) = self.let_in() {
+                // Out of descriptors, most likely. Who knocks goes on waiting, and would wake this process without end.
+                let pause_ms = CALLERS_PAUSE.as_millis() as u64;
+                tracing::warn!(%error, pause_ms, "cannot let in who asks to take over");
+                self.callers_at = Some(now + CALLERS_PAUSE);
             }
         }
         for mut caller in std::mem::take(&mut self.callers) {
@@ -250,6 +255,27 @@ impl Supervisor {
                 }
                 Ok(Received::Message(Ask::Commit, _) | Received::Closed) | Err(_) => {}
             }
+        }
+    }
+
+    /// Lets in everybody who knocks.
+    fn let_in(&mut self) -> io::Result<()> {
+        let Some(seat) = &self.seat else {
+            return Ok(());
+        };
+        loop {
+            let stream = match seat.control.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(()),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
+                    _ => return Err(error),
+                },
+            };
+            if self.callers.len() >= CALLERS {
+                self.callers.remove(0);
+            }
+            self.callers.extend(Channel::new(stream));
         }
     }
 
@@ -341,7 +367,7 @@ impl Supervisor {
             .collect();
         let place = arguments
             .iter()
-            .position(|argument| argument == "up")
+            .position(|argument| argument == "up" || argument == "serve")
             .map_or(0, |index| index + 1);
         arguments.insert(place, "--upgrade".into());
         let path = crate::exe::path();

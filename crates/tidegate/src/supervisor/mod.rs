@@ -22,6 +22,7 @@ mod handover;
 mod signals;
 mod start;
 mod systemd;
+mod watchdog;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -98,6 +99,8 @@ struct Supervisor {
     predecessor: Option<Predecessor>,
     /// Whoever connected to the control socket and has not asked for anything yet.
     callers: Vec<Channel>,
+    /// When the control socket is looked at again, after one who knocked could not be let in.
+    callers_at: Option<Instant>,
     /// The supervisor that is replacing this one.
     successor: Option<Successor>,
     /// The process that SIGUSR2 started.
@@ -106,6 +109,8 @@ struct Supervisor {
     stop_signalled: bool,
     /// Whether anything went wrong while draining: requests cut, gateways that did not end by themselves.
     unclean: bool,
+    /// The deadline that the last wait was for.
+    waited_for: Option<Instant>,
 }
 
 impl Supervisor {
@@ -117,6 +122,7 @@ impl Supervisor {
             self.on_successor();
             self.on_gateways();
             self.on_time(Instant::now());
+            self.on_silence(Instant::now());
             self.on_control(Instant::now());
             if let Some(code) = self.over() {
                 return code;
@@ -168,7 +174,8 @@ impl Supervisor {
 
     /// Sleeps until something happens. What it was is found by looking at everything: there are a handful of sources
     /// and seldom anything to do.
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&mut self) -> io::Result<()> {
+        self.waited_for = self.next_deadline();
         let channels = [
             self.predecessor.as_ref().map(AsFd::as_fd),
             self.successor.as_ref().map(AsFd::as_fd),
@@ -177,7 +184,10 @@ impl Supervisor {
                 .process
                 .as_ref()
                 .map(|(process, _)| process.as_fd()),
-            self.seat.as_ref().map(|seat| seat.control.as_fd()),
+            self.seat
+                .as_ref()
+                .filter(|_| self.callers_at.is_none())
+                .map(|seat| seat.control.as_fd()),
             Some(self.signals.as_fd()),
         ];
         let many = self
@@ -193,7 +203,7 @@ impl Supervisor {
             .collect();
         let now = Instant::now();
         let timeout = self
-            .next_deadline()
+            .waited_for
             .map(|deadline| deadline.saturating_duration_since(now));
         // A wait that does not fit is longer than any process lives: none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -208,11 +218,12 @@ impl Supervisor {
             .current
             .iter()
             .chain(&self.outgoing)
-            .filter_map(Gateway::deadline);
+            .filter_map(Gateway::due);
         let predecessor = self.predecessor.as_ref().and_then(Predecessor::deadline);
         gateways
             .chain(self.restart_at)
             .chain(predecessor)
+            .chain(self.callers_at)
             .chain(self.control.deadline())
             .min()
     }

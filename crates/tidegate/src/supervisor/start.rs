@@ -128,10 +128,12 @@ impl Supervisor {
             fatal: None,
             predecessor,
             callers: Vec::new(),
+            callers_at: None,
             successor: None,
             upgrade: None,
             stop_signalled: false,
             unclean: false,
+            waited_for: None,
         };
         supervisor.take_over(orphans);
         if supervisor.current.is_none() {

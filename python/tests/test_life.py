@@ -10,10 +10,10 @@ import pytest
 
 SIMPLE = """
     import os, time
-    from tidegate import Model, cancellable
+    from tidegate import Model, cancellable, time_left
     class M(Model):
         def predict(self, n=0): return n
-        def pid(self): return os.getpid()
+        def left(self): return time_left()
         def sleep(self, seconds, sign=None):
             if sign: open(sign, "w").close()
             time.sleep(seconds)
@@ -169,6 +169,14 @@ def test_calls_sent_ahead_are_answered_in_their_order(host):
     for call in range(1, 200):
         worker.begin(call, "predict", {"n": call})
     assert [worker.next().value for _ in range(1, 200)] == list(range(1, 200))
+
+
+def test_a_method_may_ask_how_long_somebody_waits(host):
+    worker = host(SIMPLE)
+    worker.ready()
+    worker.begin(1, "left", deadline_ms=60_000)
+    assert 0 < worker.next().value <= 60
+    assert worker.call("left").value is None
 
 
 def test_a_cancelled_call_is_broken_off_at_once_and_the_next_one_runs(host, tmp_path):

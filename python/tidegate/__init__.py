@@ -8,12 +8,13 @@
     $ tidegate serve model:Sentiment
 """
 
+__version__ = "0.1.0"
+
 from ._errors import Cancelled, Error
-from ._model import Model, batched, cancellable, reloads, retryable
+from ._model import Model, batched, cancellable, reloads, retryable, time_left
 from ._values import File
 
-__version__ = "0.1.0"
-__all__ = ["AsyncClient", "Cancelled", "Client", "Error", "File", "Model", "batched", "cancellable", "reloads", "retryable"]
+__all__ = ["AsyncClient", "Cancelled", "Client", "Error", "File", "Model", "batched", "cancellable", "reloads", "retryable", "time_left"]
 
 
 def __getattr__(name):

@@ -16,6 +16,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 current: "contextvars.ContextVar[Any]" = contextvars.ContextVar("tidegate_call", default=None)
 
 
+def time_left() -> Optional[float]:
+    """Seconds until nobody waits for the running call any longer; None where there is no deadline."""
+    call = current.get()
+    return None if call is None else call.remaining()
+
+
 class TrainingLog:
     """The log of a training: JSON lines {progress, data, message, stage, status, timestamp}."""
 

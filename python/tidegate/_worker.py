@@ -17,13 +17,13 @@ import threading
 import time
 import traceback
 
+from . import __version__
 from . import _wire as wire
 from ._describe import methods
 from ._errors import Cancelled, Error
 from ._model import Model, current
 from ._values import FILE_FROM, BadResult, Held, argument, encode_json, parts_of, spool
 
-VERSION = "0.1.0"
 LONG = 1 << 40
 
 
@@ -101,7 +101,7 @@ class Worker:
     # --- its life ---
 
     def hello(self):
-        self.link.send(wire.HELLO, 0, {"protocol": 1, "pid": os.getpid(), "sdk": VERSION, "language": "python", "loaded": list(self.models), **self.identity})
+        self.link.send(wire.HELLO, 0, {"protocol": 1, "pid": os.getpid(), "sdk": __version__, "language": "python", "loaded": list(self.models), **self.identity})
         while not self.backlog:
             self.link.read(self.backlog)
         kind, _, meta, _ = self.backlog.popleft()

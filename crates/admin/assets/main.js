@@ -6,6 +6,7 @@ import { byId, el, text } from './dom.js';
 import { makeTiles, notices, say, updateHeader, updateListeners, updateTiles } from './summary.js';
 import { onChange, updateUpstreams } from './upstreams.js';
 import { updateProviders } from './providers.js';
+import { updateServices } from './services.js';
 import { updateRoutes } from './routes.js';
 import { addEvents, addLocal, updateEvents } from './events.js';
 import * as f from './format.js';
@@ -23,6 +24,7 @@ function draw() {
   updateRoutes(answer, now, tracker, at, view);
   updateUpstreams(answer, now, tracker, at, view);
   updateProviders(answer, now, tracker, at, view);
+  updateServices(answer, view);
   updateListeners(answer.listeners);
   updateEvents(view);
   showNotices();

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::overview::{ConfigSummary, Overview, route_traffic};
 use crate::problem::Problem;
 use crate::server::AdminOptions;
-use crate::{Source, assets, events, guard, keys, metrics, openapi, process, providers};
+use crate::{Source, assets, events, guard, keys, metrics, openapi, process, providers, services};
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ fn endpoints() -> Vec<Endpoint> {
         (Method::GET, "/api/v1/providers", get(providers::list)),
         (Method::GET, "/api/v1/providers/{name}", get(providers::one)),
         (Method::POST, RESTORE, post(providers::restore)),
+        (Method::GET, "/api/v1/services", get(services::list)),
+        (Method::GET, "/api/v1/services/{name}", get(services::one)),
         (Method::GET, "/api/v1/keys", get(keys::list)),
         (Method::POST, "/api/v1/keys", post(keys::create)),
         (Method::GET, "/api/v1/keys/{id}", get(keys::one)),
@@ -321,6 +323,7 @@ async fn overview(
         listeners: source.listeners(),
         upstreams: source.upstreams(),
         providers: source.providers(),
+        services: source.services(),
         store: source.store(),
         routes: route_traffic(source.routes(), &source.metrics()),
         last_event: events

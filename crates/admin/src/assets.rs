@@ -33,6 +33,7 @@ const ASSETS: &[(&str, &str, &[u8])] = assets![
     ("summary.js", JS),
     ("upstreams.js", JS),
     ("providers.js", JS),
+    ("services.js", JS),
     ("routes.js", JS),
     ("events.js", JS),
 ];

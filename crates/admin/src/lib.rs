@@ -20,6 +20,7 @@ mod problem;
 mod process;
 mod providers;
 mod server;
+mod services;
 mod source;
 pub mod status;
 mod token;

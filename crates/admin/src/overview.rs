@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use tidegate_gateway::view::{
     ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, Sample,
-    StoreView, UpstreamView, Value,
+    ServiceView, StoreView, UpstreamView, Value,
 };
 
 /// The answer of `/api/v1/overview`.
@@ -31,6 +31,9 @@ pub struct Overview {
     pub upstreams: Vec<UpstreamView>,
     /// Providers with keys.
     pub providers: Vec<ProviderView>,
+    /// Services with instances.
+    #[serde(default)]
+    pub services: Vec<ServiceView>,
     /// The store of durable state.
     pub store: StoreView,
     /// Routes with traffic.

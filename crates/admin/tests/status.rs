@@ -72,6 +72,7 @@ fn answer(seconds: u64) -> Overview {
         listeners: world.listeners(),
         upstreams: world.upstreams(),
         providers: Vec::new(),
+        services: Vec::new(),
         store: world.store(),
         routes: route_traffic(world.routes(), &world.metrics()),
         events: world.events(0, 100),

@@ -35,13 +35,25 @@ fn sections_of_later_builds_are_named_and_not_called_unknown() {
     let diagnostics =
         load_files(&["tests/design/whole.yaml"]).expect_err("later sections are refused");
     let text = diagnostics.to_string();
-    for key in ["services", "alerts", "notifiers", "keeper"] {
+    for key in ["rollout", "autoscale", "alerts", "notifiers", "keeper"] {
         assert!(
             text.contains(&format!("`{key}` is not in this build")),
             "{key}: {text}"
         );
     }
     assert!(!text.contains("unknown key"), "{text}");
+}
+
+#[test]
+fn a_service_has_no_name_of_an_upstream_or_a_provider() {
+    for other in [
+        "upstreams: [ { name: a, endpoints: [ { address: \"127.0.0.1:1\" } ] } ]",
+        "providers: [ { name: a, type: ollama } ]",
+    ] {
+        let text = format!("services: [ {{ name: a, command: [ s, $PORT ] }} ]\n{other}\n");
+        let diagnostics = all_diagnostics(&text).to_string();
+        assert!(diagnostics.contains("of the same name"), "{diagnostics}");
+    }
 }
 
 #[test]

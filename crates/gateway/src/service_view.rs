@@ -78,7 +78,10 @@ impl Handle {
                 let loads = self.control.reports.with(|hosts| {
                     let told = hosts.values().flat_map(|host| {
                         let of = |i: &crate::InstanceReport| {
-                            ((host.host.clone(), i.instance.clone()), (i.in_flight, i.memory))
+                            (
+                                (host.host.clone(), i.instance.clone()),
+                                (i.in_flight, i.memory),
+                            )
                         };
                         host.instances.iter().map(of)
                     });
@@ -232,7 +235,10 @@ impl Handle {
     /// A service whose models are still loading for the first time, if there is one: nobody should send requests yet.
     pub(crate) fn starting_service(&self) -> Option<String> {
         let snapshot = self.control.shared.snapshot.load();
-        let starting = snapshot.services.iter().find(|service| service.is_starting());
+        let starting = snapshot
+            .services
+            .iter()
+            .find(|service| service.is_starting());
         starting.map(|service| service.name.to_string())
     }
 }
@@ -240,4 +246,3 @@ impl Handle {
 fn mean(sum: u64, count: u64) -> u64 {
     sum.checked_div(count).unwrap_or(0)
 }
-

@@ -117,7 +117,10 @@ impl Router {
                 .services
                 .iter()
                 .map(|service| service.name.as_str())
-                .zip((config.upstreams.len()..).filter_map(|at| Some(UpstreamIndex(at.try_into().ok()?))))
+                .zip(
+                    (config.upstreams.len()..)
+                        .filter_map(|at| Some(UpstreamIndex(at.try_into().ok()?))),
+                )
                 .collect(),
             providers: config
                 .providers

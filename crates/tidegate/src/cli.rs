@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_config::values::parse_duration;
 use tidegate_keys::account::{Amount, Budget, Span};
+
+use crate::serve;
 
 /// Keeps model services available: one gateway in front of everything that can answer.
 #[derive(Debug, Parser)]
@@ -23,6 +26,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run what the configuration names until SIGTERM or SIGINT
     Up(Up),
+    /// Host a Python class without a configuration: HTTP, gRPC, streams and the protocols of model servers
+    Serve(Serve),
     /// Validate a configuration; exit code 2 and diagnostics on stderr when it is bad
     Check(Check),
     /// Print the JSON Schema of the configuration
@@ -64,6 +69,62 @@ pub(crate) struct Up {
     pub(crate) workers: Option<u16>,
     /// Replace the running one on the same state folder without refusing a connection
     #[arg(long)]
+    pub(crate) upgrade: bool,
+}
+
+/// `tidegate serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The class, e.g. model:Sentiment for the class Sentiment in model.py
+    #[arg(value_name = "MODULE:CLASS", value_parser = serve::class)]
+    pub(crate) class: String,
+    /// Port for callers, HTTP and gRPC
+    #[arg(long, value_name = "N", default_value_t = 50051)]
+    pub(crate) port: u16,
+    /// Address that callers are taken on
+    #[arg(long, value_name = "IP", default_value_t = serve::EVERYWHERE)]
+    pub(crate) address: IpAddr,
+    /// Admin port: IP:PORT, unix:PATH or off. Default: 127.0.0.1:9900, or another port when that is in use
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin: Option<String>,
+    /// Processes that run the model
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) replicas: u32,
+    /// Calls that each process runs at a time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) concurrency: u32,
+    /// Versions of the model that each process keeps in memory
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) max_loaded: u32,
+    /// Version that a call without one gets
+    #[arg(long, value_name = "NAME")]
+    pub(crate) version: Option<String>,
+    /// Folder of the models: each version has its own in it
+    #[arg(long, value_name = "DIR", default_value_os_t = serve::data())]
+    pub(crate) data: PathBuf,
+    /// Folder that the module is imported from
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// The Python interpreter. Default: python3
+    #[arg(long, value_name = "EXE")]
+    pub(crate) python: Option<String>,
+    /// Name of the service. Default: the class's, in lower case
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Load the model anew when a file of its folder changes, without a lost call
+    #[arg(long)]
+    pub(crate) reload: bool,
+    /// Threads of the gateway. Default: the processors that this process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Folder for state of its own. Default: .tidegate in the models' folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Print the configuration that this stands for, and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// Replace the running one on the same state folder
+    #[arg(long, hide = true)]
     pub(crate) upgrade: bool,
 }
 
@@ -187,6 +248,8 @@ pub(crate) enum Section {
     Upstreams,
     /// Providers with their keys
     Providers,
+    /// Services with their instances
+    Services,
     /// Routes with their traffic
     Routes,
     /// Listeners with their connections
@@ -285,4 +348,6 @@ pub(crate) enum Role {
     Gateway,
     /// The embedded store's owner
     Control,
+    /// Workers of models
+    Host,
 }

@@ -1,8 +1,9 @@
 //! The `tidegate` binary: command line, supervisor, wiring of the roles. It holds no logic of its own.
 //!
-//! `tidegate up` runs as two or three processes: the [`supervisor`], which holds the listening sockets and does next to
-//! nothing; a gateway ([`role`]), which does the work and may die or be replaced at any time; and control, which owns
-//! the embedded store, where the configuration needs that ([`plan::needs_control`]). They talk over Unix sockets
+//! `tidegate up` runs as two to four processes: the [`supervisor`], which holds the listening sockets and does next to
+//! nothing; a gateway ([`role`]), which does the work and may die or be replaced at any time; control, which owns
+//! the embedded store, where the configuration needs that ([`plan::needs_control`]); and a host ([`role::host`]), which has the
+//! workers of models, where the configuration has services. They talk over Unix sockets
 //! ([`control`]).
 
 mod check;
@@ -10,6 +11,7 @@ mod cli;
 mod control;
 mod demo;
 mod exe;
+mod hostdir;
 mod import;
 mod keys;
 mod limits;
@@ -17,6 +19,7 @@ mod log;
 mod plan;
 mod role;
 mod rundir;
+mod serve;
 mod sockets;
 mod status;
 mod supervisor;
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Up(options) => up::run(&options, &log),
+        Command::Serve(options) => serve::run(&options, &log),
         Command::Check(options) => check::run(&options),
         Command::Schema => {
             check::print(&format!("{:#}\n", tidegate_config::schema()));
@@ -79,6 +83,7 @@ fn role_to_play() -> Option<Role> {
     let role = match (words.next()?.to_str()?, words.next()?.to_str()?) {
         ("role", "gateway") => Role::Gateway,
         ("role", "control") => Role::Control,
+        ("role", "host") => Role::Host,
         _ => return None,
     };
     words.next().is_none().then_some(role)
@@ -89,6 +94,7 @@ fn play(role: Role, filter: Targets) -> ExitCode {
     match role {
         Role::Gateway => role::run(),
         Role::Control => role::control::run(),
+        Role::Host => role::host::run(),
     }
 }
 

@@ -34,8 +34,19 @@ pub(crate) struct Plan {
     pub(crate) asked_connections: u64,
     /// The folder of the embedded store that control has to serve, absolute; `None`: nothing needs control.
     pub(crate) store: Option<PathBuf>,
+    /// Whether there are services, for which a host is needed.
+    pub(crate) hosted: bool,
     /// Whether to replace a running one.
     pub(crate) upgrade: bool,
+    /// Set by `tidegate serve`.
+    pub(crate) serve: Option<ServePlan>,
+}
+
+/// What `tidegate serve` wants beyond its configuration: a model that never becomes ready is the answer to the command.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct ServePlan {
+    /// Load models anew when their source changes; one that does not start yet may be mended then.
+    pub(crate) watch: bool,
 }
 
 impl Plan {
@@ -69,7 +80,9 @@ impl Plan {
                 .filter(|most| *most != u64::from(ListenerLimits::default().connections))
                 .sum(),
             store: store_folder(config),
+            hosted: hosts(config),
             upgrade,
+            serve: None,
         })
     }
 
@@ -128,7 +141,12 @@ pub(crate) fn sockets(config: &Config) -> Vec<SocketId> {
 
 /// Whether a control process is needed: something keeps state, and in a file of this machine.
 pub(crate) fn needs_control(config: &Config) -> bool {
-    matches!(config.state.url, StateUrl::File(_)) && !config.providers.is_empty()
+    matches!(config.state.url, StateUrl::File(_)) && (!config.providers.is_empty() || hosts(config))
+}
+
+/// Whether a host process is needed.
+pub(crate) fn hosts(config: &Config) -> bool {
+    !config.services.is_empty()
 }
 
 /// The folder of the embedded store that control has to serve, absolute.

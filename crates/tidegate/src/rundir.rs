@@ -85,6 +85,11 @@ impl RunDir {
         })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Claims the folder for this process.
     ///
     /// # Errors

@@ -81,6 +81,7 @@ fn view(section: Section) -> View {
     match section {
         Section::Upstreams => View::Upstreams,
         Section::Providers => View::Providers,
+        Section::Services => View::Services,
         Section::Routes => View::Routes,
         Section::Listeners => View::Listeners,
         Section::Events => View::Events,

@@ -19,11 +19,7 @@ pub(crate) fn run(options: &Up, log: &str) -> ExitCode {
         }
     };
     check::tell(&Diagnostics(loaded.warnings.clone()));
-    // The processors that affinity and the control group's quota leave, not those of the machine.
-    let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let workers = options
-        .workers
-        .map_or_else(|| available().get(), usize::from);
+    let workers = workers(options.workers);
     let plan = match Plan::new(&loaded, &options.paths, workers, options.upgrade) {
         Ok(plan) => plan,
         Err(error) => {
@@ -34,4 +30,10 @@ pub(crate) fn run(options: &Up, log: &str) -> ExitCode {
     let error = plan.execute(log);
     eprintln!("error: cannot start the supervisor: {error}");
     ExitCode::FAILURE
+}
+
+/// Worker threads: those asked for, else the processors that affinity and the control group's quota leave, not those of the machine.
+pub(crate) fn workers(asked: Option<u16>) -> usize {
+    let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    asked.map_or_else(|| available().get(), usize::from)
 }

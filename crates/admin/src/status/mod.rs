@@ -6,6 +6,7 @@ mod format;
 mod keys;
 mod providers;
 mod render;
+mod services;
 mod table;
 mod watch;
 
@@ -100,6 +101,7 @@ async fn json(client: &mut Client, view: View) -> Result<String, ClientError> {
         View::All => "/api/v1/overview",
         View::Upstreams => "/api/v1/upstreams",
         View::Providers => "/api/v1/providers",
+        View::Services => "/api/v1/services",
         View::Routes => "/api/v1/routes",
         View::Listeners => "/api/v1/listeners",
         View::Events => "/api/v1/events",

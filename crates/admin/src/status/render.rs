@@ -9,13 +9,15 @@ use crate::overview::{Overview, RouteTraffic};
 /// What to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum View {
-    /// Upstreams, providers, routes and the newest events.
+    /// Upstreams, providers, services, routes and the newest events.
     #[default]
     All,
     /// Upstreams with their members.
     Upstreams,
     /// Providers with their keys.
     Providers,
+    /// Services with their instances.
+    Services,
     /// Routes with their traffic.
     Routes,
     /// Listeners with their connections.
@@ -73,10 +75,10 @@ impl Colour {
     fn of_event(kind: &str) -> Self {
         match kind.rsplit('_').next().unwrap_or_default() {
             _ if kind.contains("_not_") => Self::Bad,
-            "ejected" | "refused" | "failed" => Self::Bad,
-            "returned" | "loaded" | "renewed" => Self::Good,
+            "ejected" | "refused" | "failed" | "died" | "loop" => Self::Bad,
+            "returned" | "loaded" | "renewed" | "ready" => Self::Good,
             "probing" | "warming" | "error" => Self::Warn,
-            "added" | "removed" | "draining" => Self::Other,
+            "added" | "removed" | "draining" | "gone" | "released" => Self::Other,
             _ => Self::Plain,
         }
     }
@@ -111,6 +113,13 @@ pub fn render(now: &Overview, earlier: Option<&Overview>, view: View, style: &St
     }
     if matches!(view, View::All | View::Providers) && !now.providers.is_empty() {
         page.providers(&mut out, view);
+    }
+    if view == View::Services && now.services.is_empty() {
+        out.push(String::new());
+        out.push(clip("no services", style.width));
+    }
+    if matches!(view, View::All | View::Services) && !now.services.is_empty() {
+        page.services(&mut out);
     }
     if matches!(view, View::All | View::Routes) && !now.routes.is_empty() {
         page.routes(&mut out);

@@ -11,9 +11,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_admin::keys::CreatedKey;
 use tidegate_admin::{Answer, Source};
 use tidegate_gateway::view::{
-    CauseCount, ConfigView, EventView, EvidenceView, Family, KeyHealth, KeyModelView, KeyView,
-    Kind, ListenerView, MemberView, ProviderView, Readiness, RouteView, Sample, SpendingView,
-    StoreView, UpstreamView, Value, VirtualKeyView,
+    CauseCount, ConfigView, EventView, EvidenceView, Family, InstanceView, KeyHealth, KeyModelView,
+    KeyView, Kind, ListenerView, MemberView, ProviderView, Readiness, RouteView, Sample,
+    ServiceView, SpendingView, StoreView, UpstreamView, Value, VirtualKeyView,
 };
 use tidegate_gateway::{KeyError, KeyRequest, RestoreError, StoreError};
 
@@ -32,6 +32,7 @@ pub(crate) struct World(Mutex<State>);
 pub(crate) struct State {
     pub(crate) upstreams: Vec<UpstreamView>,
     pub(crate) providers: Vec<ProviderView>,
+    pub(crate) services: Vec<ServiceView>,
     pub(crate) store: StoreView,
     /// `Err`: the store is away.
     pub(crate) virtual_keys: Result<Vec<VirtualKeyView>, StoreError>,
@@ -172,6 +173,46 @@ pub(crate) fn virtual_key(id: &str, name: &str) -> VirtualKeyView {
     }
 }
 
+fn service(name: &str) -> ServiceView {
+    let instance = |n: u32, state: &str, cause: &str| InstanceView {
+        name: format!("{name}-{n}"),
+        host: "1f2e3d4c".into(),
+        state: state.into(),
+        cause: cause.into(),
+        since_ms: 42_000,
+        revision: 1,
+        pid: Some(4_000 + n),
+        address: Some(format!("unix:/run/i-{name}-{n}.sock")),
+        restarts: u64::from(n),
+        versions: vec!["v1".into()],
+        in_flight: 1,
+        memory: 812 << 20,
+    };
+    ServiceView {
+        name: name.into(),
+        runs: "model:Sentiment".into(),
+        version: "v1".into(),
+        replicas: 2,
+        ready: 1,
+        calls: 1_234,
+        faults: [("model_error".to_owned(), 3)].into(),
+        retries: 1,
+        deaths: 1,
+        loads: 2,
+        evictions: 0,
+        batches: 0,
+        batched: 0,
+        waiting: 0,
+        running: 1,
+        mean_wait_us: 120,
+        mean_run_us: 8_400,
+        instances: vec![
+            instance(0, "ready", ""),
+            instance(1, "crash_loop", "killed by signal 9"),
+        ],
+    }
+}
+
 fn route(name: &str, matches: &str, to: &str) -> RouteView {
     RouteView {
         name: name.into(),
@@ -240,6 +281,7 @@ impl World {
                 ),
                 provider("claude", "anthropic", vec![key("sk-…c1a0")]),
             ],
+            services: vec![service("sentiment")],
             store: StoreView {
                 url: "redis://cache:6379/1".into(),
                 connected: true,
@@ -565,6 +607,9 @@ impl Source for World {
     }
     fn providers(&self) -> Vec<ProviderView> {
         self.state().providers.clone()
+    }
+    fn services(&self) -> Vec<ServiceView> {
+        self.state().services.clone()
     }
     fn store(&self) -> StoreView {
         self.state().store.clone()

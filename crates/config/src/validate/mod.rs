@@ -20,8 +20,8 @@ pub(crate) use routes::{
     route_keys, route_match, route_tidy, scheme, split,
 };
 pub(crate) use services::{
-    ServiceName, command, environment, folder, model_versions, python, python_class, service, service_tidy,
-    version_name, version_names,
+    ServiceName, command, environment, folder, model_versions, python, python_class, service,
+    service_tidy, version_name, version_names,
 };
 pub(crate) use traffic::{attempts, backoff, fault_keys, rate_limit, retry};
 pub(crate) use upstreams::{

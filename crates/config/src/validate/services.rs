@@ -151,11 +151,7 @@ pub(crate) fn python(python: &mut PythonModel, fields: &Fields<'_>, cx: &mut Cx<
     }
 }
 
-pub(crate) fn model_versions(
-    versions: &mut ModelVersions,
-    fields: &Fields<'_>,
-    cx: &mut Cx<'_>,
-) {
+pub(crate) fn model_versions(versions: &mut ModelVersions, fields: &Fields<'_>, cx: &mut Cx<'_>) {
     if versions.preload.len() > versions.max_loaded as usize
         && let Some(span) = fields.span_of("preload")
     {
@@ -165,11 +161,11 @@ pub(crate) fn model_versions(
 }
 
 pub(crate) fn service(service: &mut Service, fields: &Fields<'_>, cx: &mut Cx<'_>) {
-    if fields.node("data").is_none() {
-        service.data = cx.resolve("./appdata".as_ref(), fields.span());
-    }
     match &service.run {
         Run::Python(_) => {
+            if fields.node("data").is_none() {
+                service.data = cx.resolve(&service.data, fields.span());
+            }
             if let Some(span) = fields.span_of("protocol") {
                 let help = "a Python model is spoken to in every protocol: remove it";
                 cx.error(span, "`protocol` without `command`", help);
@@ -193,13 +189,21 @@ pub(crate) fn service(service: &mut Service, fields: &Fields<'_>, cx: &mut Cx<'_
             for key in PYTHON_ONLY {
                 if let Some(span) = fields.span_of(key) {
                     let message = format!("`{key}` means nothing to a `command`");
-                    cx.error(span, message, "remove it: the program is spoken to as it is");
+                    cx.error(
+                        span,
+                        message,
+                        "remove it: the program is spoken to as it is",
+                    );
                 }
             }
             if let Some(Kind::Map(limits)) = fields.node("limits").map(|node| &node.kind) {
                 for (key, _) in limits.iter().filter(|(key, _)| &*key.text != ANY_PROCESS) {
                     let message = format!("`{}` means nothing to a `command`", key.text);
-                    cx.error(key.span, message, "its calls are not looked into: remove it");
+                    cx.error(
+                        key.span,
+                        message,
+                        "its calls are not looked into: remove it",
+                    );
                 }
             }
             let port = |part: &String| part.contains("$PORT");
@@ -258,7 +262,10 @@ pub(super) fn names(config: &Config, fields: &Fields<'_>, cx: &mut Cx<'_>) {
             "upstream",
             config.upstreams.iter().map(|u| &u.name).collect::<Vec<_>>(),
         ),
-        ("provider", config.providers.iter().map(|p| &p.name).collect()),
+        (
+            "provider",
+            config.providers.iter().map(|p| &p.name).collect(),
+        ),
     ] {
         let key = format!("{kind}s");
         let taken: HashMap<&str, Option<Span>> = names

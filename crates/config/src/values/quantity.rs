@@ -104,7 +104,10 @@ impl FromStr for SizeBound {
         match text {
             "off" | "false" => Ok(Self::OFF),
             text => match text.parse()? {
-                ByteSize::ZERO => Err(Wrong::new("a bound of no bytes", "write `off` for no bound")),
+                ByteSize::ZERO => Err(Wrong::new(
+                    "a bound of no bytes",
+                    "write `off` for no bound",
+                )),
                 size => Ok(Self(Some(size))),
             },
         }

@@ -63,6 +63,18 @@ pub(super) async fn answer(method: Method, call: &mut Call<'_, '_>) -> End {
     }
 }
 
+/// Answers any check.
+pub(super) async fn not_serving(call: &mut Call<'_, '_>) -> End {
+    let answered = async {
+        call.only().await?;
+        call.send(&State::NotServing.message()).await
+    };
+    match answered.await {
+        Ok(()) => End::ok(),
+        Err(end) => end,
+    }
+}
+
 async fn check(call: &mut Call<'_, '_>) -> Result<(), End> {
     let service = service(&call.only().await?)?;
     match state(call.context.worker, &service) {

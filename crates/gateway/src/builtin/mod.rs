@@ -20,6 +20,8 @@ use crate::exchange::{Context, Incoming, Running};
 pub(crate) enum Builtin {
     Health(health::Method),
     Reflection,
+    /// A health check that goes to a service without a ready instance, or through a gateway that drains.
+    NotServing,
 }
 
 impl Builtin {
@@ -42,6 +44,14 @@ impl Builtin {
         }
     }
 
+    /// The answer to a health check that a route sends to a service, where its instances can't give it.
+    pub(crate) fn instead_of_service(request: &Incoming, serves: impl Fn() -> bool) -> Option<Self> {
+        match Self::find(request) {
+            Some(Self::Health(health::Method::Check)) if !serves() => Some(Self::NotServing),
+            _ => None,
+        }
+    }
+
     /// Runs the call to its end. `deadline` is the caller's.
     pub(crate) async fn answer(
         self,
@@ -54,6 +64,7 @@ impl Builtin {
         let end = match self {
             Self::Health(method) => health::answer(method, &mut call).await,
             Self::Reflection => reflection::answer(&mut call).await,
+            Self::NotServing => health::not_serving(&mut call).await,
         };
         call.finish(end, running).await;
     }

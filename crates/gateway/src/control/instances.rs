@@ -53,7 +53,8 @@ impl Instances {
         let inner = self.lock();
         let instances = inner.table.get(service).into_iter().flatten();
         let mut instances: Vec<_> = instances.map(|(_, record)| record.clone()).collect();
-        instances.sort_by(|a, b| (natural(&a.instance), &a.host).cmp(&(natural(&b.instance), &b.host)));
+        instances
+            .sort_by(|a, b| (natural(&a.instance), &a.host).cmp(&(natural(&b.instance), &b.host)));
         instances
     }
 
@@ -125,7 +126,12 @@ impl Inner {
             .filter_map(|(_, record)| {
                 let address: Address = record.address.as_deref()?.parse().ok()?;
                 let mut endpoint = Endpoint::new(address);
-                let life = format!("{} {} {}", record.host, record.since_ms, record.pid.unwrap_or(0));
+                let life = format!(
+                    "{} {} {}",
+                    record.host,
+                    record.since_ms,
+                    record.pid.unwrap_or(0)
+                );
                 endpoint.metadata.insert(LIFE.into(), life);
                 Some(endpoint)
             });
@@ -168,7 +174,10 @@ pub(super) async fn follow(
 /// Service and name of a key below `instances/NODE/`.
 fn place(node: &str, key: &Key) -> Option<(String, String)> {
     let rest = key.as_str().strip_prefix(InstanceRecord::PREFIX)?;
-    let rest = rest.strip_prefix('/')?.strip_prefix(node)?.strip_prefix('/')?;
+    let rest = rest
+        .strip_prefix('/')?
+        .strip_prefix(node)?
+        .strip_prefix('/')?;
     let (service, name) = rest.split_once('/')?;
     Some((service.to_owned(), name.to_owned()))
 }
@@ -285,7 +294,10 @@ mod tests {
         assert_eq!(kinds(&events), ["instance_ready", "worker_died"]);
 
         store
-            .delete(&died.key("n", "m").expect("a key"), &tidegate_state::Guard::NONE)
+            .delete(
+                &died.key("n", "m").expect("a key"),
+                &tidegate_state::Guard::NONE,
+            )
             .await
             .expect("deleted");
         turn(&instances, &mut watch, &events).await;

@@ -98,7 +98,12 @@ impl Control {
         let followed = upstream.clone();
         apply(self, upstream, prober.as_ref(), &watch.current());
         let mut lives = Lives::default();
-        lives.apply(upstream, &watch.current(), self.shared.now(), service.as_deref());
+        lives.apply(
+            upstream,
+            &watch.current(),
+            self.shared.now(),
+            service.as_deref(),
+        );
         let task = tokio::spawn(async move {
             while updates.changed().await.is_ok() {
                 let update = updates.borrow_and_update().clone();

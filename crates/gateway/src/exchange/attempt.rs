@@ -194,7 +194,8 @@ impl Loop<'_, '_> {
                     Ok(first) => Ok(first),
                     // With another target in line nobody waits.
                     Err(Lost::NoneFit(_)) if planned.service.is_some() && !more_targets => {
-                        self.await_instance(planned, &mut tried, &mut patience).await
+                        self.await_instance(planned, &mut tried, &mut patience)
+                            .await
                     }
                     Err(none) => Err(none),
                 };

@@ -46,7 +46,11 @@ impl Loop<'_, '_> {
                 return Err(Lost::NotReady);
             }
             let returns = returns.map(|at| now + self.worker.now().until(at));
-            let wake = returns.into_iter().chain([end]).chain(self.deadline.at).min();
+            let wake = returns
+                .into_iter()
+                .chain([end])
+                .chain(self.deadline.at)
+                .min();
             let over = poll_fn(|cx| {
                 if told.as_mut().poll(cx).is_ready() || self.timer.is_over(wake, cx) {
                     return Poll::Ready(None);

@@ -9,6 +9,7 @@ use http::header::{HOST, HeaderValue, LOCATION};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode};
 use smallvec::SmallVec;
+use tidegate_core::Scope;
 use tidegate_keys::account::Permit;
 use tidegate_llm::{Fault, FaultKind};
 use tidegate_route::path::normalize;
@@ -236,6 +237,21 @@ pub(crate) fn resume(
     }
     running.report.route = Some(found.route.name.clone());
     running.count_as(&state.own);
+    if context.is_grpc
+        && let Action::Forward(forward) = &found.route.action
+        && let [target] = forward.split.targets()
+        && let Some(index) = upstream(target.resolve(&request.headers))
+        && snapshot.service(index).is_some()
+    {
+        let serves = || {
+            let pool = &snapshot.upstreams[index.get()].live.pool;
+            !worker.shared.is_draining() && pool.summary(&Scope::EMPTY).fit > 0
+        };
+        if let Some(builtin) = Builtin::instead_of_service(request, serves) {
+            let deadline = head::grpc_deadline(&request.headers, context.started);
+            return Err(Box::new(Instead::Builtin(builtin, deadline)));
+        }
+    }
     let asks = state.providers().len() > 0;
     if asks && running.report.talk.is_none() {
         running.report.talk = Some(Talk::of(request));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sockets::SocketId;
 
-/// Supervisor to gateway, or to control.
+/// Supervisor to gateway, control or host.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Order {
@@ -34,7 +34,9 @@ pub(crate) enum Order {
     Start(StartOrder),
     /// To control instead of `start`: own the embedded store and serve it.
     Own(OwnOrder),
-    /// Read the configuration again.
+    /// To a host instead of `start`, after `accepted`: host its services. Later ones of `accepted` are to be followed.
+    Host(HostOrder),
+    /// Read the configuration again; to a host: load the models anew.
     Reload,
     /// Take no new connection, finish what is in flight, end.
     Drain {
@@ -66,7 +68,23 @@ pub(crate) struct OwnOrder {
     pub(crate) run: PathBuf,
 }
 
-/// Gateway, or control, to supervisor.
+/// What a host is started with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct HostOrder {
+    /// The folder for runtime files, absolute.
+    pub(crate) run: PathBuf,
+    /// Watch the folders of models, and load them anew when something changes.
+    #[serde(default)]
+    pub(crate) watch: bool,
+    /// Nothing was ever ready here: a worker that dies before it is ready is to be reported.
+    #[serde(default)]
+    pub(crate) unproven: bool,
+    /// What workers write goes to stderr as it is, for a person.
+    #[serde(default)]
+    pub(crate) plain: bool,
+}
+
+/// Gateway, control or host to supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Report {
@@ -122,6 +140,18 @@ pub(crate) enum Report {
     },
     /// It works: every few seconds, see [`super::beat`].
     Beat,
+    /// Whether its configuration has services, for which a host is needed: before `ready` and `reloaded`.
+    Services {
+        /// Whether.
+        hosted: bool,
+    },
+    /// From a host: an instance is ready for the first time.
+    Proven,
+    /// From a host that is not proven: a worker died before anything was ready.
+    Hopeless {
+        /// Why, in words, possibly several lines.
+        reason: String,
+    },
     /// It drains because it was told by a signal of its own.
     Draining,
     /// It has drained, and ends.

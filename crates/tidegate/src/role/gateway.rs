@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use tidegate_config::Loaded;
-use tidegate_config::values::StateUrl;
 use tidegate_gateway::view::ConfigView;
 use tidegate_gateway::{Handle, Options, Pulse, StoreOpener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,9 +12,10 @@ use tokio::time::MissedTickBehavior;
 use super::accepted::{self, Texts};
 use super::admin::{AdminPort, Next, ReloadRequest, RoleSource};
 use super::link::{Identity, Link, Reporter, Told};
-use super::{Beginning, RoleError, watch};
+use super::{Beginning, RoleError, reports, watch};
 use crate::control::beat;
 use crate::control::message::Report;
+use crate::hostdir;
 use crate::plan;
 use crate::rundir::RunDir;
 use crate::sockets::{SocketId, Use};
@@ -77,6 +77,7 @@ struct Prepared {
     sockets: Vec<SocketId>,
     files: Vec<PathBuf>,
     store: Option<PathBuf>,
+    hosted: bool,
 }
 
 /// Why a reload.
@@ -132,6 +133,10 @@ impl Serving {
         link.report(&Report::Store {
             folder: plan::store_folder(&config),
         });
+        link.report(&Report::Services {
+            hosted: plan::hosts(&config),
+        });
+        tokio::spawn(reports::follow(handle.clone(), run.path().to_owned()));
         link.report(&Report::Ready { hash, grace_ms });
         tokio::spawn(beat(handle.pulse(), link.reporter()));
         let inputs = Inputs {
@@ -257,6 +262,7 @@ impl Serving {
             sockets: plan::sockets(&loaded.config),
             files: watched_files(&identity.start.paths, loaded),
             store: plan::store_folder(&loaded.config),
+            hosted: plan::hosts(&loaded.config),
         })
     }
 
@@ -306,6 +312,7 @@ impl Serving {
             sockets,
             files,
             store,
+            hosted,
         } = prepared;
         self.remembered = false;
         self.remember(&hash, texts);
@@ -319,6 +326,7 @@ impl Serving {
         self.files
             .send_if_modified(|watched| std::mem::replace(watched, files) != *watched);
         self.link.report(&Report::Store { folder: store });
+        self.link.report(&Report::Services { hosted });
         self.link.report(&Report::Reloaded {
             hash,
             grace_ms,
@@ -359,11 +367,10 @@ async fn beat(mut pulse: Pulse, reporter: Reporter) {
 /// How stores are reached: the embedded one has the control role for its owner.
 fn opener(run: &Path) -> Result<StoreOpener, RoleError> {
     // Its descriptor is a part of the socket's address.
+    let node = hostdir::node(run)?;
     let run = RunDir::open(run).map_err(|error| RoleError::System(std::io::Error::other(error)))?;
-    Ok(StoreOpener::new(move |url| match url {
-        StateUrl::File(_) => Ok(tidegate_state::remote(&run.store_address())),
-        StateUrl::Redis(url) => tidegate_state::open(&url.expose().parse()?),
-    }))
+    let opener = StoreOpener::new(move |url| super::open_store(&run, url));
+    Ok(opener.on_node(node))
 }
 
 /// The files whose change is a change of the configuration.

@@ -7,15 +7,20 @@ mod accepted;
 mod admin;
 pub(crate) mod control;
 mod gateway;
+pub(crate) mod host;
 mod link;
+mod reports;
 mod watch;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use tidegate_config::values::StateUrl;
 use tidegate_config::{Diagnostics, Loaded};
+use tidegate_state::{OpenError, Store};
 
 use self::accepted::{Reading, Texts};
 use self::link::Held;
@@ -102,6 +107,15 @@ pub(crate) fn run() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The store that a configuration names: the embedded one has the control role for its owner. `run` must stay as long as the store does:
+/// its descriptor is a part of the socket's address.
+fn open_store(run: &RunDir, url: &StateUrl) -> Result<Arc<dyn Store>, OpenError> {
+    match url {
+        StateUrl::File(_) => Ok(tidegate_state::remote(&run.store_address())),
+        StateUrl::Redis(url) => tidegate_state::open(&url.expose().parse()?),
     }
 }
 

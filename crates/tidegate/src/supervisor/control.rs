@@ -1,7 +1,7 @@
 //! The control process, while the configuration needs one: started, restarted when it dies, ended last.
 //!
 //! ```text
-//! wanted:   a supervisor in charge whose configuration has an embedded store, until its last gateway has ended
+//! wanted:   a supervisor in charge whose configuration has an embedded store, until its last gateway and its host have ended
 //! started:  when wanted; the one that owns the store by then goes by itself
 //! told to go: when it is not wanted any more, or another store is
 //! ```
@@ -53,8 +53,10 @@ impl Control {
 impl Supervisor {
     /// What is wanted, as the supervisor stands.
     fn wanted_store(&self) -> Option<&PathBuf> {
-        let gateways = self.current.is_some() || !self.outgoing.is_empty();
-        let needed = self.phase == super::Phase::Running || gateways;
+        // A host that ends takes its instances out of the store.
+        let others =
+            self.current.is_some() || !self.outgoing.is_empty() || self.host.process.is_some();
+        let needed = self.phase == super::Phase::Running || others;
         self.control
             .wanted
             .as_ref()
@@ -77,7 +79,9 @@ impl Supervisor {
             (Some((process, _)), other)
                 if other.is_some()
                     || self.seat.is_some()
-                    || (self.current.is_none() && self.outgoing.is_empty()) =>
+                    || (self.current.is_none()
+                        && self.outgoing.is_empty()
+                        && self.host.process.is_none()) =>
             {
                 process.drain(false, now);
             }

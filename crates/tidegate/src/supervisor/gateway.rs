@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::control::beat;
-use crate::control::message::{Hello, Order, Report, StartOrder};
+use crate::control::message::{Hello, HostOrder, Order, Report, StartOrder};
 use crate::control::{Channel, ChannelError, Received, Wait};
 use crate::plan::clean_environment;
 use crate::sockets::HeldSocket;
@@ -23,6 +23,9 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(3);
 
 /// Time that control has to answer the calls it has taken and to close its file, as long as calls may take.
 const CONTROL_GRACE: Duration = Duration::from_secs(5);
+
+/// Time that a host has for its workers to end that could not say how long they may take.
+const HOST_GRACE: Duration = Duration::from_secs(30);
 
 /// Where a gateway is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,25 @@ impl Gateway {
         let control = Self::process("control", CONTROL_GRACE)?;
         let _ = control.channel.send(order, None);
         Ok(control)
+    }
+
+    /// Starts a host with the accepted configuration.
+    ///
+    /// # Errors
+    /// The system's, when no process or descriptor can be had.
+    pub(super) fn spawn_host(order: HostOrder, accepted: &Accepted) -> io::Result<Self> {
+        let host = Self::process("host", HOST_GRACE)?;
+        host.order_accepted(accepted);
+        let _ = host.channel.send(&Order::Host(order), None);
+        Ok(host)
+    }
+
+    /// Hands the accepted configuration on.
+    pub(super) fn order_accepted(&self, accepted: &Accepted) {
+        let hash = accepted.hash.clone();
+        let _ = self
+            .channel
+            .send(&Order::Accepted { hash }, Some(accepted.texts.as_fd()));
     }
 
     fn process(role: &str, grace: Duration) -> io::Result<Self> {

@@ -77,11 +77,13 @@ impl Supervisor {
                 Report::Accepted { hash } => {
                     if let (true, Some(texts)) = (current, fd) {
                         self.accepted = Some(Accepted { hash, texts });
+                        self.tell_host();
                     }
                 }
                 Report::Beat => gateway.beats(Instant::now()),
                 Report::Failed { reason } => gateway.fail(reason),
                 Report::Store { folder } if current => self.control.wanted = folder,
+                Report::Services { hosted } if current => self.host.wanted = hosted,
                 Report::Need { id } => self.on_need(gateway, id),
                 Report::Reloaded {
                     hash,
@@ -94,6 +96,7 @@ impl Supervisor {
                         self.plan.grace_ms = grace_ms;
                         self.keep_sockets(&sockets);
                         self.manager.ready(std::process::id());
+                        self.host.reloaded();
                     }
                 }
                 Report::Refused { reason, sockets } => {
@@ -105,6 +108,7 @@ impl Supervisor {
                     if current {
                         self.keep_sockets(&sockets);
                         self.manager.reload_refused();
+                        self.host.reloaded();
                     }
                 }
                 Report::Draining => {
@@ -129,7 +133,9 @@ impl Supervisor {
                 }
                 // Part of an adoption, which is over.
                 Report::Socket { .. } | Report::Hello(_) => {}
-                Report::Store { .. } => {}
+                Report::Store { .. } | Report::Services { .. } => {}
+                // A host's.
+                Report::Proven | Report::Hopeless { .. } => {}
             }
         }
     }
@@ -161,6 +167,7 @@ impl Supervisor {
             id.remove_file();
         }
         self.manager.ready(std::process::id());
+        self.dismiss_hosts();
     }
 
     fn on_need(&mut self, gateway: &Gateway, id: SocketId) {

@@ -19,6 +19,7 @@ mod control;
 mod gateway;
 mod gateways;
 mod handover;
+mod host;
 mod signals;
 mod start;
 mod systemd;
@@ -36,6 +37,7 @@ use self::backoff::Backoff;
 use self::control::Control;
 use self::gateway::{Accepted, Gateway, Stage};
 use self::handover::{Predecessor, Successor};
+use self::host::Host;
 use self::signals::Signals;
 use self::systemd::ServiceManager;
 use crate::control::Channel;
@@ -88,6 +90,7 @@ struct Supervisor {
     current: Option<Gateway>,
     outgoing: Vec<Gateway>,
     control: Control,
+    host: Host,
     backoff: Backoff,
     /// When the next gateway is started, while there is none.
     restart_at: Option<Instant>,
@@ -123,6 +126,7 @@ impl Supervisor {
             self.on_gateways();
             self.on_time(Instant::now());
             self.on_silence(Instant::now());
+            self.on_host(Instant::now());
             self.on_control(Instant::now());
             if let Some(code) = self.over() {
                 return code;
@@ -142,7 +146,10 @@ impl Supervisor {
             return Some(ExitCode::FAILURE);
         }
         let roles =
-            self.current.is_some() || !self.outgoing.is_empty() || self.control.process.is_some();
+            self.current.is_some()
+                || !self.outgoing.is_empty()
+                || self.control.process.is_some()
+                || self.host.process.is_some();
         if self.phase == Phase::Draining && !roles {
             tracing::info!(clean = !self.unclean, "ended");
             self.leave();
@@ -162,6 +169,9 @@ impl Supervisor {
             current.kill();
         }
         if let Some((process, _)) = &mut self.control.process {
+            process.drain(false, Instant::now());
+        }
+        if let Some(process) = &mut self.host.process {
             process.drain(false, Instant::now());
         }
         if let Some(seat) = &self.seat {
@@ -184,6 +194,7 @@ impl Supervisor {
                 .process
                 .as_ref()
                 .map(|(process, _)| process.as_fd()),
+            self.host.process.as_ref().map(AsFd::as_fd),
             self.seat
                 .as_ref()
                 .filter(|_| self.callers_at.is_none())
@@ -225,6 +236,7 @@ impl Supervisor {
             .chain(predecessor)
             .chain(self.callers_at)
             .chain(self.control.deadline())
+            .chain(self.host.deadline())
             .min()
     }
 
@@ -234,6 +246,7 @@ impl Supervisor {
             self.on_stop(Instant::now());
         }
         if signalled.reload && self.phase == Phase::Running {
+            self.host.reload_soon();
             match &self.current {
                 Some(current) => {
                     self.manager.reloading();
@@ -279,6 +292,7 @@ impl Supervisor {
                     gateway.kill();
                 }
                 self.control.kill();
+                self.host.kill();
             }
             Phase::Draining => {}
         }

@@ -9,6 +9,7 @@ use super::backoff::Backoff;
 use super::control::Control;
 use super::gateway::Gateway;
 use super::handover::{self, Predecessor, RequestError};
+use super::host::Host;
 use super::signals::Signals;
 use super::systemd::ServiceManager;
 use super::{Phase, Seat, Supervisor};
@@ -109,6 +110,7 @@ impl Supervisor {
             run.dismiss_owner();
         }
         let control = Control::wanting(plan.store.clone());
+        let host = Host::wanting(plan.hosted);
         let mut supervisor = Self {
             plan,
             run,
@@ -122,6 +124,7 @@ impl Supervisor {
             current: None,
             outgoing: Vec::new(),
             control,
+            host,
             backoff: Backoff::default(),
             restart_at: None,
             served: false,

@@ -1,0 +1,123 @@
+//! Services with their instances, as tables: what runs, and why something does not.
+
+use tidegate_gateway::view::{InstanceView, ServiceView};
+
+use super::format::{amount, micros, rate, span};
+use super::render::{Colour, Page};
+use super::table::{Cell, Column, clip, lines, printable};
+
+impl Page<'_> {
+    /// One layout for the instances of all services, as for the members of upstreams.
+    pub(super) fn services(&self, out: &mut Vec<String>) {
+        let columns = [
+            Column::flexible("INSTANCE", 14, 0),
+            Column::text("STATE", 0),
+            Column::flexible("CAUSE", 12, 1),
+            Column::number("SINCE", 4),
+            Column::number("IN FLIGHT", 3),
+            Column::number("RESTARTS", 2),
+            Column::number("MEMORY", 3),
+            Column::flexible("VERSIONS", 8, 5),
+            Column::number("PID", 6),
+        ];
+        let services = &self.now.services;
+        let rows: Vec<_> = services
+            .iter()
+            .flat_map(|service| service.instances.iter().map(row))
+            .collect();
+        let width = self.style.width.saturating_sub(2);
+        let table = lines(&columns, &rows, width, self.style.colour);
+        let mut table = table.into_iter().map(|line| format!("  {line}"));
+        let title = table.next().unwrap_or_default();
+        for service in services {
+            self.service(out, service);
+            if !service.instances.is_empty() {
+                out.push(title.clone());
+            }
+            out.extend(table.by_ref().take(service.instances.len()));
+        }
+    }
+
+    /// What stands over a service's instances.
+    fn service(&self, out: &mut Vec<String>, service: &ServiceView) {
+        let mut facts = vec![service.runs.clone()];
+        if !service.version.is_empty() {
+            facts.push(format!("version {}", service.version));
+        }
+        facts.push(format!("{} of {} ready", service.ready, service.replicas));
+        facts.push(format!("{} in workers", service.running));
+        if service.waiting > 0 {
+            facts.push(format!("{} waiting", service.waiting));
+        }
+        let before = self
+            .earlier
+            .and_then(|e| e.services.iter().find(|s| s.name == service.name));
+        facts.push(match (self.seconds(), before) {
+            (Some(seconds), Some(before)) => {
+                let calls = service.calls.saturating_sub(before.calls) as f64;
+                format!("{} calls/s", rate(calls / seconds))
+            }
+            _ => format!("{} calls", amount(service.calls)),
+        });
+        if service.mean_run_us > 0 {
+            facts.push(format!("{} each", micros(service.mean_run_us as f64)));
+        }
+        let faults: u64 = service.faults.values().sum();
+        if faults > 0 {
+            facts.push(format!("{} failed", amount(faults)));
+        }
+        if service.retries > 0 {
+            facts.push(format!("{} ran again", amount(service.retries)));
+        }
+        out.push(String::new());
+        let name = clip(&printable(&service.name), self.style.width);
+        let room = self.style.width.saturating_sub(name.chars().count());
+        let facts = clip(&printable(&format!("  {}", facts.join(" · "))), room);
+        let colour = self.style.colour;
+        out.push(Colour::Strong.paint(&name, colour) + &Colour::Faint.paint(&facts, colour));
+    }
+}
+
+fn row(instance: &InstanceView) -> Vec<Cell> {
+    let colour = match instance.state.as_str() {
+        "ready" => Colour::Good,
+        "crash_loop" => Colour::Bad,
+        "starting" => Colour::Warn,
+        _ => Colour::Other,
+    };
+    // Of one that is ready it is history.
+    let cause = match instance.state.as_str() {
+        "ready" => "",
+        _ => &instance.cause,
+    };
+    let versions: Vec<&str> = instance
+        .versions
+        .iter()
+        .map(|version| if version.is_empty() { "–" } else { version })
+        .collect();
+    vec![
+        instance.name.as_str().into(),
+        Cell::new(&instance.state, colour),
+        cause.lines().next().unwrap_or_default().into(),
+        span(instance.since_ms).into(),
+        instance.in_flight.to_string().into(),
+        instance.restarts.to_string().into(),
+        memory(instance.memory).into(),
+        versions.join(", ").into(),
+        instance
+            .pid
+            .map(|pid| pid.to_string())
+            .unwrap_or_default()
+            .into(),
+    ]
+}
+
+/// `812 MiB`, empty where it is not known.
+fn memory(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        0 => String::new(),
+        bytes if bytes >= 10 * 1024 * MIB => format!("{} GiB", bytes / (1024 * MIB)),
+        bytes => format!("{} MiB", bytes.div_ceil(MIB)),
+    }
+}

@@ -1,0 +1,271 @@
+//! The places of host processes: a lock file each in the runtime folder, which says that it lives and where its sockets are.
+//!
+//! During an upgrade two hosts live, so nothing has a fixed name. Sockets of instances must have short paths, whoever connects to them: where
+//! the runtime folder's is too long they are in a folder of the system's for temporary files.
+
+use std::collections::hash_map::RandomState;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::control::Channel;
+use crate::control::message::Order;
+
+/// Longest path of a Unix socket.
+const LONGEST: usize = 107;
+const PREFIX: &str = "host-";
+const SUFFIX: &str = ".lock";
+const OWNER: &str = "owner.sock";
+const REPORT: &str = "report.sock";
+const NODE: &str = "node";
+
+/// A host's own place, gone with [`HostDir::remove`]; after a crash the next host removes it.
+#[derive(Debug)]
+pub(crate) struct HostDir {
+    id: String,
+    sockets: PathBuf,
+    lock: PathBuf,
+    _held: File,
+}
+
+/// A host process that may live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Names the host in the store.
+    pub(crate) id: String,
+    /// The folder with its sockets.
+    pub(crate) sockets: PathBuf,
+}
+
+impl HostDir {
+    /// Makes a place for this process. `longest_name`: of its sockets, in bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn make(run: &Path, longest_name: usize) -> io::Result<Self> {
+        let id = format!("{:08x}", random() as u32);
+        let own = run.join(format!("h-{id}"));
+        let sockets = match own.as_os_str().len() + 1 + longest_name <= LONGEST {
+            true => own,
+            false => std::env::temp_dir().join(format!("tidegate-{:016x}", random())),
+        };
+        let lock = run.join(format!("{PREFIX}{id}{SUFFIX}"));
+        let mut held = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&lock)?;
+        rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
+        held.write_all(sockets.as_os_str().as_encoded_bytes())?;
+        DirBuilder::new().mode(0o700).create(&sockets)?;
+        Ok(Self {
+            id,
+            sockets,
+            lock,
+            _held: held,
+        })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn sockets(&self) -> &Path {
+        &self.sockets
+    }
+
+    /// Listens where this host is asked to go.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn listen_owner(&self) -> io::Result<UnixListener> {
+        UnixListener::bind(self.sockets.join(OWNER))
+    }
+
+    /// Listens where this host tells what is under way.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn listen_report(&self) -> io::Result<UnixListener> {
+        let listener = UnixListener::bind(self.sockets.join(REPORT))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    /// Leaves nothing behind.
+    pub(crate) fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.sockets);
+        let _ = std::fs::remove_file(&self.lock);
+    }
+}
+
+impl Place {
+    /// Where the host tells what is under way.
+    pub(crate) fn report_socket(&self) -> PathBuf {
+        self.sockets.join(REPORT)
+    }
+
+    /// Asks the host to go.
+    pub(crate) fn dismiss(&self) {
+        if let Ok(stream) = UnixStream::connect(self.sockets.join(OWNER))
+            && let Ok(host) = Channel::new(stream)
+        {
+            let _ = host.send(&Order::Drain { keep_admin: false }, None);
+        }
+    }
+}
+
+/// Places of hosts, of those that live and of those that died without leaving.
+pub(crate) fn places(run: &Path) -> Vec<Place> {
+    each(run, |id, file, _| {
+        Some(Place {
+            id: id.to_owned(),
+            sockets: sockets_in(file)?,
+        })
+    })
+}
+
+/// Places of the hosts that live. What dead ones left is removed.
+pub(crate) fn living(run: &Path) -> Vec<Place> {
+    each(run, |id, file, path| {
+        // One that begins has made the file and not locked it yet: it is new, and not looked at.
+        let young = file
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() < 1));
+        let sockets = sockets_in(file);
+        match rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Some(Place {
+                id: id.to_owned(),
+                sockets: sockets?,
+            }),
+            Ok(()) if !young => {
+                if let Some(sockets) = sockets {
+                    let _ = std::fs::remove_dir_all(sockets);
+                }
+                let _ = std::fs::remove_file(path);
+                None
+            }
+            Ok(()) | Err(_) => None,
+        }
+    })
+}
+
+/// Asks every host that lives to go.
+pub(crate) fn dismiss_all(run: &Path) {
+    living(run).iter().for_each(Place::dismiss);
+}
+
+fn each<T>(run: &Path, mut look: impl FnMut(&str, &mut File, &Path) -> Option<T>) -> Vec<T> {
+    let Ok(entries) = std::fs::read_dir(run) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let id = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+        if let (Some(id), Ok(mut file)) = (id, File::open(entry.path())) {
+            found.extend(look(id, &mut file, &entry.path()));
+        }
+    }
+    found
+}
+
+fn sockets_in(file: &mut File) -> Option<PathBuf> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.read_to_string(&mut text).ok()?;
+    (!text.is_empty()).then(|| PathBuf::from(text))
+}
+
+/// The name of this state folder's node: random, made once.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn node(run: &Path) -> io::Result<String> {
+    let state = run.parent().unwrap_or(run);
+    let path = state.join(NODE);
+    let read = || -> io::Result<Option<String>> {
+        match std::fs::read_to_string(&path) {
+            Ok(text) if !text.trim().is_empty() => Ok(Some(text.trim().to_owned())),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    if let Some(node) = read()? {
+        return Ok(node);
+    }
+    // Whole or not at all, and the first one's: a link fails where there is a file.
+    let fresh = state.join(format!("{NODE}-{:016x}", random()));
+    std::fs::write(&fresh, format!("{:016x}\n", random()))?;
+    let linked = std::fs::hard_link(&fresh, &path);
+    let _ = std::fs::remove_file(&fresh);
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => read()?.ok_or_else(|| io::Error::other(format!("{} is empty", path.display()))),
+    }
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_found_while_it_lives_and_its_leavings_are_removed_after_its_death() {
+        let state = tempfile::tempdir().unwrap();
+        let run = state.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        let host = HostDir::make(&run, 20).unwrap();
+        let listener = host.listen_owner().unwrap();
+        assert_eq!(living(&run)[0].id, host.id());
+        living(&run)[0].dismiss();
+        listener.accept().unwrap();
+        let (lock, sockets) = (host.lock.clone(), host.sockets.clone());
+        drop(host);
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        File::options()
+            .write(true)
+            .open(&lock)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+        assert_eq!(living(&run), []);
+        assert!(!lock.exists() && !sockets.exists());
+    }
+
+    #[test]
+    fn sockets_have_short_paths_wherever_the_state_is() {
+        let state = tempfile::tempdir().unwrap();
+        let run = state.path().join("n".repeat(90));
+        std::fs::create_dir(&run).unwrap();
+        let host = HostDir::make(&run, 40).unwrap();
+        assert!(host.sockets().as_os_str().len() + 41 <= LONGEST);
+        let _listener = host.listen_report().unwrap();
+        assert!(living(&run)[0].report_socket().exists());
+        host.remove();
+        assert!(!host.sockets().exists() && living(&run).is_empty());
+    }
+
+    #[test]
+    fn a_node_keeps_its_name() {
+        let state = tempfile::tempdir().unwrap();
+        let run = state.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        let first = node(&run).unwrap();
+        assert_eq!((first.len(), node(&run).unwrap()), (16, first));
+        assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,284 @@
+"""`services:` in a configuration, and `tidegate serve`: what becomes of instances, and what callers see of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import yaml
+from harness import http1
+from harness.gateway import binary, command, route, simple
+from harness.model import Load, alive, call, service, workers
+from harness.models import EXAMPLE
+from harness.wait import until
+
+
+def config(*services, **more):
+    routes = [route([{"service": each["name"]}], name=each["name"], match={"path": {"prefix": f"/{each['name']}"}}) for each in services[1:]]
+    return {"routes": [*routes, route([{"service": services[0]["name"]}], name="all")], "services": list(services), **more}
+
+
+def answer(gateway, name="example", method="predict", body=None, timeout=30):
+    return gateway.request("POST", f"/{name}/{method}", [("content-type", "application/json")], json.dumps(body or {}).encode(), timeout=timeout)
+
+
+def pid(gateway, name="example", **more):
+    answered = answer(gateway, name, **more)
+    assert answered.status == 200, (answered.status, answered.body)
+    return json.loads(answered.body)["pid"]
+
+
+def of(gateway, name="example"):
+    return next(each for each in gateway.api("services") if each["name"] == name)
+
+
+def ready(gateway, name="example"):
+    return [each for each in of(gateway, name)["instances"] if each["state"] == "ready"]
+
+
+def test_a_service_answers_over_http_and_grpc_and_its_instances_share_the_work(tidegate, tmp_path, channel):
+    gateway = tidegate(config(service(tmp_path, replicas=3)))
+    until(lambda: len(ready(gateway)) == 3, 30, "three instances")
+    assert json.loads(answer(gateway, body={"a": 1}).body)["kwargs"] == {"a": 1}
+    with Load([channel(gateway.port)], rate=100, seconds=2) as load:
+        load.finish()
+    assert not load.failures and len(load.answers) == 3, (load.failures[:3], load.answers)
+    seen = of(gateway)
+    assert (seen["runs"], seen["replicas"], seen["ready"]) == ("model:Example", 3, 3)
+    assert {each["pid"] for each in seen["instances"]} == set(workers(gateway))
+    assert gateway.metric("tidegate_service_instances", service="example", state="ready") == 3
+    until(lambda: gateway.metric("tidegate_service_calls_total", service="example") >= 200, 5, "calls are counted")
+    shown = command("status", "services", "--admin", f"http://127.0.0.1:{gateway.admin_port}")
+    assert shown.returncode == 0 and "model:Example" in shown.stdout and "3 of 3 ready" in shown.stdout, shown
+    asked = command("status", "services", "--json", "--admin", f"http://127.0.0.1:{gateway.admin_port}")
+    assert json.loads(asked.stdout)["services"][0]["name"] == "example"
+    assert {each["kind"] for each in gateway.events()} >= {"instance_ready"}
+    unknown = gateway.admin("/api/v1/services/nobody")
+    assert unknown.status == 404 and b"no_such_service" in unknown.body
+
+
+def test_a_request_waits_for_the_first_instance(tidegate, tmp_path):
+    slow = "import time\ntime.sleep(3)\n" + EXAMPLE
+    gateway = tidegate(config(service(tmp_path, source=slow)), ready=False)
+    until(lambda: gateway.admin("/livez").status == 200, 20, "the gateway lives")
+    assert not gateway.ready() and b"example" in gateway.admin("/readyz").body
+    assert pid(gateway)
+    assert gateway.ready()
+
+
+def test_a_request_that_waits_in_vain_is_told_why(tidegate, tmp_path):
+    gateway = tidegate(config(service(tmp_path, source="import time\ntime.sleep(600)\n", start_timeout="2s")), ready=False)
+    until(lambda: gateway.admin("/livez").status == 200, 20, "the gateway lives")
+    answered = answer(gateway)
+    assert answered.status == 503 and answered.header("x-tidegate-error") == "service-not-ready", answered
+    assert gateway.ready(), "other routes may be fine: readiness waits for the first start only"
+
+
+def test_a_caller_who_leaves_while_it_waits_costs_nothing(tidegate, tmp_path):
+    flag = tmp_path / "go"
+    source = f"import os, time\nwhile not os.path.exists({str(flag)!r}):\n    time.sleep(0.05)\n" + EXAMPLE
+    gateway = tidegate(config(service(tmp_path, source=source)), ready=False)
+    until(lambda: gateway.admin("/livez").status == 200, 20, "the gateway lives")
+    client = gateway.client()
+    client.send(b"POST /example/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+    until(lambda: gateway.metric("tidegate_inflight", target="") + gateway.metric("tidegate_inflight") > 0, 10, "it waits")
+    client.close()
+    until(lambda: gateway.metric("tidegate_inflight") == 0, 10, "it is gone")
+    flag.write_text("")
+    assert pid(gateway)
+
+
+def test_with_a_fallback_nobody_waits(tidegate, tmp_path, server):
+    other = server()
+    asleep = service(tmp_path, source="import time\ntime.sleep(600)\n")
+    wanted = {"services": [asleep], "routes": [route([{"service": "example"}], name="all", fallback=[{"upstream": "up"}])], "upstreams": simple(other)["upstreams"]}
+    gateway = tidegate(wanted, ready=False)
+    until(lambda: gateway.admin("/livez").status == 200, 20, "the gateway lives")
+    assert answer(gateway, timeout=5).status == 200
+
+
+def test_the_hosts_death_costs_who_waits_time_and_nobody_an_answer(tidegate, tmp_path):
+    gateway = tidegate(config(service(tmp_path, replicas=2)))
+    before = set(workers(gateway))
+    assert pid(gateway) in before
+    gateway.kill_role("host")
+    # At once: nobody has told the gateway yet.
+    for _ in range(5):
+        assert pid(gateway) not in before
+    until(lambda: not any(alive(each) for each in before), 5, "the old workers ended")
+    until(lambda: len(ready(gateway)) == 2, 20, "both are back")
+
+
+def test_the_gateways_death_touches_no_worker(tidegate, tmp_path):
+    gateway = tidegate(config(service(tmp_path, replicas=2)))
+    until(lambda: len(ready(gateway)) == 2, 20)
+    before = workers(gateway)
+    gateway.kill_role("gateway")
+    assert pid(gateway) in before
+    until(gateway.ready, 20)
+    assert workers(gateway) == before and len(ready(gateway)) == 2
+
+
+def test_a_reload_adds_changes_and_removes_services(tidegate, tmp_path):
+    one, two = service(tmp_path), service(tmp_path, name="other")
+    gateway = tidegate(config(one))
+    first = pid(gateway)
+    gateway.reload(config(one, two))
+    assert pid(gateway, "other") != first
+    until(lambda: len(ready(gateway)) == 1, 20)
+    gateway.reload(config({**one, "replicas": 3}, two))
+    until(lambda: len(ready(gateway)) == 3, 20, "three replicas")
+    gateway.reload(config(two))
+    until(lambda: len(workers(gateway)) == 1, 20, "its workers are gone")
+    assert [each["name"] for each in gateway.api("services")] == ["other"]
+    gateway.reload(simple("127.0.0.1:1"))
+    until(lambda: "host" not in gateway.roles() and not workers(gateway), 20, "without services there is no host")
+    gateway.reload(config(one))
+    assert pid(gateway)
+
+
+def test_another_version_is_loaded_before_the_old_one_goes(tidegate, tmp_path, channel):
+    made = service(tmp_path, cls="KnowsVersions", replicas=2, version="v1")
+    gateway = tidegate(config(made))
+    ch = channel(gateway.port)
+    assert call(ch)["version"] == "v1"
+    with Load([ch], rate=100, seconds=20) as load:
+        until(lambda: load.begun > 50, 10)
+        gateway.reload(config({**made, "version": "v2"}))
+        until(lambda: call(ch)["version"] == "v2", 20, "the other version")
+        load.stop()
+    assert not load.failures, load.failures[:5]
+    until(lambda: {tuple(each["versions"]) for each in ready(gateway)} == {("v2",)}, 20, "v1 is gone")
+
+
+def test_a_bad_configuration_leaves_the_services_alone(tidegate, tmp_path):
+    made = service(tmp_path)
+    gateway = tidegate(config(made))
+    first = pid(gateway)
+    gateway.reload(config({**made, "replicas": 0}), refused=True)
+    assert pid(gateway) == first
+    gateway.kill_role("host")
+    assert pid(gateway), "a new host goes by what was accepted"
+
+
+def test_an_upgrade_replaces_host_and_workers_without_a_lost_call(tidegate, tmp_path, channel):
+    gateway = tidegate(config(service(tmp_path, replicas=2)))
+    until(lambda: len(ready(gateway)) == 2, 20)
+    before = workers(gateway)
+    channels = [channel(gateway.port, retries=False) for _ in range(2)]
+    stop, failures, answered = threading.Event(), [], []
+
+    def ask(n):
+        while not stop.is_set():
+            try:
+                answered.append(pid(gateway))
+            except (AssertionError, OSError, http1.Closed) as error:
+                failures.append(repr(error))
+
+    asking = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+    for each in asking:
+        each.start()
+    try:
+        assert gateway.upgrade() == 0
+        until(lambda: not any(alive(each) for each in before), 30, "the old workers ended")
+        until(lambda: len(ready(gateway)) == 2, 20)
+    finally:
+        stop.set()
+        for each in asking:
+            each.join(40)
+    assert not failures, failures[:5]
+    assert set(answered) - set(before), "the new ones answered"
+    assert call(channels[0])
+
+
+def test_a_host_whose_supervisor_died_serves_on_and_is_taken_over(tidegate, tmp_path):
+    gateway = tidegate(config(service(tmp_path)))
+    (before,) = workers(gateway)
+    os.kill(gateway.process.popen.pid, signal.SIGKILL)
+    gateway.process.wait(10)
+    assert pid(gateway) == before
+    gateway.start()
+    assert pid(gateway)
+    until(lambda: not alive(before) and len(workers(gateway)) == 1, 30, "another host has taken over")
+    assert pid(gateway) == workers(gateway)[0]
+    assert gateway.stop() == 0
+    until(lambda: not gateway.leftovers(), 10, "nothing is left")
+
+
+def test_a_stop_leaves_the_folders_as_they_were(tidegate, tmp_path):
+    gateway = tidegate(config(service(tmp_path, replicas=2)))
+    assert pid(gateway)
+    assert gateway.stop() == 0
+    until(lambda: not gateway.leftovers(), 5, "nothing is left")
+    left = [path.name for path in gateway.folder.glob("tidegate-data/run/*")]
+    assert not [name for name in left if name.startswith(("h-", "host-", "i-"))], left
+
+
+def test_a_command_gets_its_port_in_words_and_as_a_variable(tidegate, tmp_path):
+    text = "import http.server, os, sys\nclass H(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200); self.end_headers(); self.wfile.write(f'{os.getpid()} {sys.argv[1] == os.environ[\"PORT\"]} {os.environ[\"GREETING\"]}'.encode())\nhttp.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()"
+    made = {"name": "files", "command": [sys.executable, "-c", text, "$PORT"], "protocol": "http1", "replicas": 2, "env": {"GREETING": "hello"}}
+    gateway = tidegate(config(made))
+    until(lambda: len(ready(gateway, "files")) == 2, 20)
+    answers = {gateway.get("/").text() for _ in range(40)}
+    assert len(answers) == 2 and all(each.endswith("True hello") for each in answers), answers
+    victim = int(answers.pop().split()[0])
+    os.kill(victim, signal.SIGKILL)
+    for _ in range(40):
+        assert gateway.get("/").status == 200
+    until(lambda: len(ready(gateway, "files")) == 2, 20, "it is back")
+    died = [each for each in gateway.events("worker_died") if each["subject"] == "files"]
+    assert died and "signal 9" in died[0]["cause"]
+
+
+# --- tidegate serve ----------------------------------------------------------------------------
+
+
+def run(folder, *words, timeout=60):
+    made = subprocess.run(
+        [binary(), "serve", *map(str, words), "--data", folder / "data", "--python", sys.executable, "--admin", "off"],
+        cwd=folder, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize(
+    "source, cls, words",
+    [
+        ("", "nowhere:Model", ["nowhere"]),
+        ("", "model:Missing", ["Missing"]),
+        ("raise RuntimeError('no weights')", "model:Model", ["RuntimeError", "no weights", "Traceback", "model.py"]),
+        ("def broken(:", "model:Model", ["SyntaxError"]),
+        ("from tidegate import Model\nclass Bad(Model):\n    def __init__(self, *a, **k):\n        raise ValueError('too cold')", "model:Bad", ["ValueError", "too cold", "Traceback"]),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_the_answer_to_the_command(tmp_path, source, cls, words):
+    (tmp_path / "model.py").write_text(source)
+    made = run(tmp_path, cls, "--port", 0)
+    assert made.returncode == 1, (made.returncode, made.stderr[-3000:])
+    assert all(word in made.stderr for word in words), made.stderr[-3000:]
+
+
+def test_wrong_words_are_told_at_once(tmp_path):
+    for words, told in [
+        (("model",), "module:Class"),
+        (("model:M", "--replicas", 0), "replicas"),
+        (("model:M", "--path", tmp_path / "none"), "--path"),
+        (("not a module:M",), "not a class"),
+    ]:
+        made = run(tmp_path, *words)
+        assert made.returncode == 2 and told in made.stderr, (words, made.stderr)
+
+
+def test_the_configuration_that_serve_stands_for_can_be_printed_and_used(tmp_path, tidegate):
+    (tmp_path / "model.py").write_text(EXAMPLE)
+    made = run(tmp_path, "model:Example", "--replicas", 2, "--max-loaded", 3, "--print-config")
+    assert made.returncode == 0, made.stderr
+    printed = yaml.safe_load(made.stdout)
+    (only,) = printed["services"]
+    assert (only["name"], only["replicas"], only["versions"]["max_loaded"]) == ("example", 2, 3)
+    assert printed["listeners"][0]["address"] == "0.0.0.0:50051"
+    gateway = tidegate({"services": printed["services"], "routes": printed["routes"]})
+    assert pid(gateway)

@@ -47,7 +47,7 @@ class Spec:
             if kind or each.name == "binary_data":
                 self.kinds[each.name] = kind or "bytes"
         # The argument of a binary input that has no name of its own.
-        self.binary = "binary_data" if "binary_data" in self.kinds else next(iter(self.kinds), "binary_data" if self.any else None)
+        self.binary = "binary_data" if "binary_data" in self.kinds else next(iter(self.kinds), "binary_data" if self.any and not hasattr(function, "__tidegate_plain__") else None)
         inner = inspect.unwrap(function)
         self.is_async = inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
         self.stream = inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner) or _streams(hints.get("return", self.signature.return_annotation))

@@ -141,7 +141,6 @@ class Model:
 
     def initialize(self, **kwargs: Any) -> Any:
         """Makes the version's folder anew and writes model.json into it."""
-        kwargs.pop("binary_data", None)
         folder = self.model_dir(clear=True)
         part = folder / "model.json.part"
         part.write_text(json.dumps(kwargs, indent=4, ensure_ascii=False), encoding="utf-8")
@@ -162,6 +161,10 @@ class Model:
             raise Error("NOT_FOUND", f"no log {name!r}; there is 'training'")
         return self.training_log.read_all()
 
+
+# These take no binary input, though any keyword.
+Model.initialize.__tidegate_plain__ = True  # type: ignore[attr-defined]
+Model.log.__tidegate_plain__ = True  # type: ignore[attr-defined]
 
 # Of a model's life, not for callers, whoever wrote the class.
 LIFE = frozenset(("warm_up", "release", "dispose", "progress", "model_dir"))

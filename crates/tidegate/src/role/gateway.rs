@@ -7,6 +7,7 @@ use tidegate_gateway::view::ConfigView;
 use tidegate_gateway::{Handle, Options, Pulse, StoreOpener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::accepted::{self, Texts};
@@ -56,6 +57,8 @@ struct Serving {
     refused: bool,
     /// Whether the supervisor has the running configuration's texts.
     remembered: bool,
+    /// The sign of life; one that drains needs none.
+    beating: JoinHandle<()>,
 }
 
 /// Where the role is told things.
@@ -138,7 +141,7 @@ impl Serving {
         });
         tokio::spawn(reports::follow(handle.clone(), run.path().to_owned()));
         link.report(&Report::Ready { hash, grace_ms });
-        tokio::spawn(beat(handle.pulse(), link.reporter()));
+        let beating = tokio::spawn(beat(handle.pulse(), link.reporter()));
         let inputs = Inputs {
             told,
             changes,
@@ -156,6 +159,7 @@ impl Serving {
                 files,
                 refused: recalled,
                 remembered,
+                beating,
             },
             inputs,
         ))
@@ -198,6 +202,7 @@ impl Serving {
 
     async fn drain(mut self, keep_admin: bool) -> u64 {
         tracing::info!("draining");
+        self.beating.abort();
         self.run.remove_gateway(std::process::id());
         self.link.identity().held.retain(&[]);
         if !keep_admin {

@@ -329,7 +329,7 @@ impl<'a> Attempts<'a> {
             self.made,
             failed.error.code(),
             failed.pushback,
-            !safe,
+            !safe || failed.certain,
             fastrand::f64(),
         );
         let allowed =

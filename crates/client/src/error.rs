@@ -110,6 +110,9 @@ impl Error {
     }
 }
 
+/// What Tidegate's host says before a method has begun.
+const NEVER_RAN: [&str; 2] = ["not_ready", "draining"];
+
 /// A failed attempt.
 #[derive(Debug)]
 pub(crate) struct Failed {
@@ -117,6 +120,8 @@ pub(crate) struct Failed {
     pub(crate) pushback: crate::Pushback,
     /// Nothing of the call can have run.
     pub(crate) unsent: bool,
+    /// Whether the host says that it would fail again.
+    pub(crate) certain: bool,
     /// The connection itself failed.
     pub(crate) connection: bool,
 }
@@ -128,6 +133,7 @@ impl Failed {
             let message = chain(cause);
             return Self {
                 unsent: is_connect(cause),
+                certain: false,
                 connection: true,
                 pushback: crate::Pushback::None,
                 error: Error::Connection {
@@ -143,7 +149,8 @@ impl Failed {
         let told = Status::of(status);
         Self {
             pushback: crate::Pushback::read(pushback),
-            unsent: told.reason == "not_ready" || told.reason == "queue_full",
+            unsent: NEVER_RAN.contains(&told.reason.as_str()),
+            certain: !told.reason.is_empty() && told.code != Code::Unavailable,
             connection: false,
             error: Error::Status(Box::new(told)),
         }
@@ -160,6 +167,7 @@ impl Failed {
             error,
             pushback: crate::Pushback::Never,
             unsent: false,
+            certain: true,
             connection: false,
         }
     }
@@ -173,6 +181,7 @@ impl Failed {
             },
             pushback: crate::Pushback::None,
             unsent: false,
+            certain: false,
             connection: true,
         }
     }
@@ -226,17 +235,17 @@ mod tests {
     #[test]
     fn a_server_without_details_may_name_the_reason_in_metadata() {
         let mut metadata = MetadataMap::new();
-        metadata.insert("x-tidegate-error", "queue_full".parse().unwrap());
+        metadata.insert("x-tidegate-error", "not_ready".parse().unwrap());
         metadata.insert("grpc-retry-pushback-ms", "30".parse().unwrap());
         let failed = Failed::of(
             "a",
-            &tonic::Status::with_metadata(Code::ResourceExhausted, "full", metadata),
+            &tonic::Status::with_metadata(Code::Unavailable, "starts", metadata),
         );
-        assert_eq!(failed.error.reason(), "queue_full");
+        assert_eq!(failed.error.reason(), "not_ready");
         assert_eq!(
             failed.pushback,
             crate::Pushback::After(std::time::Duration::from_millis(30))
         );
-        assert!(failed.unsent && !failed.connection);
+        assert!(failed.unsent && !failed.certain && !failed.connection);
     }
 }

@@ -25,14 +25,15 @@ pub struct Retry {
 }
 
 impl Default for Retry {
-    /// Five attempts, 1 s doubled up to 30 s, when the service can't be reached or gave a call up.
+    /// Five attempts, 1 s doubled up to 30 s, on UNAVAILABLE, INTERNAL and UNKNOWN. Where Tidegate's host says what went wrong (a reason
+    /// beside INTERNAL: the model failed), it would again, and only UNAVAILABLE is tried again.
     fn default() -> Self {
         Self {
             attempts: MAX_ATTEMPTS,
             initial: Duration::from_secs(1),
             max: Duration::from_secs(30),
             multiplier: 2.0,
-            codes: vec![Code::Unavailable],
+            codes: vec![Code::Unavailable, Code::Internal, Code::Unknown],
             throttling: None,
         }
     }
@@ -178,7 +179,7 @@ mod tests {
         let retry = Retry::default();
         assert!(
             retry
-                .next(1, Code::Internal, Pushback::None, false, 0.5)
+                .next(1, Code::NotFound, Pushback::None, false, 0.5)
                 .is_none()
         );
         assert!(

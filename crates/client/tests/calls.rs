@@ -90,7 +90,13 @@ async fn after_five_attempts_the_failure_is_told() {
 #[tokio::test]
 async fn an_error_of_the_model_is_not_asked_for_twice() {
     let fake = Fake::start();
-    fake.fail(Status::internal("ValueError: cold"));
+    let mut told = tonic::metadata::MetadataMap::new();
+    told.insert("x-tidegate-error", "model_error".parse().unwrap());
+    fake.fail(Status::with_metadata(
+        Code::Internal,
+        "ValueError: cold",
+        told,
+    ));
     let error = client(&fake).predict(&json!({})).await.unwrap_err();
     assert!(
         matches!(&error, Error::Status(status) if status.message == "ValueError: cold"),

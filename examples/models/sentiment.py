@@ -24,7 +24,7 @@ class Sentiment(Model):
     def predict(self, text: str) -> dict:
         """Label and score, from -1 (sad) to 1 (glad), of a text."""
         if not text.strip():
-            raise Error("INVALID_ARGUMENT", "the text is empty", "empty_text")
+            raise Error("INVALID_ARGUMENT", "the text is empty")
         score, factor, words = 0.0, 1.0, []
         for word in re.findall(r"[a-z']+|[.,;!?]", text.lower()):
             if word in NEGATIONS:

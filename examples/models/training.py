@@ -17,6 +17,10 @@ from pathlib import Path
 from tidegate import Error, Model
 
 
+class NotTrained(Error):
+    """Callers are told the name, too."""
+
+
 class Classifier(Model):
     """Logistic regression, one version a training."""
 
@@ -37,17 +41,17 @@ class Classifier(Model):
                     try:
                         *features, label = map(float, line)
                     except ValueError:
-                        raise Error("INVALID_ARGUMENT", f"line {count + 1} is no list of numbers: {','.join(line)[:80]}", "bad_line") from None
+                        raise Error("INVALID_ARGUMENT", f"line {count + 1} is no list of numbers: {','.join(line)[:80]}") from None
                     weights = weights or [0.0] * (len(features) + 1)
                     if len(features) != len(weights) - 1:
-                        raise Error("INVALID_ARGUMENT", f"line {count + 1} has {len(features)} features, the first one has {len(weights) - 1}", "bad_line")
+                        raise Error("INVALID_ARGUMENT", f"line {count + 1} has {len(features)} features, the first one has {len(weights) - 1}")
                     probability = _probability(weights, features)
                     error = label - probability
                     weights = [weight + rate * error * value for weight, value in zip(weights, [*features, 1.0])]
                     loss -= math.log(max(probability if label else 1 - probability, 1e-12))
                     count += 1
             if not count:
-                raise Error("INVALID_ARGUMENT", "the file has no line", "no_data")
+                raise Error("INVALID_ARGUMENT", "the file has no line")
             self.progress((epoch + 1) / epochs, stage="fit", message=f"epoch {epoch + 1} of {epochs}", data={"loss": round(loss / count, 4)})
         (self.model_dir() / "weights.json").write_text(json.dumps(weights))
         return {"points": count, "loss": round(loss / count, 4)}
@@ -55,9 +59,9 @@ class Classifier(Model):
     def predict(self, features: list) -> dict:
         """The probability that a point is of class 1."""
         if self.weights is None:
-            raise Error("FAILED_PRECONDITION", f"version {self.version!r} was not trained", "not_trained")
+            raise NotTrained("FAILED_PRECONDITION", f"version {self.version!r} was not trained")
         if len(features) != len(self.weights) - 1:
-            raise Error("INVALID_ARGUMENT", f"{len(self.weights) - 1} features are wanted, not {len(features)}", "bad_features")
+            raise Error("INVALID_ARGUMENT", f"{len(self.weights) - 1} features are wanted, not {len(features)}")
         return {"probability": round(_probability(self.weights, features), 4)}
 
 

@@ -11,21 +11,28 @@ CODES = frozenset(
 class Error(Exception):
     """An error with a status of the model's own choice: `raise tidegate.Error("NOT_FOUND", "no such user")`.
 
-    `code` is the name of a gRPC status; `reason` a short word for programs. A client raises it, too.
+    `code` is the name of a gRPC status. A caller is told the type as well, so that `class NoSuchUser(Error)` is a word for programs. A client raises it, too:
+    there `reason` is the host's short word for what happened, and `exception` the type that the model raised.
     """
 
-    def __init__(self, code: str, message: str = "", reason: str = "model_error") -> None:
+    def __init__(self, code: str, message: str = "") -> None:
         if code not in CODES:
             raise ValueError(f"{code!r} is no gRPC status; one of {', '.join(sorted(CODES))}")
         super().__init__(message or code)
         self.code = code
         self.message = message or code
-        self.reason = reason
-        # What a model raised, where a client was told.
+        self.reason = "model_error"
         self.exception: Optional[str] = None
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return (type(self), (self.code, self.message, self.reason))
+        return (told, (self.code, self.message, self.reason, self.exception))
+
+
+def told(code: str, message: str, reason: str, exception: Optional[str] = None) -> Error:
+    """An error of Tidegate's own, with a reason of its fixed set."""
+    error = Error(code, message)
+    error.reason, error.exception = reason, exception
+    return error
 
 
 class Cancelled(BaseException):

@@ -108,7 +108,7 @@ class Model:
                 known = self._model_info = (stamp, json.loads(path.read_text(encoding="utf-8")))
             return known[1]
         except FileNotFoundError:
-            raise Error("NOT_FOUND", f"version {self.version!r} was not initialized: there is no {path}", "not_initialized") from None
+            raise Error("NOT_FOUND", f"version {self.version!r} was not initialized: there is no {path}") from None
 
     @property
     def training_log(self) -> TrainingLog:

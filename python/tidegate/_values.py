@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from ._errors import Error
+from ._errors import told
 
 # Open Inference Protocol type: (numpy's name, code of struct and memoryview, bytes an element)
 DATATYPES = {
@@ -291,7 +291,7 @@ def tensor(datatype, shape, data):
         return flat.reshape(shape)
     known = DATATYPES.get(datatype)
     if known is None:
-        raise Error("INVALID_ARGUMENT", f"tensors of {datatype} are not known here", "bad_arguments")
+        raise told("INVALID_ARGUMENT", f"tensors of {datatype} are not known here", "bad_arguments")
     name, code, size = known
     if len(data) != count * size:
         raise _bad_tensor(datatype, shape, len(data))
@@ -308,7 +308,7 @@ def tensor(datatype, shape, data):
 
 
 def _bad_tensor(datatype, shape, size):
-    return Error("INVALID_ARGUMENT", f"{size} bytes are no tensor of {datatype} {shape}", "bad_arguments")
+    return told("INVALID_ARGUMENT", f"{size} bytes are no tensor of {datatype} {shape}", "bad_arguments")
 
 
 def _nested(items, shape):

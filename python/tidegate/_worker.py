@@ -20,7 +20,7 @@ import traceback
 from . import __version__
 from . import _wire as wire
 from ._describe import methods
-from ._errors import Cancelled, Error
+from ._errors import Cancelled, Error, told
 from ._model import Model, current
 from ._values import FILE_FROM, BadResult, Held, argument, encode_json, parts_of, spool
 
@@ -136,7 +136,7 @@ class Worker:
             return known
         name = version or "default"
         if name in (".", "..") or "/" in name or "\\" in name or "\0" in name or len(name) > 128:
-            raise Error("INVALID_ARGUMENT", f"{name!r} is no name of a version", "unknown_version")
+            raise told("INVALID_ARGUMENT", f"{name!r} is no name of a version", "unknown_version")
         data = self.welcome.get("data") or "appdata/"
         folder = os.path.join(data, "models", name)
         known = os.path.exists(folder)
@@ -150,7 +150,7 @@ class Worker:
                 with contextlib.suppress(OSError):  # the constructor may have made it; callers choose names
                     os.rmdir(folder)
                 if isinstance(error, FileNotFoundError):
-                    raise Error("NOT_FOUND", f"there is no version {name!r}: {error}", "unknown_version") from error
+                    raise told("NOT_FOUND", f"there is no version {name!r}: {error}", "unknown_version") from error
             raise
         loaded = self.models[version] = Loaded(model, self.specs)
         gc.collect()
@@ -219,7 +219,7 @@ class Worker:
         method = meta.get("method")
         spec = self.specs.get(method)
         if spec is None:
-            raise Error("UNIMPLEMENTED", f"{self.name} has no public method {method!r}", "unknown_method")
+            raise told("UNIMPLEMENTED", f"{self.name} has no public method {method!r}", "unknown_method")
         version = meta.get("version") or ""
         loaded = self.models.get(version) or self.load(version)
         parts = meta.get("parts")
@@ -229,7 +229,7 @@ class Worker:
         else:
             kwargs = wire.load_json(data) if data else {}
         if type(kwargs) is not dict:
-            raise Error("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
+            raise told("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
         deadline = meta.get("deadline_ms")
         if deadline is not None:
             deadline = time.monotonic() + deadline / 1000
@@ -244,9 +244,9 @@ class Worker:
             for part in parts:
                 name = part.get("name") or spec.binary
                 if not name:
-                    raise Error("INVALID_ARGUMENT", f"{spec.says()} takes no binary input", "bad_arguments")
+                    raise told("INVALID_ARGUMENT", f"{spec.says()} takes no binary input", "bad_arguments")
                 if name in kwargs:
-                    raise Error("INVALID_ARGUMENT", f"{spec.name}: {name!r} is given twice", "bad_arguments")
+                    raise told("INVALID_ARGUMENT", f"{spec.name}: {name!r} is given twice", "bad_arguments")
                 own = None
                 if "file" not in part:
                     own = view[at : at + part["size"]]
@@ -319,6 +319,7 @@ class Worker:
             code, reason, message = "CANCELLED", "cancelled", "nobody waits for this call any longer"
         elif isinstance(error, Error):
             code, reason, message = error.code, error.reason, error.message
+            kind = "" if type(error) is Error else kind
         elif isinstance(error, BadResult):
             reason = "bad_result"
         elif isinstance(error, NotImplementedError):
@@ -339,7 +340,7 @@ class Worker:
         for call, kwargs in calls:
             misfit = spec.misfit(kwargs)
             if misfit:
-                results[call] = Error("INVALID_ARGUMENT", misfit, "bad_arguments")
+                results[call] = told("INVALID_ARGUMENT", misfit, "bad_arguments")
             else:
                 fitting.append((call, kwargs))
         if fitting:
@@ -376,7 +377,7 @@ class Worker:
                     raise Cancelled
                 kwargs = wire.load_json(text) if size else {}
                 if type(kwargs) is not dict:
-                    raise Error("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
+                    raise told("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
                 calls.append((call, kwargs))
             except BaseException as error:
                 self.error(call, error)

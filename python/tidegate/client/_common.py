@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
-from .._errors import Error
+from .._errors import Error, told
 from . import _protocol as protocol
 from ._addresses import Consul
 from ._inputs import Input, is_input
@@ -79,7 +79,7 @@ class Call:
             return None
         left = self.until - time.monotonic()
         if left <= 0:
-            raise Error("DEADLINE_EXCEEDED", f"{self.method} took longer than {self.options.timeout} s", "deadline")
+            raise told("DEADLINE_EXCEEDED", f"{self.method} took longer than {self.options.timeout} s", "deadline")
         return left
 
     def head(self, offset: int) -> List[Tuple[str, str]]:
@@ -189,7 +189,7 @@ class Bar:
 
 
 def silent(seconds: float) -> Error:
-    return Error("UNAVAILABLE", f"no heartbeat for {seconds:g} s", "no_heartbeat")
+    return told("UNAVAILABLE", f"no heartbeat for {seconds:g} s", "no_heartbeat")
 
 
 def split(addresses: Tuple[str, ...]) -> Tuple[List[str], Optional[Consul]]:

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
-from .._errors import CODES, Error
+from .._errors import CODES, Error, told
 from .._values import encode_json, tensor
 
 UNARY = frozenset(("initialize", "train", "predict", "log"))
@@ -93,15 +93,15 @@ def opening(kwargs: Dict[str, Any], version: str, size: Optional[int], has_input
     """The first message of `chaos`."""
     reserved = [name for name in kwargs if name.startswith("_aipod") or name == "version"]
     if reserved:
-        raise Error("INVALID_ARGUMENT", f"the argument {reserved[0]!r} is reserved" + (": give it as an option" if reserved == ["version"] else ""), "reserved_argument")
-    told = dict(kwargs)
+        raise told("INVALID_ARGUMENT", f"the argument {reserved[0]!r} is reserved" + (": give it as an option" if reserved == ["version"] else ""), "reserved_argument")
+    first_message = dict(kwargs)
     if version:
-        told["version"] = version
+        first_message["version"] = version
     if not has_input:
-        told["_aipod_binary_size"] = 0
+        first_message["_aipod_binary_size"] = 0
     elif size is not None:
-        told["_aipod_binary_size"] = size
-    return raw(zstd().ZstdCompressor(level=LEVEL).compress(encode_json(told)))
+        first_message["_aipod_binary_size"] = size
+    return raw(zstd().ZstdCompressor(level=LEVEL).compress(encode_json(first_message)))
 
 
 def compressed(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -167,7 +167,7 @@ def error_of(code: str, details: str, trailers: Iterable[Tuple[str, Any]]) -> Er
                 reason, exception = _error_info(value)
             except (IndexError, ValueError, UnicodeDecodeError):
                 continue
-    error = Error(code if code in CODES else "UNKNOWN", details, reason)
+    error = told(code if code in CODES else "UNKNOWN", details, reason)
     error.exception = exception
     return error
 

@@ -6,7 +6,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Set
 
 import grpc
 
-from .._errors import Error
+from .._errors import told
 from . import _protocol as protocol
 from ._addresses import Address, Balancer
 from ._common import CHANNEL, Call, Failed, Options, secure, silent, split
@@ -188,7 +188,7 @@ class Client:
         try:
             address = self._balancer.pick(call.address if call.upload else "")
         except LookupError as error:
-            raise Error("UNAVAILABLE", str(error), "no_address") from None
+            raise told("UNAVAILABLE", str(error), "no_address") from None
         call.address = address.name
         return address
 

@@ -207,10 +207,9 @@ impl Conversation {
 
     /// The first message.
     async fn opening(&self, chunks: &mut Chunks) -> Result<Opening, Fault> {
-        let first = chunks
-            .next()
-            .await
-            .ok_or_else(|| bad_arguments("the call has no first message with keyword arguments"))??;
+        let first = chunks.next().await.ok_or_else(|| {
+            bad_arguments("the call has no first message with keyword arguments")
+        })??;
         let options = &self.door.options;
         let (most, ratio) = (options.message, options.ratio);
         // Its size after decompression is not known before.
@@ -230,11 +229,7 @@ impl Conversation {
         Ok(opening)
     }
 
-    async fn claim(
-        &self,
-        upload: &Named,
-        announced: Announced,
-    ) -> Result<Claim, Failed> {
+    async fn claim(&self, upload: &Named, announced: Announced) -> Result<Claim, Failed> {
         let Announced::Bytes(size) = announced else {
             return Err(bad_arguments(
                 "an upload that may be resumed must tell `_aipod_binary_size`",
@@ -439,9 +434,8 @@ impl Stream for Chunks {
         Poll::Ready(next.map(|next| {
             let (compressed, message) = next?;
             let message = grpc::plain(compressed, message, this.encoding, MESSAGE)?;
-            let raw = Raw::decode(message).map_err(|error| {
-                bad_request(format!("a message does not parse: {error}"))
-            })?;
+            let raw = Raw::decode(message)
+                .map_err(|error| bad_request(format!("a message does not parse: {error}")))?;
             Ok(raw.data)
         }))
     }

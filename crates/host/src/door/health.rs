@@ -19,6 +19,7 @@ pub(super) type Service = Box<
 >;
 
 /// Tells callers whether the model takes calls.
+#[derive(Clone)]
 pub(super) struct Health(HealthReporter);
 
 /// The health service and who feeds it.
@@ -43,18 +44,21 @@ impl Health {
         } else {
             ServingStatus::NotServing
         };
-        let about = model.about();
-        let names = [
-            "",
-            "ai.AI",
-            "inference.GRPCInferenceService",
-            "tidegate.Uploads",
-            &about.service,
-        ];
-        for name in names {
+        for name in names(&model.about().service) {
             self.0.set_service_status(name, status).await;
         }
         ready
+    }
+
+    /// Tells that it is over, and ends the streams of those who watch.
+    pub(super) async fn end(mut self, model: &Arc<dyn Model>) {
+        let about = model.about();
+        for name in names(&about.service) {
+            self.0
+                .set_service_status(name, ServingStatus::NotServing)
+                .await;
+            self.0.clear_service_status(name).await;
+        }
     }
 
     /// Tells each change.
@@ -64,6 +68,17 @@ impl Health {
             model.changed(told).await;
         }
     }
+}
+
+/// All that health can be asked of.
+fn names(service: &str) -> [&str; 5] {
+    [
+        "",
+        "ai.AI",
+        "inference.GRPCInferenceService",
+        "tidegate.Uploads",
+        service,
+    ]
 }
 
 /// Reflection, `v1` and `v1alpha`.

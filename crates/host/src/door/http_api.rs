@@ -116,22 +116,19 @@ pub(super) async fn read(body: Incoming, headers: &HeaderMap, most: u64) -> Resu
         .map(|value| value.as_bytes().to_ascii_lowercase());
     match coding.as_deref() {
         None | Some(b"identity" | b"") => Ok(whole),
-        Some(b"gzip") => {
-            heavy(whole.len(), move || {
-                undo(GzDecoder::new(&whole[..]), most)
-            })
-            .await?
-        }
+        Some(b"gzip") => heavy(whole.len(), move || undo(GzDecoder::new(&whole[..]), most)).await?,
         Some(b"deflate") => {
             heavy(whole.len(), move || {
                 undo(ZlibDecoder::new(&whole[..]), most)
             })
             .await?
         }
-        Some(b"zstd") => heavy(whole.len(), move || {
-            inflate_whole(&whole, most, u64::MAX).map(Bytes::from)
-        })
-        .await?,
+        Some(b"zstd") => {
+            heavy(whole.len(), move || {
+                inflate_whole(&whole, most, u64::MAX).map(Bytes::from)
+            })
+            .await?
+        }
         Some(_) => Err(unknown_coding()),
     }
 }

@@ -47,9 +47,7 @@ fn reserved(name: &str) -> Fault {
 }
 
 fn not_an_object(error: &serde_json::Error) -> Fault {
-    bad_arguments(format!(
-        "keyword arguments must be a JSON object: {error}"
-    ))
+    bad_arguments(format!("keyword arguments must be a JSON object: {error}"))
 }
 
 /// Checks one argument's name.
@@ -141,8 +139,7 @@ pub(crate) enum Announced {
 
 /// Takes apart the first message of `chaos`.
 pub(crate) fn open(text: &[u8]) -> Result<Opening, Fault> {
-    let pairs: Pairs<'_> =
-        serde_json::from_slice(text).map_err(|error| not_an_object(&error))?;
+    let pairs: Pairs<'_> = serde_json::from_slice(text).map_err(|error| not_an_object(&error))?;
     let mut opening = Opening::default();
     let mut kwargs = Vec::with_capacity(text.len());
     kwargs.push(b'{');

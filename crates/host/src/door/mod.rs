@@ -32,6 +32,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tidegate_wire::grpc::is_grpc;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::body::Body;
@@ -79,15 +80,17 @@ pub async fn serve(
 ) {
     let spool = options.spool.clone();
     let (health, health_service) = health::health();
+    let (close, closing) = watch::channel(false);
     let door = Arc::new(Door {
         model,
         options,
+        closing,
         health: health_service,
         reflection: health::reflection(),
     });
     health.tell(&door.model).await;
     let mut tasks = JoinSet::new();
-    tasks.spawn(health.follow(door.model.clone()));
+    let follower = tasks.spawn(health.clone().follow(door.model.clone()));
     let graceful = GracefulShutdown::new();
     let server = server();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -110,6 +113,10 @@ pub async fn serve(
         }
     }
     drop(listener);
+    // Streams that would stay open without a call in them end now.
+    follower.abort();
+    close.send_replace(true);
+    health.end(&door.model).await;
     graceful.shutdown().await;
 }
 
@@ -151,14 +158,12 @@ fn connection(
 pub(crate) struct Door {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) options: DoorOptions,
+    closing: watch::Receiver<bool>,
     health: health::Service,
     reflection: [health::Service; 2],
 }
 
-async fn handle(
-    door: Arc<Door>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+async fn handle(door: Arc<Door>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let grpc = is_grpc(request.headers());
     if grpc
         && request.version() == Version::HTTP_2
@@ -203,11 +208,13 @@ impl Door {
         if self.model.ready() {
             return Ok(());
         }
-        Err(Fault::new(
-            Code::Unavailable,
-            "not_ready",
-            "the instance takes no calls: its worker starts or drains",
-        ))
+        Err(not_ready())
+    }
+
+    /// Resolves when the door closes.
+    pub(crate) async fn closed(&self) {
+        // An end of the sender is an end of the door.
+        let _ = self.closing.clone().wait_for(|closing| *closing).await;
     }
 
     /// Refuses what is no public method of the model, before anything large is read.
@@ -233,6 +240,15 @@ impl Door {
             headers.insert("x-tidegate-instance", value);
         }
     }
+}
+
+/// Nobody is there for a call.
+fn not_ready() -> Fault {
+    Fault::new(
+        Code::Unavailable,
+        "not_ready",
+        "the instance takes no calls: its worker starts or drains",
+    )
 }
 
 /// What the caller calls its request; bounded, since it goes to logs.

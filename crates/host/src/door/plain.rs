@@ -32,7 +32,9 @@ fn kind(headers: &HeaderMap) -> Result<Kind, Fault> {
     };
     let text = given.to_str().unwrap_or("");
     let essence = text.split(';').next().unwrap_or("").trim();
-    if essence.is_empty() || essence.eq_ignore_ascii_case("application/json") {
+    // `curl -d` says that JSON is a form.
+    let json = ["", "application/json", "application/x-www-form-urlencoded"];
+    if json.iter().any(|json| essence.eq_ignore_ascii_case(json)) {
         return Ok(Kind::Json);
     }
     if essence.eq_ignore_ascii_case("multipart/form-data") {
@@ -110,14 +112,11 @@ pub(super) async fn call(
         retry: retry(headers),
         id: request_id(headers),
     };
-    let wants_events = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|accepted| {
-            accepted
-                .to_str()
-                .is_ok_and(|list| list.contains("text/event-stream"))
-        });
+    let wants_events = headers.get_all(header::ACCEPT).iter().any(|accepted| {
+        accepted
+            .to_str()
+            .is_ok_and(|list| list.contains("text/event-stream"))
+    });
     if wants_events || method.stream {
         return events::answer(door.clone(), call).await;
     }

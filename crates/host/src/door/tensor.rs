@@ -107,13 +107,19 @@ pub(crate) fn elements(shape: &[u64]) -> Result<u64, Fault> {
 pub(crate) fn shape(axes: &[i64]) -> Result<Vec<u64>, Fault> {
     axes.iter()
         .map(|axis| {
-            u64::try_from(*axis).map_err(|_| bad_tensor(format!("shape {axes:?} has a negative axis")))
+            u64::try_from(*axis)
+                .map_err(|_| bad_tensor(format!("shape {axes:?} has a negative axis")))
         })
         .collect()
 }
 
 /// Checks that raw bytes are as many as type and shape ask for.
-pub(crate) fn check(name: &str, datatype: Datatype, shape: &[u64], raw: &[u8]) -> Result<(), Fault> {
+pub(crate) fn check(
+    name: &str,
+    datatype: Datatype,
+    shape: &[u64],
+    raw: &[u8],
+) -> Result<(), Fault> {
     let count = elements(shape)?;
     let found = match datatype.size() {
         Some(size) if raw.len() % size == 0 => (raw.len() / size) as u64,
@@ -151,9 +157,10 @@ impl<'a> Iterator for Elements<'a> {
         if self.0.is_empty() {
             return None;
         }
-        let cut = self.0.split_first_chunk::<4>().and_then(|(len, rest)| {
-            rest.split_at_checked(u32::from_le_bytes(*len) as usize)
-        });
+        let cut = self
+            .0
+            .split_first_chunk::<4>()
+            .and_then(|(len, rest)| rest.split_at_checked(u32::from_le_bytes(*len) as usize));
         Some(match cut {
             Some((element, rest)) => {
                 self.0 = rest;
@@ -169,7 +176,11 @@ impl<'a> Iterator for Elements<'a> {
 
 /// Writes an element of BYTES.
 pub(crate) fn put_bytes(raw: &mut Vec<u8>, element: &[u8]) {
-    raw.extend_from_slice(&u32::try_from(element.len()).unwrap_or(u32::MAX).to_le_bytes());
+    raw.extend_from_slice(
+        &u32::try_from(element.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     raw.extend_from_slice(element);
 }
 
@@ -222,8 +233,12 @@ impl Flat<'_> {
     #[allow(clippy::cast_possible_truncation)]
     fn float<E: Error>(self, value: f64) -> Result<(), E> {
         match self.datatype {
-            Datatype::Fp16 => self.raw.extend_from_slice(&f16::from_f64(value).to_le_bytes()),
-            Datatype::Bf16 => self.raw.extend_from_slice(&bf16::from_f64(value).to_le_bytes()),
+            Datatype::Fp16 => self
+                .raw
+                .extend_from_slice(&f16::from_f64(value).to_le_bytes()),
+            Datatype::Bf16 => self
+                .raw
+                .extend_from_slice(&bf16::from_f64(value).to_le_bytes()),
             Datatype::Fp32 => self.raw.extend_from_slice(&(value as f32).to_le_bytes()),
             Datatype::Fp64 => self.raw.extend_from_slice(&value.to_le_bytes()),
             _ => return Err(E::custom(format_args!("{value} does not fit"))),

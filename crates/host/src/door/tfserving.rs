@@ -261,7 +261,11 @@ fn columns(rows: &[&RawValue]) -> Result<Vec<u8>, Fault> {
         let row: Pairs<'_> =
             serde_json::from_str(row.get()).map_err(|error| bad_request(error.to_string()))?;
         if i == 0 {
-            columns = row.0.into_iter().map(|(name, value)| (name, vec![value])).collect();
+            columns = row
+                .0
+                .into_iter()
+                .map(|(name, value)| (name, vec![value]))
+                .collect();
             continue;
         }
         for (name, value) in row.0 {
@@ -379,8 +383,14 @@ mod tests {
 
     #[test]
     fn other_rows_go_to_the_first_argument() {
-        assert_eq!(kwargs_of(r#"{"instances": [1, 2]}"#, &["x", "y"]), r#"{"x":[1, 2]}"#);
-        assert_eq!(kwargs_of(r#"{"inputs": {"x": [1]}}"#, &["x"]), r#"{"x": [1]}"#);
+        assert_eq!(
+            kwargs_of(r#"{"instances": [1, 2]}"#, &["x", "y"]),
+            r#"{"x":[1, 2]}"#
+        );
+        assert_eq!(
+            kwargs_of(r#"{"inputs": {"x": [1]}}"#, &["x"]),
+            r#"{"x": [1]}"#
+        );
         assert_eq!(kwargs_of(r#"{"inputs": [1]}"#, &["x"]), r#"{"x":[1]}"#);
     }
 
@@ -404,9 +414,8 @@ mod tests {
 
     #[test]
     fn columns_as_long_as_the_rows_become_rows_again() {
-        let text = |result: &str, rows| {
-            String::from_utf8(predictions(result.as_bytes(), rows)).unwrap()
-        };
+        let text =
+            |result: &str, rows| String::from_utf8(predictions(result.as_bytes(), rows)).unwrap();
         assert_eq!(
             text(r#"{"a": [1, 2], "b": [3, 4]}"#, 2),
             r#"{"predictions":[{"a":1,"b":3},{"a":2,"b":4}]}"#

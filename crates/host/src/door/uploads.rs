@@ -86,7 +86,9 @@ pub(super) fn answer(
         return Ok(response);
     }
     if method != Method::GET {
-        return Err(bad_request("an upload is asked for with GET, removed with DELETE"));
+        return Err(bad_request(
+            "an upload is asked for with GET, removed with DELETE",
+        ));
     }
     let status = spool.status(id, token)?;
     let about = door.model.about();

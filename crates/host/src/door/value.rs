@@ -118,7 +118,9 @@ pub(crate) async fn bytes_of(part: &Part, most: u64) -> Result<Bytes, Fault> {
 /// The only part of a value that is plain bytes and nothing else.
 pub(crate) fn only_bytes(value: &Value) -> Option<&Part> {
     match &value.parts[..] {
-        [part] if part.name.is_empty() && part.tensor.is_none() && is_null(&value.json) => Some(part),
+        [part] if part.name.is_empty() && part.tensor.is_none() && is_null(&value.json) => {
+            Some(part)
+        }
         _ => None,
     }
 }
@@ -165,7 +167,11 @@ mod tests {
             "[[1],[2]]"
         );
         assert_eq!(
-            text(r#"{"n": 1}"#, vec![part("x", &[7], Some(vec![1])), part("b", b"", None)]).await,
+            text(
+                r#"{"n": 1}"#,
+                vec![part("x", &[7], Some(vec![1])), part("b", b"", None)]
+            )
+            .await,
             r#"{"n":1,"x":[7],"b":""}"#
         );
         assert_eq!(
@@ -180,6 +186,9 @@ mod tests {
             json: Bytes::new(),
             parts: vec![part("x", &[1, 2, 3], Some(vec![2]))],
         };
-        assert_eq!(whole(value, 1 << 20).await.unwrap_err().code, Code::Internal);
+        assert_eq!(
+            whole(value, 1 << 20).await.unwrap_err().code,
+            Code::Internal
+        );
     }
 }

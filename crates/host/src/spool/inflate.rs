@@ -91,7 +91,10 @@ impl Inflate {
                 Fault::new(
                     Code::InvalidArgument,
                     "size_mismatch",
-                    format!("more than the {} bytes that were announced", self.bounds.most),
+                    format!(
+                        "more than the {} bytes that were announced",
+                        self.bounds.most
+                    ),
                 )
             } else {
                 Fault::new(
@@ -112,11 +115,6 @@ impl Inflate {
             ));
         }
         Ok(())
-    }
-
-    /// Bytes that came out so far.
-    pub(crate) fn given(&self) -> u64 {
-        self.given
     }
 
     /// Whether all that was announced is there and no frame is open.

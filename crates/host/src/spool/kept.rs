@@ -385,10 +385,9 @@ pub(super) fn find(spool: &Arc<Spool>) -> io::Result<()> {
             Some("note") => {
                 let part = path.with_extension("part");
                 if let Some(kept) = read(spool, &part) {
-                    spool.used.fetch_add(
-                        kept.taken.load(Ordering::Relaxed),
-                        Ordering::Relaxed,
-                    );
+                    spool
+                        .used
+                        .fetch_add(kept.taken.load(Ordering::Relaxed), Ordering::Relaxed);
                     spool
                         .kept
                         .lock()

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::file::CallFile;
 use super::sink::Sink;
 use super::*;
-use crate::{Content, Spooled};
+use crate::Content;
 
 const BOUNDS: InflateBounds = InflateBounds {
     most: u64::MAX,
@@ -42,7 +42,9 @@ fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     (0..len)
         .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 56) as u8
         })
         .collect()
@@ -138,12 +140,37 @@ async fn every_failure_leaves_nothing_behind() {
     for (what, input, form, reason) in [
         ("truncated", cut(packed.len() - 1), zstd, "truncated"),
         ("nothing", Vec::new(), zstd, "truncated"),
-        ("too short", pieces(&packed, 9999), exact(data.len() + 1), "truncated"),
-        ("too long", pieces(&packed, 9999), exact(data.len() - 1), "size_mismatch"),
+        (
+            "too short",
+            pieces(&packed, 9999),
+            exact(data.len() + 1),
+            "truncated",
+        ),
+        (
+            "too long",
+            pieces(&packed, 9999),
+            exact(data.len() - 1),
+            "size_mismatch",
+        ),
         ("no zstd", pieces(&data, 9999), zstd, "bad_zstd"),
-        ("flipped bytes", pieces(&flipped, 9999), exact(1 << 30), "bad_zstd"),
-        ("too large", pieces(&data, 9999), plain(2 * MIB), "too_large"),
-        ("beyond the quota", pieces(&twice, 65_536), plain(u64::MAX), "upload_quota"),
+        (
+            "flipped bytes",
+            pieces(&flipped, 9999),
+            exact(1 << 30),
+            "bad_zstd",
+        ),
+        (
+            "too large",
+            pieces(&data, 9999),
+            plain(2 * MIB),
+            "too_large",
+        ),
+        (
+            "beyond the quota",
+            pieces(&twice, 65_536),
+            plain(u64::MAX),
+            "upload_quota",
+        ),
         ("broken off", broken, zstd, "cancelled"),
     ] {
         let fault = stored(&spool, input, form).await.unwrap_err();
@@ -187,7 +214,10 @@ fn a_full_disk_is_told_as_such_and_leaves_nothing() {
     let file = File::options().write(true).open("/dev/full").unwrap();
     let mut sink = Sink::Call { file, call };
     let fault = sink.write(&noise(1000)).unwrap_err();
-    assert_eq!((fault.code, fault.reason), (Code::ResourceExhausted, "disk_full"));
+    assert_eq!(
+        (fault.code, fault.reason),
+        (Code::ResourceExhausted, "disk_full")
+    );
     drop(sink);
     assert!(files(&folder).is_empty());
     assert_eq!(spool.used(), 0);
@@ -197,9 +227,13 @@ fn a_full_disk_is_told_as_such_and_leaves_nothing() {
 async fn a_folder_that_is_gone_is_the_host_s_fault() {
     let (folder, spool) = spool(100 * MIB);
     fs::remove_dir(folder.path()).unwrap();
-    let fault = stored(&spool, pieces(&noise(1 << 20), 9999), Form::Plain { most: MIB })
-        .await
-        .unwrap_err();
+    let fault = stored(
+        &spool,
+        pieces(&noise(1 << 20), 9999),
+        Form::Plain { most: MIB },
+    )
+    .await
+    .unwrap_err();
     assert_eq!((fault.code, fault.reason), (Code::Internal, "spool"));
 }
 
@@ -268,14 +302,18 @@ async fn interrupted(spool: &Arc<Spool>, data: &[u8], from: usize, to: usize) {
     let packed = zstd::encode_all(&data[from..to], 3).unwrap();
     let gone = Err(Fault::new(Code::Cancelled, "cancelled", "gone"));
     // The break comes when all before it was written: what is on its way then may be lost.
-    let mut source = Box::pin(stream::iter(pieces(&packed, 10_000)).chain(stream::once(async {
-        while spool.status(ID, TOKEN).unwrap().offset < to as u64 {
-            tokio::task::yield_now().await;
-        }
-        gone
-    })));
+    let mut source = Box::pin(
+        stream::iter(pieces(&packed, 10_000)).chain(stream::once(async {
+            while spool.status(ID, TOKEN).unwrap().offset < to as u64 {
+                tokio::task::yield_now().await;
+            }
+            gone
+        })),
+    );
     let form = exact(data.len() - from);
-    let fault = store(&mut source, form, Target::Kept(claim)).await.unwrap_err();
+    let fault = store(&mut source, form, Target::Kept(claim))
+        .await
+        .unwrap_err();
     assert_eq!(fault.reason, "cancelled");
 }
 
@@ -311,7 +349,10 @@ async fn an_upload_goes_on_where_it_broke_even_in_another_process() {
     input.claim.unwrap().done();
     assert!(files(&folder).is_empty());
     assert_eq!(second.used(), 0);
-    assert_eq!(second.status(ID, TOKEN).unwrap_err().reason, "upload_unknown");
+    assert_eq!(
+        second.status(ID, TOKEN).unwrap_err().reason,
+        "upload_unknown"
+    );
 }
 
 #[tokio::test]
@@ -321,16 +362,35 @@ async fn an_upload_belongs_to_its_token_and_to_one_call_at_a_time() {
     interrupted(&spool, &data, 0, 500).await;
     let reason = |result: Result<Claim, Fault>| result.unwrap_err().reason;
     let other = "another token 123".replace(' ', "-");
-    assert_eq!(reason(spool.claim(ID, &other, 1000, 500).await), "upload_token");
+    assert_eq!(
+        reason(spool.claim(ID, &other, 1000, 500).await),
+        "upload_token"
+    );
     assert_eq!(spool.status(ID, &other).unwrap_err().reason, "upload_token");
     assert_eq!(spool.remove(ID, &other).unwrap_err().reason, "upload_token");
-    assert_eq!(reason(spool.claim(ID, TOKEN, 999, 500).await), "size_mismatch");
-    assert_eq!(reason(spool.claim(ID, TOKEN, 1000, 501).await), "upload_offset");
-    assert_eq!(reason(spool.claim("upload-2", TOKEN, 1000, 1).await), "upload_unknown");
+    assert_eq!(
+        reason(spool.claim(ID, TOKEN, 999, 500).await),
+        "size_mismatch"
+    );
+    assert_eq!(
+        reason(spool.claim(ID, TOKEN, 1000, 501).await),
+        "upload_offset"
+    );
+    assert_eq!(
+        reason(spool.claim("upload-2", TOKEN, 1000, 1).await),
+        "upload_unknown"
+    );
     for id in ["short", "../../etc/passwd", ".hidden-file", "a/b/c/d/e/f"] {
-        assert_eq!(reason(spool.claim(id, TOKEN, 1, 0).await), "bad_request", "{id}");
+        assert_eq!(
+            reason(spool.claim(id, TOKEN, 1, 0).await),
+            "bad_request",
+            "{id}"
+        );
     }
-    assert_eq!(reason(spool.claim(ID, "short", 1000, 0).await), "bad_request");
+    assert_eq!(
+        reason(spool.claim(ID, "short", 1000, 0).await),
+        "bad_request"
+    );
 
     let held = spool.claim(ID, TOKEN, 1000, 500).await.unwrap();
     assert_eq!(spool.remove(ID, TOKEN).unwrap_err().reason, "upload_busy");

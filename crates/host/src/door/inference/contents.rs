@@ -63,7 +63,10 @@ pub(super) fn from_raw(datatype: Datatype, raw: &[u8]) -> Option<InferTensorCont
     let mut contents = InferTensorContents::default();
     macro_rules! all {
         ($kind:ty) => {
-            raw.as_chunks().0.iter().map(|bytes| <$kind>::from_le_bytes(*bytes))
+            raw.as_chunks()
+                .0
+                .iter()
+                .map(|bytes| <$kind>::from_le_bytes(*bytes))
         };
     }
     match datatype {

@@ -15,12 +15,12 @@ use super::contents::{from_raw, to_raw};
 use super::{
     Asked, EXTENSIONS, Named, call_of, check_version, infer, named, outputs, version_ready,
 };
-use crate::door::Door;
 use crate::door::body::{Body, BodyFrame};
 use crate::door::fault::{bad_request, grpc_response};
 use crate::door::grpc::{self, CallHead, Messages};
 use crate::door::http_api::check_model;
 use crate::door::tensor::{Datatype, bad_tensor};
+use crate::door::{Door, not_ready};
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_response::InferOutputTensor;
 use crate::proto::inference::model_metadata_response::TensorMetadata;
@@ -87,9 +87,11 @@ pub(in crate::door) async fn call(
             .await
         }
         "RepositoryIndex" => {
-            grpc::unary(door, request, |asked: RepositoryIndexRequest, _| async move {
-                Ok(index(door, asked.ready))
-            })
+            grpc::unary(
+                door,
+                request,
+                |asked: RepositoryIndexRequest, _| async move { Ok(index(door, asked.ready)) },
+            )
             .await
         }
         "RepositoryModelLoad" => {
@@ -359,7 +361,14 @@ impl Streamed {
     async fn all(&self, body: Incoming) -> Result<(), Fault> {
         let limit = self.door.options.message;
         let mut messages = Messages::new(body, limit);
-        while let Some(message) = messages.next().await {
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = self.door.closed() => return Err(not_ready()),
+            };
+            let Some(message) = message else {
+                return Ok(());
+            };
             let (compressed, message) = message?;
             let message = grpc::plain(compressed, message, self.head.encoding, limit)?;
             let request = ModelInferRequest::decode(message)
@@ -374,7 +383,6 @@ impl Streamed {
                 .await?;
             }
         }
-        Ok(())
     }
 
     async fn one(&self, request: ModelInferRequest, echo: &Echo) -> Result<(), Fault> {

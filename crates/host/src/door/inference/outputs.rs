@@ -86,9 +86,43 @@ fn from_json(about: &About, json: Json, outputs: &mut Vec<Named>) -> Result<(), 
 /// A value in the datatype that the model declared.
 fn converted(name: String, datatype: &str, value: &Json) -> Result<Named, Fault> {
     let datatype = Datatype::parse(datatype).map_err(ours)?;
-    let shape = axes(value);
-    let raw = tensor::from_json(&name, datatype, &value.to_string()).map_err(ours)?;
-    tensor::check(&name, datatype, &shape, &raw).map_err(ours)?;
+    let shape = axes(value).ok_or_else(|| {
+        ours(tensor::bad_tensor(format!(
+            "`{name}` has lists of different lengths"
+        )))
+    })?;
+    tensor_of(name, datatype, shape, &value.to_string()).map_err(ours)
+}
+
+/// A value in the datatype that fits it; its JSON as one element of BYTES where none does.
+fn guessed(name: String, value: &Json) -> Named {
+    if let Json::String(text) = value {
+        return bytes(name, text.as_bytes());
+    }
+    let json = value.to_string();
+    if let Some(shape) = axes(value) {
+        for datatype in [
+            Datatype::Bool,
+            Datatype::Int64,
+            Datatype::Fp64,
+            Datatype::Bytes,
+        ] {
+            if let Ok(named) = tensor_of(name.clone(), datatype, shape.clone(), &json) {
+                return named;
+            }
+        }
+    }
+    bytes(name, json.as_bytes())
+}
+
+fn tensor_of(
+    name: String,
+    datatype: Datatype,
+    shape: Vec<u64>,
+    json: &str,
+) -> Result<Named, Fault> {
+    let raw = tensor::from_json(&name, datatype, json)?;
+    tensor::check(&name, datatype, &shape, &raw)?;
     Ok(Named {
         name,
         of: TensorOf {
@@ -99,37 +133,17 @@ fn converted(name: String, datatype: &str, value: &Json) -> Result<Named, Fault>
     })
 }
 
-/// A value in the datatype that fits it; its JSON as one element of BYTES where none does.
-fn guessed(name: String, value: &Json) -> Named {
-    if let Json::String(text) = value {
-        return bytes(name, text.as_bytes());
-    }
-    let shape = axes(value);
-    let json = value.to_string();
-    for datatype in [
-        Datatype::Bool,
-        Datatype::Int64,
-        Datatype::Fp64,
-        Datatype::Bytes,
-    ] {
-        if let Ok(raw) = tensor::from_json(&name, datatype, &json)
-            && tensor::check(&name, datatype, &shape, &raw).is_ok()
-        {
-            return Named {
-                name,
-                of: TensorOf {
-                    datatype: datatype.name().to_owned(),
-                    shape,
-                },
-                raw: Bytes::from(raw),
-            };
+/// Lengths of nested lists, if they are the same everywhere; a single value is a list of one.
+fn axes(value: &Json) -> Option<Vec<u64>> {
+    fn fits(value: &Json, axes: &[u64]) -> bool {
+        match (value, axes) {
+            (Json::Array(list), [axis, rest @ ..]) => {
+                list.len() as u64 == *axis && list.iter().all(|inner| fits(inner, rest))
+            }
+            (Json::Array(_), []) | (_, [_, ..]) => false,
+            (_, []) => true,
         }
     }
-    bytes(name, json.as_bytes())
-}
-
-/// Lengths of nested lists along their first elements; a single value is one of one.
-fn axes(value: &Json) -> Vec<u64> {
     let mut shape = Vec::new();
     let mut inner = value;
     while let Json::Array(list) = inner {
@@ -140,9 +154,9 @@ fn axes(value: &Json) -> Vec<u64> {
         }
     }
     if shape.is_empty() {
-        shape.push(1);
+        return Some(vec![1]);
     }
-    shape
+    fits(value, &shape).then_some(shape)
 }
 
 fn bytes(name: String, element: &[u8]) -> Named {
@@ -187,7 +201,13 @@ mod tests {
 
     #[test]
     fn what_is_no_tensor_stays_json() {
-        for odd in [json!(null), json!({"a": 1}), json!([1, "a"]), json!([[1], [2, 3]]), json!([1, [2]])] {
+        for odd in [
+            json!(null),
+            json!({"a": 1}),
+            json!([1, "a"]),
+            json!([[1], [2, 3]]),
+            json!([1, [2]]),
+        ] {
             let (datatype, shape, raw) = guess(odd.clone());
             assert_eq!((&datatype[..], &shape[..]), ("BYTES", &[1][..]), "{odd}");
             assert_eq!(&raw[4..], odd.to_string().as_bytes());
@@ -198,6 +218,11 @@ mod tests {
     fn declared_outputs_get_their_datatype() {
         let named = converted("x".into(), "FP32", &json!([1, 2])).unwrap();
         assert_eq!(named.raw.len(), 8);
-        assert_eq!(converted("x".into(), "FP32", &json!("no")).unwrap_err().code, Code::Internal);
+        assert_eq!(
+            converted("x".into(), "FP32", &json!("no"))
+                .unwrap_err()
+                .code,
+            Code::Internal
+        );
     }
 }

@@ -294,7 +294,9 @@ fn parse(body: &Bytes, split: usize) -> Result<Parsed, Fault> {
         if output.parameters.contains_key("classification")
             || output.parameters.contains_key("shared_memory_region")
         {
-            return Err(bad_tensor("classification and shared memory are not offered"));
+            return Err(bad_tensor(
+                "classification and shared memory are not offered",
+            ));
         }
         if let Some(binary) = is_true(&output.parameters, "binary_data") {
             said.push((output.name.clone(), binary));

@@ -1,0 +1,544 @@
+//! The Open Inference Protocol, gRPC and REST.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::StatusCode;
+use http::uri::PathAndQuery;
+use serde_json::{Value as Json, json};
+use tidegate_host::proto::inference::infer_parameter::ParameterChoice;
+use tidegate_host::proto::inference::model_infer_request::{
+    InferInputTensor, InferRequestedOutputTensor,
+};
+use tidegate_host::proto::inference::model_repository_parameter::ParameterChoice as RepositoryChoice;
+use tidegate_host::proto::inference::*;
+use tonic::Code;
+use tonic::client::Grpc;
+use tonic_prost::ProstCodec;
+
+use crate::client::{channel, get, json, post, problem, reason, unary};
+use crate::fake::{served, sum, until};
+
+fn input(
+    name: &str,
+    datatype: &str,
+    shape: &[i64],
+    contents: Option<InferTensorContents>,
+) -> InferInputTensor {
+    InferInputTensor {
+        name: name.to_owned(),
+        datatype: datatype.to_owned(),
+        shape: shape.to_vec(),
+        contents,
+        ..Default::default()
+    }
+}
+
+fn asked(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> ModelInferRequest {
+    ModelInferRequest {
+        model_name: "fake".to_owned(),
+        id: "i-1".to_owned(),
+        inputs,
+        raw_input_contents: raw,
+        ..Default::default()
+    }
+}
+
+fn parameter(value: bool) -> InferParameter {
+    InferParameter {
+        parameter_choice: Some(ParameterChoice::BoolParam(value)),
+    }
+}
+
+const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+
+fn floats() -> Bytes {
+    Bytes::from([1f32, 2.0].map(f32::to_le_bytes).concat())
+}
+
+/// What the fake was called with, from the outputs of an answer.
+fn parts(response: &ModelInferResponse) -> Json {
+    let i = response
+        .outputs
+        .iter()
+        .position(|out| out.name == "parts")
+        .unwrap();
+    let raw = match &response.outputs[i].contents {
+        Some(contents) => contents.bytes_contents[0].clone(),
+        None => response.raw_output_contents[i].slice(4..),
+    };
+    serde_json::from_slice(&raw).unwrap()
+}
+
+#[tokio::test]
+async fn raw_and_typed_tensors_reach_the_method_alike_and_answers_come_in_kind() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    let expected = json!([["x", 8, sum(&floats()), [2]]]);
+    let raw = asked(vec![input("x", "FP32", &[2], None)], vec![floats()]);
+    let raw = unary::<_, ModelInferResponse>(&channel, INFER, tonic::Request::new(raw))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(parts(&raw), expected);
+    assert_eq!(
+        (&raw.model_name[..], &raw.model_version[..], &raw.id[..]),
+        ("fake", "v1", "i-1")
+    );
+    assert_eq!(raw.raw_output_contents.len(), raw.outputs.len());
+    let contents = InferTensorContents {
+        fp32_contents: vec![1.0, 2.0],
+        ..Default::default()
+    };
+    let typed = asked(vec![input("x", "FP32", &[2], Some(contents))], vec![]);
+    let typed = unary::<_, ModelInferResponse>(&channel, INFER, tonic::Request::new(typed))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(parts(&typed), expected);
+    assert!(typed.raw_output_contents.is_empty());
+}
+
+#[tokio::test]
+async fn tensors_of_a_result_are_outputs_and_parameters_are_arguments() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    let mut request = asked(vec![], vec![]);
+    request.parameters = HashMap::from([
+        ("tensors".to_owned(), parameter(true)),
+        ("priority".to_owned(), parameter(true)),
+    ]);
+    let all = unary::<_, ModelInferResponse>(&channel, INFER, tonic::Request::new(request.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    let described: Vec<_> = all
+        .outputs
+        .iter()
+        .map(|out| (&out.name[..], &out.datatype[..], &out.shape[..]))
+        .collect();
+    assert_eq!(
+        described,
+        [
+            ("n", "INT64", &[1][..]),
+            ("y", "FP32", &[2, 1]),
+            ("b", "BYTES", &[1])
+        ]
+    );
+    assert_eq!(all.raw_output_contents[2], &b"\x02\0\0\0ab"[..]);
+    let wanted = |name: &str| InferRequestedOutputTensor {
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    request.outputs = vec![wanted("y")];
+    let some =
+        unary::<_, ModelInferResponse>(&channel, INFER, tonic::Request::new(request.clone()))
+            .await
+            .unwrap()
+            .into_inner();
+    assert_eq!(some.outputs.len(), 1);
+    request.outputs = vec![wanted("z")];
+    let status = unary::<_, ModelInferResponse>(&channel, INFER, tonic::Request::new(request))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status)),
+        (Code::InvalidArgument, "bad_tensor")
+    );
+}
+
+#[tokio::test]
+async fn tensors_that_lie_are_refused() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    let typed = InferTensorContents {
+        fp32_contents: vec![1.0],
+        ..Default::default()
+    };
+    let cases = vec![
+        asked(vec![input("x", "FP32", &[3], None)], vec![floats()]),
+        asked(vec![input("x", "FP32", &[-1], None)], vec![floats()]),
+        asked(vec![input("x", "FLOAT", &[2], None)], vec![floats()]),
+        asked(
+            vec![input("x", "FP32", &[2], None)],
+            vec![floats(), floats()],
+        ),
+        asked(
+            vec![input("x", "FP32", &[2], Some(typed.clone()))],
+            vec![floats()],
+        ),
+        asked(vec![input("x", "FP32", &[2], Some(typed.clone()))], vec![]),
+        asked(vec![input("x", "FP16", &[1], Some(typed))], vec![]),
+        asked(
+            vec![
+                input("x", "FP32", &[2], None),
+                input("x", "FP32", &[2], None),
+            ],
+            vec![floats(), floats()],
+        ),
+        asked(vec![input("_aipod_x", "FP32", &[2], None)], vec![floats()]),
+    ];
+    for case in cases {
+        let status =
+            unary::<_, ModelInferResponse>(&channel, INFER, tonic::Request::new(case.clone()))
+                .await
+                .unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{case:?}");
+    }
+    let mut other = asked(vec![], vec![]);
+    other.model_name = "other".to_owned();
+    let status = unary::<_, ModelInferResponse>(&channel, INFER, tonic::Request::new(other))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn the_server_and_its_repository_describe_themselves() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    macro_rules! ask {
+        ($method:literal, $request:expr, $response:ty) => {
+            unary::<_, $response>(
+                &channel,
+                concat!("/inference.GRPCInferenceService/", $method),
+                tonic::Request::new($request),
+            )
+            .await
+        };
+    }
+    assert!(
+        ask!("ServerLive", ServerLiveRequest {}, ServerLiveResponse)
+            .unwrap()
+            .get_ref()
+            .live
+    );
+    assert!(
+        ask!("ServerReady", ServerReadyRequest {}, ServerReadyResponse)
+            .unwrap()
+            .get_ref()
+            .ready
+    );
+    let name = || "fake".to_owned();
+    let ready = |version: &str| ModelReadyRequest {
+        name: name(),
+        version: version.to_owned(),
+    };
+    assert!(
+        ask!("ModelReady", ready(""), ModelReadyResponse)
+            .unwrap()
+            .get_ref()
+            .ready
+    );
+    assert!(
+        !ask!("ModelReady", ready("v2"), ModelReadyResponse)
+            .unwrap()
+            .get_ref()
+            .ready
+    );
+    let server = ask!(
+        "ServerMetadata",
+        ServerMetadataRequest {},
+        ServerMetadataResponse
+    )
+    .unwrap()
+    .into_inner();
+    assert!(server.extensions.contains(&"binary_tensor_data".to_owned()));
+    let about = ask!(
+        "ModelMetadata",
+        ModelMetadataRequest {
+            name: name(),
+            version: String::new()
+        },
+        ModelMetadataResponse
+    )
+    .unwrap()
+    .into_inner();
+    assert_eq!(
+        (&about.inputs[0].name[..], &about.inputs[0].shape[..]),
+        ("x", &[-1][..])
+    );
+    assert_eq!(about.versions, ["v1", "v2"]);
+
+    let choice = |version: &str| {
+        let parameter_choice = Some(RepositoryChoice::StringParam(version.to_owned()));
+        HashMap::from([(
+            "version".to_owned(),
+            ModelRepositoryParameter { parameter_choice },
+        )])
+    };
+    let load = |version: &str| RepositoryModelLoadRequest {
+        model_name: name(),
+        parameters: choice(version),
+        ..Default::default()
+    };
+    ask!(
+        "RepositoryModelLoad",
+        load("v2"),
+        RepositoryModelLoadResponse
+    )
+    .unwrap();
+    let index = |ready| RepositoryIndexRequest {
+        ready,
+        ..Default::default()
+    };
+    assert_eq!(
+        ask!("RepositoryIndex", index(true), RepositoryIndexResponse)
+            .unwrap()
+            .get_ref()
+            .models
+            .len(),
+        2
+    );
+    let unload = RepositoryModelUnloadRequest {
+        model_name: name(),
+        parameters: choice("v2"),
+        ..Default::default()
+    };
+    ask!(
+        "RepositoryModelUnload",
+        unload,
+        RepositoryModelUnloadResponse
+    )
+    .unwrap();
+    assert_eq!(
+        ask!("RepositoryIndex", index(true), RepositoryIndexResponse)
+            .unwrap()
+            .get_ref()
+            .models
+            .len(),
+        1
+    );
+    assert_eq!(
+        ask!(
+            "RepositoryModelLoad",
+            load("bad"),
+            RepositoryModelLoadResponse
+        )
+        .unwrap_err()
+        .code(),
+        Code::NotFound
+    );
+    door.model.ready.send_replace(false);
+    assert!(
+        !ask!("ServerReady", ServerReadyRequest {}, ServerReadyResponse)
+            .unwrap()
+            .get_ref()
+            .ready
+    );
+}
+
+#[tokio::test]
+async fn a_stream_answers_each_request_and_survives_one_that_fails() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    let with = |names: &[&str]| {
+        let mut request = asked(vec![], vec![]);
+        request.parameters = names
+            .iter()
+            .map(|name| ((*name).to_owned(), parameter(true)))
+            .collect();
+        request
+    };
+    let wants_final = "triton_enable_empty_final_response";
+    let requests = vec![with(&["fail"]), with(&["stream", wants_final]), with(&[])];
+    let mut client = Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelStreamInfer");
+    let codec = ProstCodec::<ModelInferRequest, ModelStreamInferResponse>::default();
+    let mut answers = client
+        .streaming(tonic::Request::new(stream::iter(requests)), path, codec)
+        .await
+        .unwrap()
+        .into_inner();
+    let mut list = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        let response = answer.infer_response.unwrap();
+        assert_eq!(response.id, "i-1");
+        let last = response.parameters.get("triton_final_response").cloned();
+        list.push((answer.error_message, response.outputs.len(), last));
+    }
+    assert_eq!(list[0].0, "no key 'x'\nsecond line");
+    let flag = |value| Some(parameter(value));
+    assert_eq!(
+        list[1..4],
+        [
+            (String::new(), 1, flag(false)),
+            (String::new(), 1, flag(false)),
+            (String::new(), 0, flag(true))
+        ]
+    );
+    assert!(list[4].0.is_empty() && list[4].1 > 0);
+    assert_eq!(list.len(), 5);
+}
+
+const PATH: &str = "/v2/models/fake/infer";
+
+#[tokio::test]
+async fn rest_takes_json_and_binary_tensors_and_answers_as_asked() {
+    let door = served();
+    let body = json!({"id": "7", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0, 2.0]}]});
+    let plain = json(&post(&door.socket, PATH, &[], body.to_string()).await);
+    assert_eq!(
+        (&plain["id"], &plain["model_name"], &plain["model_version"]),
+        (&json!("7"), &json!("fake"), &json!("v1"))
+    );
+    let output = |answer: &Json, name: &str| {
+        answer["outputs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|out| out["name"] == name)
+            .unwrap()
+            .clone()
+    };
+    let text = output(&plain, "parts")["data"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        serde_json::from_str::<Json>(&text).unwrap(),
+        json!([["x", 8, sum(&floats()), [2]]])
+    );
+
+    let head = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}],
+        "parameters": {"tensors": 1, "binary_data_output": true}, "outputs": [{"name": "y"}, {"name": "n", "parameters": {"binary_data": false}}]})
+    .to_string();
+    let mut body = head.clone().into_bytes();
+    body.extend_from_slice(&floats());
+    let length = head.len().to_string();
+    let headers = [("inference-header-content-length", &length[..])];
+    let answer = post(&door.socket, PATH, &headers, &body).await;
+    let split: usize = answer.headers()["inference-header-content-length"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let told: Json = serde_json::from_slice(&answer.body()[..split]).unwrap();
+    assert_eq!(output(&told, "y")["parameters"]["binary_data_size"], 8);
+    assert_eq!(output(&told, "n")["data"], json!([1]));
+    assert_eq!(
+        answer.body()[split..],
+        [1.5f32, 2.5].map(f32::to_le_bytes).concat()
+    );
+
+    use std::io::Write;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&body).unwrap();
+    let coded = [headers[0], ("content-encoding", "gzip")];
+    let again = post(&door.socket, PATH, &coded, gzip.finish().unwrap()).await;
+    assert_eq!(again.body(), answer.body());
+}
+
+#[tokio::test]
+async fn rest_tells_what_is_wrong() {
+    let door = served();
+    let with = |input: Json| json!({"inputs": [input]}).to_string();
+    let x = |more: Json| {
+        let mut tensor = json!({"name": "x", "datatype": "FP32", "shape": [1]});
+        tensor
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        with(tensor)
+    };
+    for (body, word) in [
+        ("{".to_owned(), "bad_request"),
+        (json!({"inputs": 1}).to_string(), "bad_request"),
+        (x(json!({})), "bad_tensor"),
+        (x(json!({"data": [1, 2]})), "bad_tensor"),
+        (x(json!({"data": ["a"]})), "bad_tensor"),
+        (x(json!({"data": [1], "shape": [-1]})), "bad_tensor"),
+        (x(json!({"data": [1], "datatype": "X"})), "bad_tensor"),
+        (
+            x(json!({"parameters": {"binary_data_size": 4}})),
+            "bad_tensor",
+        ),
+        (
+            x(json!({"parameters": {"shared_memory_region": "a"}})),
+            "bad_tensor",
+        ),
+        (
+            x(json!({"data": [1], "name": "_aipod_x"})),
+            "reserved_argument",
+        ),
+        (
+            json!({"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 3}}]})
+                .to_string(),
+            "bad_tensor",
+        ),
+        (
+            json!({"inputs": [], "parameters": {"fail": 1}}).to_string(),
+            "model_error",
+        ),
+        (
+            json!({"inputs": [], "parameters": {"stream": 1}}).to_string(),
+            "stream_only",
+        ),
+    ] {
+        assert_eq!(
+            problem(&post(&door.socket, PATH, &[], &body).await).1,
+            word,
+            "{body}"
+        );
+    }
+    let headers = [("inference-header-content-length", "999")];
+    assert_eq!(
+        problem(&post(&door.socket, PATH, &headers, "{}").await).1,
+        "bad_request"
+    );
+    let left_over = format!("{}xyz", json!({"inputs": []}));
+    let headers = [("inference-header-content-length", "13")];
+    assert_eq!(
+        problem(&post(&door.socket, PATH, &headers, left_over).await).1,
+        "bad_tensor"
+    );
+}
+
+#[tokio::test]
+async fn rest_s_health_and_metadata() {
+    let door = served();
+    assert_eq!(json(&get(&door.socket, "/v2").await)["name"], "tidegate");
+    for (path, status) in [
+        ("/v2/health/live", 200),
+        ("/v2/health/ready", 200),
+        ("/v2/models/fake/ready", 200),
+        ("/v2/models/fake/versions/v1/ready", 200),
+        ("/v2/models/fake/versions/v2/ready", 503),
+        ("/v2/models/other/ready", 404),
+        ("/v2/models/fake/versions/v9", 404),
+        ("/v2/nonsense", 404),
+    ] {
+        assert_eq!(
+            get(&door.socket, path).await.status().as_u16(),
+            status,
+            "{path}"
+        );
+    }
+    let about = json(&get(&door.socket, "/v2/models/fake/versions/v1").await);
+    assert_eq!(
+        about["outputs"],
+        json!([{"name": "y", "datatype": "FP32", "shape": [-1]}])
+    );
+    let path = "/v2/repository/models/fake/load";
+    let loaded = post(
+        &door.socket,
+        path,
+        &[],
+        json!({"parameters": {"version": "v2"}}).to_string(),
+    )
+    .await;
+    assert_eq!(loaded.status(), StatusCode::OK);
+    let index = json(&post(&door.socket, "/v2/repository/index", &[], "").await);
+    assert_eq!(
+        index[1],
+        json!({"name": "fake", "version": "v2", "state": "READY", "reason": ""})
+    );
+    door.model.ready.send_replace(false);
+    until(|| !*door.model.ready.borrow()).await;
+    assert_eq!(
+        get(&door.socket, "/v2/health/ready").await.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}

@@ -161,7 +161,7 @@ def test_exceptions_are_told_with_type_message_and_the_models_own_traceback(mode
     assert (meta["code"], meta["reason"], meta["kind"], meta["message"]) == ("INTERNAL", "model_error", "ValueError", "bad luck")
     assert 'raise ValueError("bad " + what)' in meta["traceback"] and "_single.py" not in meta["traceback"]
     meta = model.call("raises", what="own").meta
-    assert (meta["code"], meta["reason"], meta["kind"], meta["message"]) == ("NOT_FOUND", "model_error", "NoSuchUser", "no such user")
+    assert (meta["code"], meta["reason"], meta["kind"], meta["message"]) == ("NOT_FOUND", "", "NoSuchUser", "no such user")
     meta = model.call("raises", what="type").meta
     assert (meta["code"], meta["kind"]) == ("INTERNAL", "TypeError") and "has no len()" in meta["message"]
     assert model.call("raises", what="missing").meta["code"] == "UNIMPLEMENTED"

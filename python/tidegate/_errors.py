@@ -21,7 +21,7 @@ class Error(Exception):
         super().__init__(message or code)
         self.code = code
         self.message = message or code
-        self.reason = "model_error"
+        self.reason = ""  # the host tells one by the code
         self.exception: Optional[str] = None
 
     def __reduce__(self) -> Tuple[Any, ...]:

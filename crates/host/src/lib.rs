@@ -4,13 +4,25 @@
 //! A door (`door`) turns a request of any protocol into a [`Call`]; a group of workers (`group`) runs it and gives
 //! an [`Answer`] or a [`Fault`]; neither knows of the other more than the [`Model`] trait.
 
+mod backoff;
+mod board;
 mod call;
 pub mod door;
+mod doorway;
 mod events;
+mod frame;
+mod group;
 mod host;
+mod instance;
+mod message;
+mod model;
 pub mod proto;
+mod sdk;
+mod service;
 pub mod spool;
 mod state;
+mod versions;
+mod worker;
 
 pub use call::*;
 pub use events::{Event, Events, Release, Stream, Traced, What};

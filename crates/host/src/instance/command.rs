@@ -1,0 +1,153 @@
+//! A program of any kind that listens on `$PORT`.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::Spec;
+use super::live::{Death, Live, Tell};
+use super::model::Teller;
+use crate::events::What;
+use crate::host::Shared;
+use crate::model::Slot;
+use crate::worker::memory;
+use crate::worker::process::Process;
+
+/// Between two looks whether it accepts connections yet.
+const LOOK: Duration = Duration::from_millis(20);
+/// Between two looks at its memory.
+const WEIGH: Duration = Duration::from_millis(500);
+
+/// Starts a program, and resolves when it accepts connections.
+///
+/// # Errors
+/// Why it does not; nothing is left of it.
+pub(super) async fn start(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    spec: &Arc<Spec>,
+    words: &[String],
+    epoch: u64,
+) -> Result<Live, String> {
+    let started = Instant::now();
+    let port = free_port().map_err(|error| format!("no port is free: {error}"))?;
+    let words: Vec<String> = words.iter().map(|word| with_port(word, port)).collect();
+    let Some((program, arguments)) = words.split_first() else {
+        return Err("`command` is empty".to_owned());
+    };
+    // A path is relative to the configuration's folder, where the program runs, too.
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(&shared.base_dir);
+    for (name, value) in &spec.service.env {
+        command.env(name, value.expose());
+    }
+    command
+        .env("PORT", port.to_string())
+        .env("TIDEGATE_SERVICE", &spec.service.name)
+        .env("TIDEGATE_INSTANCE", &*slot.instance)
+        .env("TIDEGATE_REVISION", spec.revision.to_string())
+        .env("TIDEGATE_EPOCH", epoch.to_string());
+    let teller = Teller::new(shared, slot, &spec.service.name);
+    let lines = teller.clone();
+    let spawned = shared
+        .spawner
+        .spawn(command, move |pid, stream, text| {
+            lines.line(pid, stream, text)
+        })
+        .await;
+    let mut process = spawned.map_err(|error| format!("cannot start `{program}`: {error}"))?;
+    let pid = process.pid();
+    teller.tell(
+        pid,
+        What::Started {
+            revision: spec.revision,
+        },
+    );
+    loop {
+        tokio::select! {
+            status = process.exited() => return Err(process.cause(status)),
+            accepted = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) => if accepted.is_ok() {
+                break;
+            },
+        }
+        tokio::select! {
+            status = process.exited() => return Err(process.cause(status)),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    let (tell, told) = mpsc::unbounded_channel();
+    let (dead, death) = oneshot::channel();
+    tokio::spawn(watch(
+        process,
+        spec.service.limits.memory.bytes(),
+        told,
+        dead,
+    ));
+    let mut live = Live::new(spec.revision, started, None, tell, death);
+    live.pid = Some(pid);
+    live.port = Some(port);
+    Ok(live)
+}
+
+/// A port of 127.0.0.1 that nobody listens on.
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+fn with_port(word: &str, port: u16) -> String {
+    let port = port.to_string();
+    word.replace("${PORT}", &port).replace("$PORT", &port)
+}
+
+async fn watch(
+    mut process: Process,
+    memory: Option<u64>,
+    mut told: mpsc::UnboundedReceiver<Tell>,
+    dead: oneshot::Sender<Death>,
+) {
+    let mut killed = None;
+    let started = Instant::now();
+    let cause = loop {
+        tokio::select! {
+            status = process.exited() => break killed.unwrap_or_else(|| process.cause(status)),
+            order = told.recv() => match order {
+                Some(Tell::Terminate | Tell::Expect) => process.terminate(),
+                Some(Tell::Kill) => process.kill(),
+                None => {
+                    process.kill();
+                    process.exited().await;
+                    break "the host is ending".to_owned();
+                }
+            },
+            () = tokio::time::sleep(WEIGH), if memory.is_some() && killed.is_none() => {
+                let (bound, resident) = (memory.unwrap_or(u64::MAX), memory::resident(process.pid()).unwrap_or(0));
+                if resident > bound {
+                    killed = Some(format!("it took {resident} bytes of memory; `limits.memory` allows {bound}"));
+                    process.kill();
+                }
+            }
+        }
+    };
+    // Its calls are not seen here: one that was ready for a while has been of use.
+    let answered = started.elapsed() > Duration::from_secs(10);
+    let _ = dead.send(Death { cause, answered });
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_port_is_put_in_both_ways_of_writing_it() {
+        assert_eq!(
+            super::with_port("--listen=127.0.0.1:$PORT", 81),
+            "--listen=127.0.0.1:81"
+        );
+        assert_eq!(super::with_port("${PORT}", 81), "81");
+    }
+}

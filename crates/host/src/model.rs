@@ -1,0 +1,211 @@
+//! An instance as its door sees it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::call::{About, Answer, Call, Code, Fault, Model, Version};
+use crate::group::{CancelOnDrop, Facts, Group};
+
+/// Between two looks whether a first worker is still to be expected.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// One instance of a service: its door stays, its workers come and go.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) group: Arc<Group>,
+    /// Its number, from 0.
+    pub(crate) number: usize,
+    pub(crate) instance: Arc<str>,
+    /// Whether it speaks the worker protocol; a `command` does not.
+    pub(crate) is_model: bool,
+    /// What its worker told; without a class before the first one was ready.
+    pub(crate) about: ArcSwap<About>,
+    pub(crate) ready: watch::Sender<bool>,
+    /// That of its worker.
+    pub(crate) revision: AtomicU64,
+    /// Name of its worker in the group; 0: there is none.
+    pub(crate) member: AtomicU64,
+    /// Where versions' files are.
+    pub(crate) data: ArcSwap<std::path::PathBuf>,
+}
+
+impl Slot {
+    /// What is known of the model; waits for the first worker.
+    async fn known(&self) -> Result<Arc<About>, Fault> {
+        let about = self.about.load_full();
+        if !about.class.is_empty() {
+            return Ok(about);
+        }
+        let late = Instant::now() + self.group.settings().start_timeout;
+        let mut ready = self.ready.subscribe();
+        loop {
+            if let Some(fault) = self.group.hopeless() {
+                return Err(fault);
+            }
+            let look = (Instant::now() + LOOK).min(late);
+            match tokio::time::timeout_at(look, ready.wait_for(|ready| *ready)).await {
+                Ok(Ok(_)) => return Ok(self.about.load_full()),
+                Err(_) if look < late => {}
+                Err(_) | Ok(Err(_)) => {
+                    let message =
+                        format!("`{}` has had no worker that was ready yet", self.instance);
+                    return Err(Fault::new(Code::Unavailable, "not_ready", message));
+                }
+            }
+        }
+    }
+
+    async fn run(&self, mut call: Call) -> Result<Answer, Fault> {
+        let about = self.known().await?;
+        let Some(method) = about.methods.get(&call.method) else {
+            return Err(Fault::new(
+                Code::Unimplemented,
+                "unknown_method",
+                format!("`{}` has no public method `{}`", about.class, call.method),
+            ));
+        };
+        if call.version.is_empty() {
+            call.version.push_str(&about.version);
+        }
+        check_version(&call.version)?;
+        let facts = Facts::of(method, &call);
+        let revision = self.revision.load(Ordering::Relaxed);
+        let (ticket, outcome) = self.group.submit(self.number, revision, call, facts)?;
+        let mut cancel = CancelOnDrop {
+            group: &self.group,
+            ticket,
+            armed: true,
+        };
+        let outcome = outcome.await;
+        cancel.armed = false;
+        outcome.unwrap_or_else(|_| {
+            Err(Fault::new(
+                Code::Unavailable,
+                "draining",
+                "the host is ending",
+            ))
+        })
+    }
+}
+
+/// A version is the name of a folder.
+fn check_version(version: &str) -> Result<(), Fault> {
+    let wrong =
+        matches!(version, "." | "..") || version.contains(['/', '\\', '\0']) || version.len() > 128;
+    if wrong {
+        return Err(Fault::new(
+            Code::InvalidArgument,
+            "bad_version",
+            "a version is one path component of at most 128 bytes",
+        ));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Model for Slot {
+    fn about(&self) -> Arc<About> {
+        self.about.load_full()
+    }
+
+    fn ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    async fn changed(&self, known: bool) {
+        let _ = self
+            .ready
+            .subscribe()
+            .wait_for(|ready| *ready != known)
+            .await;
+    }
+
+    async fn call(&self, call: Call) -> Result<Answer, Fault> {
+        match call.deadline {
+            None => self.run(call).await,
+            Some(deadline) => tokio::time::timeout_at(deadline, self.run(call))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Fault::new(
+                        Code::DeadlineExceeded,
+                        "deadline",
+                        "the deadline passed before the model answered",
+                    ))
+                }),
+        }
+    }
+
+    async fn load(&self, version: &str) -> Result<(), Fault> {
+        let about = self.known().await?;
+        let version = if version.is_empty() {
+            &about.version
+        } else {
+            version
+        };
+        check_version(version)?;
+        if self.group.has(version) {
+            return Ok(());
+        }
+        let revision = self.revision.load(Ordering::Relaxed);
+        let (ticket, outcome) = self.group.load(self.number, revision, version)?;
+        let mut cancel = CancelOnDrop {
+            group: &self.group,
+            ticket,
+            armed: true,
+        };
+        let outcome = outcome.await;
+        cancel.armed = false;
+        match outcome {
+            Ok(outcome) => outcome.map(|_| ()),
+            Err(_) => Err(Fault::new(
+                Code::Unavailable,
+                "draining",
+                "the host is ending",
+            )),
+        }
+    }
+
+    async fn release(&self, version: &str) {
+        let about = self.about.load();
+        self.group.release(if version.is_empty() {
+            &about.version
+        } else {
+            version
+        });
+    }
+
+    fn versions(&self) -> Vec<Version> {
+        let mut versions: Vec<Version> = self
+            .group
+            .loaded()
+            .into_iter()
+            .map(|name| Version { name, loaded: true })
+            .collect();
+        let folders = std::fs::read_dir(self.data.load().join("models"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for folder in folders.filter(|folder| folder.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let Ok(mut name) = folder.file_name().into_string() else {
+                continue;
+            };
+            if name == "default" {
+                name.clear();
+            }
+            if !versions.iter().any(|version| version.name == name) {
+                versions.push(Version {
+                    name,
+                    loaded: false,
+                });
+            }
+        }
+        versions.sort_by(|one, other| one.name.cmp(&other.name));
+        versions
+    }
+}

@@ -83,6 +83,9 @@ MODEL = """
         def tensor(self, x):
             return {"type": type(x).__name__, "values": x.tolist() if hasattr(x, "tolist") else x}
 
+        def listed(self, many: typing.List[str]):
+            return [type(many).__name__, many]
+
         def _private(self):
             return 1
 
@@ -248,6 +251,10 @@ def test_tensors_come_and_go_with_type_and_shape(model):
     answer = model.call("tensor", parts=[{"name": "x", "size": 24, "datatype": "FP32", "shape": [2, 3]}], data=data)
     assert answer.value["values"] == [[0, 1, 2], [3, 4, 5]]
     words = b"".join(struct.pack("<I", len(word)) + word for word in (b"a", b"bc"))
+    text = [{"name": "text", "size": 9, "datatype": "BYTES", "shape": [1]}]
+    assert model.call("predict", parts=text, data=b"\5\0\0\0hello").value["text"] == "hello", "a parameter that wants a str"
+    many = [{"name": "many", "size": len(words), "datatype": "BYTES", "shape": [2]}]
+    assert model.call("listed", parts=many, data=words).value == ["list", ["a", "bc"]]
     short = model.call("tensor", parts=[{"name": "x", "size": 20, "datatype": "FP32", "shape": [2, 3]}], data=data[:20])
     assert "20 bytes are no tensor of FP32 [2, 3]" in short.meta["message"]
     cut = model.call("tensor", parts=[{"name": "x", "size": 6, "datatype": "BYTES", "shape": [2]}], data=words[:6])

@@ -46,6 +46,8 @@ class Spec:
             kind = _kind(hints.get(each.name, each.annotation))
             if kind or each.name == "binary_data":
                 self.kinds[each.name] = kind or "bytes"
+        # Parameters that want no tensor: a tensor becomes what they say.
+        self.plain = {each.name: kind for each in named for kind in [_plain(hints.get(each.name, each.annotation))] if kind}
         # The argument of a binary input that has no name of its own.
         self.binary = "binary_data" if "binary_data" in self.kinds else next(iter(self.kinds), "binary_data" if self.any and not hasattr(function, "__tidegate_plain__") else None)
         inner = inspect.unwrap(function)
@@ -121,6 +123,14 @@ def _kind(annotation):
         except TypeError:  # not hashable
             continue
     return None
+
+
+def _plain(annotation):
+    """str, int, float, bool or list, where that is what is wanted."""
+    if isinstance(annotation, str):
+        return {"str": str, "int": int, "float": float, "bool": bool, "list": list}.get(annotation.split("[")[0].lower())
+    kind = typing.get_origin(annotation) or annotation
+    return kind if kind in (str, int, float, bool, list) else None
 
 
 def _streams(annotation):

@@ -307,6 +307,28 @@ def tensor(datatype, shape, data):
     return view.cast(code, shape)
 
 
+def plain(value, kind):
+    """A tensor as a list, or as its only element, for a parameter that says so."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    value = _decoded(value)
+    if kind is list:
+        return value if isinstance(value, list) else [value]
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value
+
+
+def _decoded(value):
+    if isinstance(value, list):
+        return [_decoded(each) for each in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass
+    return value
+
+
 def _bad_tensor(datatype, shape, size):
     return told("INVALID_ARGUMENT", f"{size} bytes are no tensor of {datatype} {shape}", "bad_arguments")
 

@@ -22,7 +22,7 @@ from . import _wire as wire
 from ._describe import methods
 from ._errors import Cancelled, Error, told
 from ._model import Model, current
-from ._values import FILE_FROM, BadResult, Held, argument, encode_json, parts_of, spool
+from ._values import FILE_FROM, BadResult, Held, argument, encode_json, parts_of, plain, spool
 
 LONG = 1 << 40
 
@@ -251,7 +251,10 @@ class Worker:
                 if "file" not in part:
                     own = view[at : at + part["size"]]
                     at += part["size"]
-                kwargs[name] = argument(part, own, spec.kinds.get(name, "bytes"), held)
+                value = argument(part, own, spec.kinds.get(name, "bytes"), held)
+                if "datatype" in part and name in spec.plain:
+                    value = plain(value, spec.plain[name])
+                kwargs[name] = value
         except BaseException:
             held.close()
             raise

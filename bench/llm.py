@@ -30,6 +30,8 @@ KEYS = ["tidegate", "portkey-keys", "litellm-keys"]
 # Proxies too slow for --requests and --left: their share of it.
 SHARE = {"litellm": 0.02, "portkey": 0.1, "smg": 0.2}
 RATE, STREAMS, CONNECTIONS = 200, 100, 64
+# Long enough for a p99 of forty requests a round at that rate.
+LOW_SECONDS = 20
 
 
 def works(peer, scale):
@@ -38,7 +40,7 @@ def works(peer, scale):
     return {
         "chat": ["h1", "--chat", "--conns", str(CONNECTIONS), "--warm", "1", "--secs", str(3 * scale)],
         "stream": ["sse", "--streams", str(streams), "--waves", "2"],
-        "low": ["h1", "--chat", "--conns", "16", "--rate", str(rate), "--warm", "1", "--secs", str(5 * scale)],
+        "low": ["h1", "--chat", "--conns", "16", "--rate", str(rate), "--warm", "1", "--secs", str(LOW_SECONDS * scale)],
     }
 
 

@@ -206,7 +206,7 @@ def test_check_accepts_good_configs_and_names_every_mistake_of_bad_ones(tmp_path
 
 
 def test_later_sections_are_said_to_be_not_in_this_build(tmp_path):
-    for section in ("services", "alerts", "keeper"):
+    for section in ("alerts", "notifiers", "keeper"):
         path = tmp_path / f"{section}.yaml"
         path.write_text(f"{section}: []\n" if section != "keeper" else "keeper: {}\n")
         checked = command("check", path)

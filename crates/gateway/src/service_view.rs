@@ -139,9 +139,6 @@ impl Handle {
 
     pub(crate) fn service_metrics(&self) -> Vec<Family> {
         let services = self.services();
-        if services.is_empty() {
-            return Vec::new();
-        }
         let of = |service: &ServiceView| vec![("service", service.name.clone())];
         let mut instances = family(
             "tidegate_service_instances",

@@ -13,6 +13,7 @@ mod source;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,9 @@ const SEEN: Duration = Duration::from_millis(150);
 fn is_told(cause: &str) -> bool {
     cause.contains("` cannot be had: ") || cause.starts_with("cannot start ")
 }
+
+/// Beginning of the name of a spool that is not the usual one.
+const SPOOL_OF: &str = "spool-";
 
 /// Why the role ends before it serves.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +139,7 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
     let host = Arc::new(
         Host::start(HostOptions {
             run_dir: dir.sockets().to_owned(),
-            spool_dir: spool(&loaded),
+            spool_dir: spool(&loaded, dir.id(), &others),
             base_dir: std::env::current_dir()?,
             events: match order.plain {
                 true => Arc::new(Plain),
@@ -299,10 +303,22 @@ fn longest_socket(config: &Config) -> usize {
     names.max().unwrap_or(0).max(24) + "i--255.sock".len()
 }
 
-/// Uploads are large: they lie beside the durable state, not in memory as folders for temporary files may.
-fn spool(loaded: &Loaded) -> std::path::PathBuf {
+/// Uploads are large: they lie beside the durable state, not in memory as folders for temporary files may. A host empties its folder when it
+/// begins, so one that begins while another lives has its own; those of hosts that died are removed.
+fn spool(loaded: &Loaded, id: &str, others: &[hostdir::Place]) -> PathBuf {
     let state = loaded.config.state.folder.clone().unwrap_or_default();
-    std::path::absolute(state.join("spool")).unwrap_or_else(|_| state.join("spool"))
+    let state = std::path::absolute(&state).unwrap_or(state);
+    let own = |name: &str| name.strip_prefix(SPOOL_OF).map(str::to_owned);
+    for entry in std::fs::read_dir(&state).into_iter().flatten().flatten() {
+        let host = entry.file_name().to_str().and_then(own);
+        if host.is_some_and(|host| others.iter().all(|other| other.id != host)) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    match others {
+        [] => state.join("spool"),
+        _ => state.join(format!("{SPOOL_OF}{id}")),
+    }
 }
 
 /// The longest grace of all services.

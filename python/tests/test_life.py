@@ -78,7 +78,8 @@ def test_a_constructor_that_raises_is_an_error_of_the_load_and_the_worker_goes_o
     assert (meta["code"], meta["reason"], meta["kind"], meta["message"]) == ("INTERNAL", "load_failed", "RuntimeError", "no weights")
     assert "no weights" in meta["traceback"]
     worker.send("LOAD", 6, {"version": "empty"})
-    assert worker.next().meta["code"] == "NOT_FOUND"
+    meta = worker.next().meta
+    assert (meta["code"], meta["reason"]) == ("NOT_FOUND", "unknown_version")
     worker.send("LOAD", 7, {"version": "absent"})
     meta = worker.next().meta
     assert (meta["code"], meta["reason"]) == ("NOT_FOUND", "unknown_version") and "'absent'" in meta["message"]

@@ -151,6 +151,8 @@ class Worker:
                     os.rmdir(folder)
                 if isinstance(error, FileNotFoundError):
                     raise told("NOT_FOUND", f"there is no version {name!r}: {error}", "unknown_version") from error
+            if isinstance(error, Error) and error.code == "NOT_FOUND":
+                error.reason = error.reason or "unknown_version"
             raise
         loaded = self.models[version] = Loaded(model, self.specs)
         gc.collect()

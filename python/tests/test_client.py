@@ -326,13 +326,21 @@ def test_an_upload_goes_on_where_it_broke(client, server):
     data = os.urandom(20 << 20)
     server.break_after = [15 << 20, 18 << 20]
     seen = []
-    assert client(server, idempotent=True, progress=lambda sent, size: seen.append(sent)).call("train", input=data) == {"ok": True}
+    # Not marked as one that may run twice: it never began.
+    assert client(server, progress=lambda sent, size: seen.append(sent)).call("train", input=data) == {"ok": True}
     first, second, third = server.calls
     assert third.data == data
     assert "x-tidegate-upload-offset" not in first.metadata
     assert 15 << 20 <= int(second.metadata["x-tidegate-upload-offset"]) < int(third.metadata["x-tidegate-upload-offset"])
     assert {call.metadata["x-tidegate-upload-id"] for call in server.calls} == {first.metadata["x-tidegate-upload-id"]}
     assert {call.kwargs["_aipod_binary_size"] for call in server.calls} == {20 << 20}
+
+
+def test_a_call_whose_input_was_sent_whole_is_not_sent_again_unless_it_may_run_twice(client, server):
+    server.answer = failing(1)
+    with pytest.raises(Error, match="try again"):
+        client(server).call("train", input=os.urandom(17 << 20))
+    assert len(server.calls) == 1
 
 
 def test_an_upload_that_the_server_has_lost_begins_anew(client, server):

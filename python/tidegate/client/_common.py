@@ -59,6 +59,7 @@ class Call:
         self.until = None if options.timeout is None else time.monotonic() + options.timeout
         self.failures = 0
         self.committed = False
+        self.sent = False
         self.kind = "value"
         self.address = ""
         self.trouble: Optional[BaseException] = None  # of the input
@@ -110,15 +111,22 @@ class Call:
 
     def _messages(self, offset: int) -> Iterator[bytes]:
         size = self.input.size if self.input else None
+        if self.input is None or size == 0:
+            self.ending()
         yield protocol.opening(self.kwargs, self.options.version, size, self.input is not None)
         if self.input is None or size == 0:
             return
         if self.bar:
             self.bar.at(offset)
         blocks = self.input.blocks(offset)
-        yield from protocol.compressed(self.bar.over(blocks) if self.bar else blocks)
+        yield from protocol.compressed(self.bar.over(blocks) if self.bar else blocks, self.ending)
+
+    def ending(self) -> None:
+        """From here on the server may have all that it waits for before it begins."""
+        self.sent = True
 
     def unary_message(self) -> bytes:
+        self.ending()
         return protocol.unary_input(self.kwargs, self.options.version, self.input.all() if self.input else b"")
 
     def may_again(self, failed: "Failed", throttle: Throttle) -> Optional[float]:
@@ -127,7 +135,7 @@ class Call:
         allowed = failed.error.code not in self.options.retry.codes or throttle.bad()
         if not allowed or self.committed or (self.input and not self.input.repeatable):
             return None
-        pause = self.options.retry.after(failed.error, self.failures, self.idempotent, failed.pushback)
+        pause = self.options.retry.after(failed.error, self.failures, self.idempotent or not self.sent, failed.pushback)
         if pause is None:
             return None
         if self.until is not None and time.monotonic() + pause >= self.until:

@@ -1,7 +1,7 @@
 """`ai.AI` on the wire: messages, results, errors. Four fields of protobuf need no protobuf."""
 
 import json
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from .._errors import CODES, Error, told
 from .._values import encode_json, tensor
@@ -104,12 +104,13 @@ def opening(kwargs: Dict[str, Any], version: str, size: Optional[int], has_input
     return raw(zstd().ZstdCompressor(level=LEVEL).compress(encode_json(first_message)))
 
 
-def compressed(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Blocks of bytes as messages of one zstd stream."""
+def compressed(blocks: Iterable[bytes], ending: Callable[[], None]) -> Iterator[bytes]:
+    """Blocks of bytes as messages of one zstd stream. `ending` is called before that with its end is given."""
     chunker = zstd().ZstdCompressor(level=LEVEL).chunker(chunk_size=CHUNK)
     for block in blocks:
         for chunk in chunker.compress(block):
             yield raw(chunk)
+    ending()
     for chunk in chunker.finish():
         yield raw(chunk)
 

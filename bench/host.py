@@ -26,7 +26,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 PORT, HTTP_PORT, ADMIN = 9510, 9511, 9512
 MARK = "TIDEGATE_BENCH_MARK"
 MODEL = """
-import hashlib
+from pathlib import Path
 from tidegate import Model
 
 
@@ -34,7 +34,7 @@ class Nothing(Model):
     def predict(self):
         return None
 
-    def size(self, binary_data=None):
+    def size(self, binary_data: Path):
         with open(binary_data, "rb") as file:
             return file.seek(0, 2)
 """

@@ -23,8 +23,30 @@ def tidegate(tmp_path):
         return gateway
 
     yield start
+    _end(started)
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Serves models: `serve("Example", "--replicas", 2)`, as `tidegate serve` does. All end in good order when the test does."""
+    from harness.model import Served
+
+    started, numbers = [], itertools.count()
+
+    def start(cls="Example", *options, **more):
+        host = Served.__new__(Served)
+        host.processes = []
+        started.append(host)
+        host.__init__(tmp_path / f"gateway-{next(numbers)}", cls, *options, **more)
+        return host
+
+    yield start
+    _end(started)
+
+
+def _end(gateways):
     troubles = []
-    for gateway in started:
+    for gateway in gateways:
         try:
             gateway.end()
         except AssertionError as error:

@@ -53,6 +53,44 @@ class Nginx:
         self.process.end()
 
 
+class NginxFront:
+    """nginx as a front of its own for HTTP/1.1 (`port`) and for gRPC (`grpc_port`), impatient: it gives up when nothing comes for `seconds`."""
+
+    def __init__(self, folder, to, grpc_to=None, seconds=2):
+        self.port, self.grpc_port = free_port(), free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        user = "user root;" if os.getuid() == 0 else ""
+        times = " ".join(f"{kind}_{what}_timeout {seconds}s;" for kind in ("proxy", "grpc") for what in ("read", "send", "connect"))
+        path = folder / "nginx.conf"
+        path.write_text(f"""
+        {user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr warn;
+        events {{ worker_connections 512; }}
+        http {{
+          access_log off; client_max_body_size 0; {times} send_timeout {seconds}s;
+          client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+          server {{
+            listen 127.0.0.1:{self.port};
+            location / {{ proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; proxy_request_buffering off; proxy_pass http://{to}; }}
+          }}
+          server {{ listen 127.0.0.1:{self.grpc_port} http2; location / {{ grpc_pass grpc://{grpc_to or to}; }} }}
+        }}""")
+        self.process = Process([shutil.which("nginx") or "/usr/sbin/nginx", "-c", path, "-p", folder], folder / "nginx.txt", env={"NGINX": ""})
+        until(lambda: _accepts(self.port) and _accepts(self.grpc_port), what=f"nginx listens; {self.process.log()}")
+
+    @classmethod
+    def chain(cls, folder, port, count, **more):
+        """So many in front of each other; the first one of the list is where callers go."""
+        fronts = []
+        for number in range(count):
+            behind = fronts[0] if fronts else None
+            to = f"127.0.0.1:{behind.port if behind else port}"
+            fronts.insert(0, cls(folder / f"nginx-{number}", to, f"127.0.0.1:{behind.grpc_port if behind else port}", **more))
+        return fronts
+
+    def end(self):
+        self.process.end()
+
+
 class HaProxy:
     def __init__(self, folder, to, frontend="", bind="", server=""):
         self.port = free_port()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
-use zstd::stream::raw::{Encoder, InBuffer, Operation, OutBuffer};
+use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation, OutBuffer};
 
 use crate::message::Raw;
 
@@ -125,6 +125,7 @@ pub(crate) async fn pump(
     mut told: impl FnMut(u64),
 ) -> io::Result<()> {
     let mut encoder = Encoder::new(LEVEL)?;
+    encoder.set_parameter(CParameter::ChecksumFlag(true))?;
     let mut block = vec![0; BLOCK];
     let mut out = Chunks::default();
     loop {

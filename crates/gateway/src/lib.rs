@@ -13,9 +13,9 @@ mod control;
 mod down;
 mod events;
 mod exchange;
-mod instance;
 #[cfg(debug_assertions)]
 mod fault;
+mod instance;
 mod io;
 mod limits;
 mod listener;

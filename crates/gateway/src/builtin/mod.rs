@@ -45,7 +45,10 @@ impl Builtin {
     }
 
     /// The answer to a health check that a route sends to a service, where its instances can't give it.
-    pub(crate) fn instead_of_service(request: &Incoming, serves: impl Fn() -> bool) -> Option<Self> {
+    pub(crate) fn instead_of_service(
+        request: &Incoming,
+        serves: impl Fn() -> bool,
+    ) -> Option<Self> {
         match Self::find(request) {
             Some(Self::Health(health::Method::Check)) if !serves() => Some(Self::NotServing),
             _ => None,

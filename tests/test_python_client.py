@@ -144,3 +144,47 @@ def test_a_worker_that_is_killed_costs_no_prediction(model):
         killer.join()
     assert [answer["text"] for answer in answers] == [str(n) for n in range(len(answers))]
     until(lambda: len(workers(client.host)) == 2, what="both are there again")
+
+
+MEETING = '''
+import asyncio, threading
+from tidegate import Model
+
+class Threads(Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.barrier = threading.Barrier(2)
+
+    def meet(self):
+        return self.barrier.wait(30) >= 0
+
+class Tasks(Model):
+    async def warm_up(self):
+        self.here, self.both = 0, asyncio.Event()
+
+    async def meet(self):
+        self.here += 1
+        if self.here == 2:
+            self.both.set()
+        await asyncio.wait_for(self.both.wait(), 30)
+        return True
+
+    async def count(self, n: int):
+        for number in range(n):
+            yield number
+'''
+
+
+@pytest.mark.parametrize("cls", ["Threads", "Tasks"])
+def test_calls_that_wait_for_each_other_meet_in_one_worker(serve, cls):
+    host = serve(cls, "--concurrency", "2", source=MEETING)
+    with Client(f"127.0.0.1:{host.port}") as client:
+        answers = []
+        callers = [threading.Thread(target=lambda: answers.append(client.meet())) for _ in range(2)]
+        for each in callers:
+            each.start()
+        for each in callers:
+            each.join(60)
+        assert answers == [True, True]
+        if cls == "Tasks":
+            assert list(client.stream("count", {"n": 500})) == list(range(500))

@@ -41,7 +41,7 @@ FILE_FROM = 4 << 20
 class File:
     """A file as a result: its content is what the caller gets. With `remove` it is removed when it was sent."""
 
-    def __init__(self, path, remove=False):
+    def __init__(self, path: "os.PathLike[str] | str", remove: bool = False) -> None:
         self.path = Path(path)
         self.remove = remove
 
@@ -170,7 +170,7 @@ def spool(parts, buffers, folder):
     """Moves the bytes of a result into one file a part."""
     moved = []
     for part, data in zip(parts, buffers):
-        handle, path = tempfile.mkstemp(prefix="result-", dir=folder)
+        handle, path = tempfile.mkstemp(prefix=f"result-{os.getpid()}-", dir=folder)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         moved.append({**part, "file": path, "remove": True})
@@ -253,6 +253,11 @@ def argument(part, data, kind, held):
     if kind == "path":
         if data is None:
             return Path(part["file"])
+        if hasattr(os, "memfd_create"):  # a file in memory: none is left behind, however the process ends
+            memory = held.opened(os.fdopen(os.memfd_create("input"), "wb"))
+            memory.write(data)
+            memory.flush()
+            return Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
         handle, path = tempfile.mkstemp(prefix="input-", dir=os.environ.get("TIDEGATE_SPOOL"))
         held.temporary(path)
         with os.fdopen(handle, "wb") as file:

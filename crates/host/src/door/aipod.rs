@@ -11,7 +11,7 @@ use super::fault::too_large;
 use super::grpc::{self, CallHead};
 use super::{Door, heavy, kwargs, value};
 use crate::proto::ai::{Input, Output};
-use crate::{Answer, Call, Content, Fault, Items, Method, Part};
+use crate::{Answer, Call, Content, Fault, Items, Part};
 
 /// The argument that models of aipod take their input with.
 const BINARY: &str = "binary_data";
@@ -34,8 +34,8 @@ pub(super) async fn unary(
     request: Request<Incoming>,
 ) -> Response<Body> {
     grpc::unary(door, request, |input: Input, head| async move {
-        let method = door.method(name)?;
-        let call = call(name, &method, input, head).await?;
+        let always = door.known(name, |method| method.binary.as_deref() == Some(BINARY))?;
+        let call = call(name, always, input, head).await?;
         let most = door.options.message;
         let data_json = match door.call(call).await? {
             Answer::Value(value) => value::whole(value, most).await?,
@@ -46,9 +46,10 @@ pub(super) async fn unary(
     .await
 }
 
+/// The call; `always`: the method gets a binary argument even if it is empty.
 async fn call(
     name: &'static str,
-    method: &Method,
+    always: bool,
     input: Input,
     head: CallHead,
 ) -> Result<Call, Fault> {
@@ -60,7 +61,7 @@ async fn call(
     let read = text.clone();
     heavy(text.len(), move || kwargs::check(&read)).await??;
     // aipod gives its models the argument even when it is empty.
-    let wanted = !input.binary_data.is_empty() || method.binary.as_deref() == Some(BINARY);
+    let wanted = always || !input.binary_data.is_empty();
     let parts = wanted.then(|| Part {
         name: String::new(),
         content: Content::Inline(input.binary_data),

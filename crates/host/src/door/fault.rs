@@ -1,5 +1,7 @@
 //! A fault as each protocol tells it. The table of codes is gRPC's own mapping, in `tidegate_wire::grpc`; here are the words that HTTP can say better.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
@@ -82,8 +84,7 @@ struct ErrorInfo {
 /// Writes a fault into the trailers of a call.
 pub(crate) fn put_grpc(fault: &Fault, headers: &mut HeaderMap) {
     let status = grpc_status(fault.code);
-    let message = shortened(&fault.message);
-    insert_status(headers, status, message);
+    insert_status(headers, status, shortened(&told(fault)));
     headers.insert(ERROR, HeaderValue::from_static(fault.reason));
     let info = ErrorInfo {
         reason: fault.reason.to_owned(),
@@ -139,14 +140,15 @@ struct Problem<'a> {
 /// The document's text.
 pub(crate) fn problem(fault: &Fault) -> Vec<u8> {
     let status = http_status(fault);
+    let detail = told(fault);
     let problem = Problem {
         kind: "about:blank",
         title: status.canonical_reason().unwrap_or("Error"),
         status: status.as_u16(),
         code: fault.reason,
-        detail: &fault.message,
+        detail: &detail,
         exception: fault.exception.as_deref(),
-        error: &fault.message,
+        error: &detail,
     };
     serde_json::to_vec(&problem).unwrap_or_default()
 }
@@ -162,6 +164,16 @@ pub(crate) fn http_response(fault: &Fault) -> Response<Body> {
     );
     headers.insert(ERROR, HeaderValue::from_static(fault.reason));
     response
+}
+
+/// The sentence for people, with the exception's type where it does not say it.
+pub(crate) fn told(fault: &Fault) -> Cow<'_, str> {
+    match &fault.exception {
+        Some(kind) if !fault.message.contains(kind.as_str()) => {
+            format!("{kind}: {}", fault.message).into()
+        }
+        _ => fault.message.as_str().into(),
+    }
 }
 
 fn shortened(text: &str) -> &str {
@@ -203,7 +215,7 @@ mod tests {
         assert_eq!(response.headers()["grpc-status"], "13");
         assert_eq!(response.headers()[ERROR], "model_error");
         let message = response.headers()["grpc-message"].to_str().unwrap();
-        assert!(message.starts_with("no%0D%0Asuch"), "{message}");
+        assert!(message.starts_with("KeyError: no%0D%0Asuch"), "{message}");
         let details = STANDARD_NO_PAD
             .decode(response.headers()["grpc-status-details-bin"].as_bytes())
             .unwrap();

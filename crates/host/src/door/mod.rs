@@ -125,7 +125,8 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(30));
+        // The gateway keeps idle connections and ends them; ended here, one could be lost under a request.
+        .header_read_timeout(None);
     server
         .http2()
         .timer(TokioTimer::new())
@@ -203,7 +204,16 @@ async fn grpc_call(door: Arc<Door>, request: Request<Incoming>) -> Response<Body
 }
 
 impl Door {
-    /// Refuses calls while the worker starts or drains.
+    /// Refuses calls while nothing is known of the model. Afterwards they go to the group, whatever this door's worker does: it has
+    /// another run them, or waits for one.
+    pub(crate) fn takes(&self) -> Result<(), Fault> {
+        if self.model.ready() || !self.model.about().class.is_empty() {
+            return Ok(());
+        }
+        Err(not_ready())
+    }
+
+    /// Whether the worker starts or drains.
     pub(crate) fn ready(&self) -> Result<(), Fault> {
         if self.model.ready() {
             return Ok(());
@@ -217,16 +227,22 @@ impl Door {
         let _ = self.closing.clone().wait_for(|closing| *closing).await;
     }
 
-    /// Refuses what is no public method of the model, before anything large is read.
-    pub(crate) fn method(&self, name: &str) -> Result<crate::Method, Fault> {
+    /// What is asked of a public method; refuses any other name, before anything large is read.
+    pub(crate) fn known<T>(
+        &self,
+        name: &str,
+        ask: impl FnOnce(&crate::Method) -> T,
+    ) -> Result<T, Fault> {
         kwargs::check_method(name)?;
-        self.ready()?;
-        self.model
-            .about()
-            .methods
-            .get(name)
-            .cloned()
-            .ok_or_else(|| kwargs::unknown_method(name))
+        self.takes()?;
+        let about = self.model.about();
+        let method = about.methods.get(name);
+        method.map(ask).ok_or_else(|| kwargs::unknown_method(name))
+    }
+
+    /// All of a public method.
+    pub(crate) fn method(&self, name: &str) -> Result<crate::Method, Fault> {
+        self.known(name, Clone::clone)
     }
 
     /// Runs a call.

@@ -122,7 +122,7 @@ pub(crate) fn check(
 ) -> Result<(), Fault> {
     let count = elements(shape)?;
     let found = match datatype.size() {
-        Some(size) if raw.len() % size == 0 => (raw.len() / size) as u64,
+        Some(size) if raw.len().is_multiple_of(size) => (raw.len() / size) as u64,
         Some(size) => {
             return Err(bad_tensor(format!(
                 "`{name}`: {} bytes are no whole number of elements of {size} bytes",
@@ -321,12 +321,12 @@ pub(crate) fn put_json(
     put_axis(out, name, datatype, axes, &mut *elements)
 }
 
-fn put_axis<'a>(
+fn put_axis(
     out: &mut Vec<u8>,
     name: &str,
     datatype: Datatype,
     axes: &[u64],
-    elements: &mut dyn Iterator<Item = &'a [u8]>,
+    elements: &mut dyn Iterator<Item = &[u8]>,
 ) -> Result<(), Fault> {
     let Some((first, rest)) = axes.split_first() else {
         return match elements.next() {

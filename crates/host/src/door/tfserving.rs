@@ -181,7 +181,7 @@ async fn predict(
     };
     let text = heavy(result.len(), move || match arguments.rows {
         Some(rows) => predictions(&result, rows),
-        None => wrapped("outputs", &result),
+        None => outputs(&result),
     })
     .await?;
     Ok(json(Bytes::from(text)))
@@ -305,7 +305,7 @@ fn put_list<'a>(text: &mut Vec<u8>, values: impl Iterator<Item = &'a RawValue>) 
     text.push(b']');
 }
 
-/// The answer to rows: columns of as many values become rows again, anything else stays as it is.
+/// The answer to rows: columns of as many values become rows again (the name of an only one is left out), anything else stays as it is.
 fn predictions(result: &[u8], rows: usize) -> Vec<u8> {
     let columns = serde_json::from_slice::<Pairs<'_>>(result)
         .ok()
@@ -345,6 +345,14 @@ fn predictions(result: &[u8], rows: usize) -> Vec<u8> {
     }
     text.push(b']');
     wrapped("predictions", &text)
+}
+
+/// The answer to columns; the name of an only one is left out, as TensorFlow Serving has it.
+fn outputs(result: &[u8]) -> Vec<u8> {
+    match serde_json::from_slice::<Pairs<'_>>(result) {
+        Ok(Pairs(pairs)) if pairs.len() == 1 => wrapped("outputs", pairs[0].1.get().as_bytes()),
+        _ => wrapped("outputs", result),
+    }
 }
 
 fn wrapped(name: &str, value: &[u8]) -> Vec<u8> {
@@ -423,5 +431,7 @@ mod tests {
         assert_eq!(text(r#"{"a": [1, 2]}"#, 2), r#"{"predictions":[1,2]}"#);
         assert_eq!(text("[1,2]", 2), r#"{"predictions":[1,2]}"#);
         assert_eq!(text(r#"{"a": [1]}"#, 2), r#"{"predictions":{"a": [1]}}"#);
+        assert_eq!(outputs(br#"{"a": [1, 2]}"#), br#"{"outputs":[1, 2]}"#);
+        assert_eq!(outputs(b"[1, 2]"), br#"{"outputs":[1, 2]}"#);
     }
 }

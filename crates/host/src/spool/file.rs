@@ -60,6 +60,11 @@ impl CallFile {
     pub(super) fn grow(&mut self, bytes: u64) -> Result<(), Fault> {
         self.space.grow(bytes)
     }
+
+    /// Removes it before this returns, on a thread that may block: who is told of a failure finds nothing left.
+    pub(super) fn discard(mut self) {
+        unlink(&std::mem::take(&mut self.path));
+    }
 }
 
 impl Spooled for CallFile {
@@ -74,23 +79,27 @@ impl Spooled for CallFile {
 
 impl Drop for CallFile {
     fn drop(&mut self) {
-        remove(std::mem::take(&mut self.path), self.space.bytes());
+        let path = std::mem::take(&mut self.path);
+        if !path.as_os_str().is_empty() {
+            remove(path, self.space.bytes());
+        }
     }
 }
 
 /// Removes a file, off the runtime's threads when that takes long.
 pub(super) fn remove(path: PathBuf, len: u64) {
-    let work = move || {
-        if let Err(error) = fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "spool file stays");
-        }
-    };
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) if len >= SLOW => {
-            runtime.spawn_blocking(work);
+            runtime.spawn_blocking(move || unlink(&path));
         }
-        _ => work(),
+        _ => unlink(&path),
+    }
+}
+
+fn unlink(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "spool file stays");
     }
 }

@@ -79,8 +79,10 @@ impl Sink {
 
     /// The input is of no use: nothing of it stays.
     pub(super) fn discard(self) {
-        if let Self::Kept { claim, .. } = self {
-            claim.done();
+        match self {
+            Self::Memory { .. } => {}
+            Self::Call { call, .. } => call.discard(),
+            Self::Kept { claim, .. } => claim.done(),
         }
     }
 }

@@ -217,7 +217,12 @@ async fn what_can_be_refused_from_the_head_is_refused_before_anything_is_sent() 
     }
     let status = chaos(&channel, &[], stream::pending()).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
+    // Without a worker of its own: the group's to run, or to have wait.
     door.model.ready.send_replace(false);
+    let answers = chaos(&channel, &[("x-func-name", "read")], stream::pending()).await;
+    assert!(answers.is_ok());
+    // Nothing is known of the model yet.
+    door.model.blank.store(true, Ordering::SeqCst);
     let status = chaos(&channel, &[("x-func-name", "read")], stream::pending())
         .await
         .unwrap_err();

@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub(crate) struct Fake {
     pub(crate) ready: watch::Sender<bool>,
+    /// The worker has not told yet what it serves.
+    pub(crate) blank: AtomicBool,
     /// Lets `slow` and `hang` go.
     pub(crate) release: Notify,
     /// Calls that run.
@@ -95,6 +97,7 @@ impl Default for Fake {
         };
         Self {
             ready: watch::Sender::new(true),
+            blank: AtomicBool::new(false),
             release: Notify::new(),
             running: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
@@ -171,6 +174,13 @@ pub(crate) fn model_error() -> Fault {
 #[async_trait]
 impl Model for Fake {
     fn about(&self) -> Arc<About> {
+        if self.blank.load(Ordering::SeqCst) {
+            return Arc::new(About {
+                service: self.about.service.clone(),
+                instance: self.about.instance.clone(),
+                ..About::default()
+            });
+        }
         self.about.clone()
     }
 

@@ -359,7 +359,7 @@ async fn a_stream_answers_each_request_and_survives_one_that_fails() {
         let last = response.parameters.get("triton_final_response").cloned();
         list.push((answer.error_message, response.outputs.len(), last));
     }
-    assert_eq!(list[0].0, "no key 'x'\nsecond line");
+    assert_eq!(list[0].0, "KeyError: no key 'x'\nsecond line");
     let flag = |value| Some(parameter(value));
     assert_eq!(
         list[1..4],

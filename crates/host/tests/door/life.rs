@@ -58,9 +58,10 @@ async fn health_follows_the_model_on_all_names() {
 }
 
 #[tokio::test]
-async fn calls_are_refused_while_the_model_is_not_ready() {
+async fn calls_are_refused_while_nothing_is_known_of_the_model_and_then_go_to_the_group() {
     let door = served();
     door.model.ready.send_replace(false);
+    door.model.blank.store(true, Ordering::SeqCst);
     let channel = channel(&door.socket).await;
     let status = predict(&channel, "{}").await.unwrap_err();
     assert_eq!(
@@ -73,6 +74,9 @@ async fn calls_are_refused_while_the_model_is_not_ready() {
         (StatusCode::SERVICE_UNAVAILABLE, "not_ready".to_owned())
     );
     assert_eq!(get(&door.socket, "/livez").await.status(), StatusCode::OK);
+    // Known, but its worker drains: another worker of the group may run the call.
+    door.model.blank.store(false, Ordering::SeqCst);
+    predict(&channel, "{}").await.unwrap();
     door.model.ready.send_replace(true);
     assert_eq!(get(&door.socket, "/readyz").await.status(), StatusCode::OK);
 }

@@ -82,7 +82,7 @@ async fn errors_have_a_status_a_word_and_the_exception_s_type() {
         assert_eq!((status.code(), reason(&status)), (code, word), "{kwargs}");
     }
     let status = predict(&channel, r#"{"fail": 1}"#).await.unwrap_err();
-    assert_eq!(status.message(), "no key 'x'\nsecond line");
+    assert_eq!(status.message(), "KeyError: no key 'x'\nsecond line");
     let details = String::from_utf8_lossy(status.details()).into_owned();
     assert!(
         details.contains("google.rpc.ErrorInfo") && details.contains("KeyError"),

@@ -103,7 +103,7 @@ mod tests {
             for datatype in Datatype::ALL {
                 // NaN has many forms, and a boolean but two.
                 let floats = matches!(datatype, Datatype::Fp32 | Datatype::Fp64 | Datatype::Bool);
-                let whole = datatype.size().is_some_and(|size| raw.len() % size == 0);
+                let whole = datatype.size().is_some_and(|size| raw.len().is_multiple_of(size));
                 if !whole || floats {
                     continue;
                 }

@@ -16,7 +16,7 @@ use super::{
     Asked, EXTENSIONS, Named, call_of, check_version, infer, named, outputs, version_ready,
 };
 use crate::door::body::{Body, BodyFrame};
-use crate::door::fault::{bad_request, grpc_response};
+use crate::door::fault::{bad_request, grpc_response, told};
 use crate::door::grpc::{self, CallHead, Messages};
 use crate::door::http_api::check_model;
 use crate::door::tensor::{Datatype, bad_tensor};
@@ -377,7 +377,7 @@ impl Streamed {
             if let Err(fault) = self.one(request, &echo).await {
                 // Only this request has failed, the stream goes on.
                 self.send(ModelStreamInferResponse {
-                    error_message: fault.message,
+                    error_message: told(&fault).into_owned(),
                     infer_response: Some(echo.answer(&self.door, Vec::new())),
                 })
                 .await?;

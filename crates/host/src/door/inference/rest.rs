@@ -198,7 +198,7 @@ async fn model_infer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Fault> {
     check_model(door, model)?;
-    door.ready()?;
+    door.takes()?;
     let (head, body) = request.into_parts();
     let body = read(body, &head.headers, door.options.message).await?;
     let split = header_length(&head.headers, body.len())?;

@@ -302,7 +302,8 @@ def test_without_a_host_it_says_what_it_is_for():
     assert run.returncode == 2 and "tidegate serve" in run.stderr
 
 
-def test_over_tcp_input_comes_in_pieces_and_the_worker_connects_again(host):
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_over_tcp_input_comes_in_pieces_and_the_worker_connects_again(host, tmp_path, concurrency):
     worker = host(
         """
         import typing
@@ -314,6 +315,8 @@ def test_over_tcp_input_comes_in_pieces_and_the_worker_connects_again(host):
             def give(self): return b"x" * (9 << 20)
         """,
         tcp=True,
+        concurrency=concurrency,
+        env={"TIDEGATE_SPOOL": str(tmp_path)},
     )
     worker.ready()
     worker.begin(1, "predict", {}, parts=[{"name": "", "stream": True}])
@@ -325,6 +328,7 @@ def test_over_tcp_input_comes_in_pieces_and_the_worker_connects_again(host):
     worker.begin(2, "predict", {}, parts=[{"name": "", "stream": True}])
     worker.send("CANCEL", 2)
     assert worker.next().meta["code"] == "CANCELLED"
+    assert not list(tmp_path.glob("input-*"))
     ((part, data),) = worker.call("give").parts()
     assert "file" not in part and len(data) == 9 << 20
     worker.sock.close()

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import inspect
-import os
 import queue
 import threading
 
@@ -139,14 +138,14 @@ class Many(Worker):
         self.active[key] = job
         self.jobs.put((key, function, arguments))
 
-    def dispatch(self, call, meta, data, path):
+    def dispatch(self, call, meta, data, spooled):
         job = self.active[call] = Job(call)
         job.spec = spec = self.specs.get(meta.get("method"))
         job.credit = meta.get("credit", LONG)
         if spec is not None and spec.is_async and not spec.batch:
-            self.loop.call_soon_threadsafe(self._start, job, meta, data, path)
+            self.loop.call_soon_threadsafe(self._start, job, meta, data, spooled)
         else:
-            self.jobs.put((call, self.run, (job, meta, data, path)))
+            self.jobs.put((call, self.run, (job, meta, data, spooled)))
 
     def done(self, key):
         self.link.flush()
@@ -172,7 +171,7 @@ class Many(Worker):
     def nothing(self):
         """In place of a call that was answered."""
 
-    def run(self, job, meta, data, path):
+    def run(self, job, meta, data, spooled):
         spec = kwargs = held = running = None
         try:
             job.enter()
@@ -198,7 +197,7 @@ class Many(Worker):
                 raise
             self.error(job.call, error, spec, kwargs)
         finally:
-            self.give_back(running, held, path)
+            self.give_back(running, held, spooled)
 
     def stream(self, job, items, spec):
         try:
@@ -222,13 +221,13 @@ class Many(Worker):
 
     # --- the event loop ---
 
-    def _start(self, job, meta, data, path):
+    def _start(self, job, meta, data, spooled):
         job.more = asyncio.Event()
-        job.task = self.loop.create_task(self.run_async(job, meta, data, path))
+        job.task = self.loop.create_task(self.run_async(job, meta, data, spooled))
         if job.cancelled:
             job.task.cancel()
 
-    async def run_async(self, job, meta, data, path):
+    async def run_async(self, job, meta, data, spooled):
         spec = kwargs = held = running = None
         try:
             async with self.limit:
@@ -253,7 +252,7 @@ class Many(Worker):
             self.error(job.call, error, spec, kwargs)
         finally:
             job.task = None
-            self.give_back(running, held, path)
+            self.give_back(running, held, spooled)
             try:
                 self.done(job.call)
             except wire.Ended:
@@ -302,11 +301,11 @@ class Many(Worker):
             self.users[id(loaded)] = self.users.get(id(loaded), 0) + 1
             return begun
 
-    def give_back(self, running, held, path):
+    def give_back(self, running, held, spooled):
         if held is not None:
             held.close()
-        if path is not None:
-            os.unlink(path)
+        if spooled is not None:
+            spooled.close()
         if running is None:
             return
         with self.loading:

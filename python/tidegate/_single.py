@@ -1,7 +1,6 @@
 """One call at a time, in the main thread: no hand-over between threads on the way of a call."""
 
 import inspect
-import os
 import signal
 import threading
 import time
@@ -115,7 +114,7 @@ class Single(Worker):
                 try:
                     self.call(call, wire.dump_json(complete[0]), complete[1])
                 finally:
-                    os.unlink(complete[2])
+                    complete[2].close()
         else:
             raise wire.Ended(f"a frame of an unknown type: {kind}")
 

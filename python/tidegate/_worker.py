@@ -267,35 +267,41 @@ class Worker:
         parts = meta.get("parts")
         if not parts or not any(part.get("stream") for part in parts):
             return False
+        held = Held()
         handle, path = tempfile.mkstemp(prefix="input-", dir=os.environ.get("TIDEGATE_SPOOL"))
-        self.streams[call] = (meta, bytes(data), os.fdopen(handle, "wb"), path)
+        file = held.opened(os.fdopen(handle, "wb"))
+        if sys.platform == "linux":  # without a name from here on: nothing is left behind, however the process ends
+            os.unlink(path)
+            path = f"/proc/{os.getpid()}/fd/{handle}"
+        else:
+            held.temporary(path)
+        self.streams[call] = (meta, bytes(data), file, path, held)
         self.link.send(wire.WANT, call, {"bytes": FILE_FROM})
         return True
 
     def piece(self, call, more, data):
-        """A DATA frame. Returns the CALL that is complete now, as (meta, data, path)."""
+        """A DATA frame. Returns the CALL that is complete now, as (meta, data, what holds its input)."""
         stream = self.streams.get(call)
         if stream is None:  # cancelled meanwhile
             return None
-        meta, sofar, file, path = stream
+        meta, sofar, file, path, held = stream
         file.write(data)
         if more:
             self.link.send(wire.WANT, call, {"bytes": len(data)})
             return None
         del self.streams[call]
+        file.flush()
         size = file.tell()
-        file.close()
         for part in meta["parts"]:
             if part.pop("stream", False):
                 part["file"], part["size"] = path, size
-        return meta, sofar, path
+        return meta, sofar, held
 
     def forget(self, call):
         """A call was cancelled while its input was still coming."""
         stream = self.streams.pop(call, None)
         if stream is not None:
-            stream[2].close()
-            os.unlink(stream[3])
+            stream[4].close()
         return stream is not None
 
     # --- answers ---

@@ -269,6 +269,8 @@ pub struct MemberStatus {
     pub health: HealthStatus,
     /// Scopes that are not healthy or have failures on record.
     pub scopes: Vec<(Scope, HealthStatus)>,
+    /// Ejections in scopes that are no longer remembered: with those of `health` and `scopes`, all since it was added.
+    pub forgotten_ejections: u64,
     /// Requests in flight.
     pub inflight: u32,
     /// Attempts made since it was added.

@@ -189,6 +189,44 @@ fn what_is_over_is_forgotten() {
 }
 
 #[test]
+fn ejections_in_a_scope_that_is_forgotten_still_count() {
+    let mut bench = Bench::of(policy(Balance::RoundRobin), 2);
+    let all = |bench: &Bench| {
+        let status = bench.pool.whole_status(bench.now);
+        let of_member = |m: &MemberStatus| {
+            let scoped: u64 = m.scopes.iter().map(|(_, h)| h.ejections).sum();
+            m.health.ejections + m.forgotten_ejections + scoped
+        };
+        status.gone_ejections + status.members.iter().map(of_member).sum::<u64>()
+    };
+    let scope = Scope::new("m");
+    scoped(&bench, 0, &scope, evidence(None));
+    scoped(&bench, 1, &scope, evidence(None));
+    scoped(&bench, 0, &scope, Verdict::Ok);
+    assert_eq!(all(&bench), 2);
+    bench.wait(Duration::from_secs(30));
+    let first = &bench.pool.status(bench.now)[0];
+    assert_eq!((first.scopes.len(), first.forgotten_ejections), (0, 1));
+    assert_eq!(all(&bench), 2);
+    bench.pool.update(specs(0), bench.now);
+    assert_eq!(all(&bench), 2, "while they leave");
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(all(&bench), 2, "when they are gone");
+    // Room is made where callers name ever more models.
+    let bench = Bench::of(
+        PoolPolicy {
+            max_scope_cells: 4,
+            ..policy(Balance::RoundRobin)
+        },
+        2,
+    );
+    for i in 1..=20 {
+        scoped(&bench, 0, &Scope::new(&format!("m{i}")), evidence(None));
+        assert_eq!(all(&bench), i);
+    }
+}
+
+#[test]
 fn a_check_of_one_scope_brings_that_scope_back() {
     let mut bench = Bench::of(policy(Balance::RoundRobin), 3);
     let (a, b) = (Scope::new("a"), Scope::new("b"));

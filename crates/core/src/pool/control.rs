@@ -59,6 +59,8 @@ pub(crate) struct Record<T> {
     /// Since when it is draining.
     pub(super) draining: Option<Time>,
     pub(super) ledger: Ledger,
+    /// Ejections in scopes that are no longer remembered.
+    pub(super) forgotten: u64,
 }
 
 /// Health of a member in one scope.
@@ -233,6 +235,7 @@ impl<T> Control<T> {
             priority: spec.priority,
             draining: None,
             ledger,
+            forgotten: 0,
         }
     }
 
@@ -242,7 +245,7 @@ impl<T> Control<T> {
             record.member.key(),
             record.ledger.state(),
         );
-        self.forget_scopes(key);
+        record.forgotten += self.forget_scopes(key);
         if record.draining.is_none() {
             record.draining = Some(now);
             self.tell(
@@ -522,7 +525,7 @@ impl<T> Control<T> {
         let gone: Vec<Record<T>> = gone;
         for record in gone {
             let (id, key) = (record.member.id().clone(), record.member.key());
-            self.gone_ejections += record.ledger.ejections();
+            self.gone_ejections += record.ledger.ejections() + record.forgotten;
             self.tell(
                 id,
                 key,

@@ -152,13 +152,15 @@ impl<T> Control<T> {
         order.sort();
         order.truncate((self.cells / 8).max(1));
         let mut emptied: Vec<Scope> = Vec::new();
+        let mut lost = Vec::new();
         for (_, scope, key) in order {
             if let Some(members) = self.scopes.get_mut(&scope) {
-                members.remove(&key);
+                lost.extend(members.remove(&key).map(|s| (key, s.ledger.ejections())));
                 self.cells -= 1;
             }
             emptied.push(scope);
         }
+        self.still_count(&lost);
         emptied.dedup();
         self.scopes.retain(|_, members| !members.is_empty());
         for scope in emptied {
@@ -166,25 +168,46 @@ impl<T> Control<T> {
         }
     }
 
-    pub(super) fn forget_scopes(&mut self, key: MemberKey) {
-        let mut forgotten = 0;
+    /// Forgets a member's cells; gives the ejections that were in them.
+    pub(super) fn forget_scopes(&mut self, key: MemberKey) -> u64 {
+        let mut ejections = 0;
         for members in self.scopes.values_mut() {
-            forgotten += usize::from(members.remove(&key).is_some());
+            if let Some(scoped) = members.remove(&key) {
+                ejections += scoped.ledger.ejections();
+                self.cells -= 1;
+            }
         }
-        self.cells -= forgotten;
+        ejections
+    }
+
+    /// Ejections in cells that are forgotten: the sum over a member must not fall.
+    fn still_count(&mut self, lost: &[(MemberKey, u64)]) {
+        for (key, ejections) in lost.iter().filter(|(_, ejections)| *ejections > 0) {
+            let mut records = self.records.iter_mut();
+            if let Some(record) = records.find(|r| r.member.key() == *key) {
+                record.forgotten += ejections;
+            }
+        }
     }
 
     /// Forgets scopes' cells that remember nothing.
     pub(super) fn sweep_scopes(&mut self, inner: &Inner<T>, now: Time) {
-        let mut idle = Vec::new();
+        let (mut idle, mut lost) = (Vec::new(), Vec::new());
         for (scope, members) in &mut self.scopes {
             let before = members.len();
-            members.retain(|_, s| !(s.ledger.is_blank() && s.cell.is_idle(now)));
+            members.retain(|key, s| {
+                let forget = s.ledger.is_blank() && s.cell.is_idle(now);
+                if forget {
+                    lost.push((*key, s.ledger.ejections()));
+                }
+                !forget
+            });
             if members.len() < before {
                 self.cells -= before - members.len();
                 idle.push(scope.clone());
             }
         }
+        self.still_count(&lost);
         self.scopes.retain(|_, members| !members.is_empty());
         for scope in idle {
             self.publish(inner, &scope, now);

@@ -122,6 +122,7 @@ impl<T> Control<T> {
             priority: record.priority,
             health: health(&record.ledger, record.draining),
             scopes,
+            forgotten_ejections: record.forgotten,
             inflight: member.inflight(),
             attempts: member.hot.attempts(),
             failures: member.hot.failures.load(Relaxed),

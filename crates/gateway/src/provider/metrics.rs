@@ -161,6 +161,14 @@ impl Handle {
         ejections: &mut Family,
         busy: &mut Family,
     ) {
+        let now = self.control.shared.now();
+        for provider in &self.control.shared.snapshot.load().providers {
+            let gone = provider.keys.pool().whole_status(now).gone_ejections;
+            if gone > 0 {
+                let labels = vec![("pool", provider.name().to_string())];
+                ejections.samples.push(number(labels, gone as f64));
+            }
+        }
         for provider in self.providers() {
             for key in &provider.keys {
                 let labels = || {

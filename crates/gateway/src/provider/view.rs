@@ -218,6 +218,7 @@ fn key_views(provider: &tidegate_keys::Provider, now: Time) -> Vec<KeyView> {
             attempts: status.attempts,
             failures: status.failures,
             ejections: status.health.ejections
+                + status.forgotten_ejections
                 + status.scopes.iter().map(|(_, h)| h.ejections).sum::<u64>(),
             models: status
                 .scopes

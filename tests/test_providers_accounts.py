@@ -7,6 +7,7 @@ import time
 import pytest
 
 from harness import faults, providers
+from harness import faults_wire as wire
 from harness.gateway import command
 from harness.providers import KEY_HEADERS, ask, post, provider, route_to, send, token
 from harness.wait import until
@@ -175,6 +176,22 @@ def test_trap_12_a_budget_in_money_counts_by_the_price_table(gateway, faulty):
     assert faulty.calls[-1].model == "gpt-4"
 
 
+@pytest.mark.parametrize("letters", [1_000, 1_200_000])
+def test_an_answer_of_which_nobody_told_what_it_used_is_estimated(gateway, faulty, letters):
+    """Four bytes are a token; also of an answer that is too long to be kept until it is whole."""
+
+    async def behave(call, connection):
+        value = wire.whole(call.dialect, call.model, ["x" * letters])
+        del value["usage"]
+        await faults._json(call, connection, value)
+
+    made = make(gateway, budgets=[{"tokens": 10_000_000, "per": "day"}])
+    faulty.default = behave
+    answer = use(gateway, made)
+    assert answer.status == 200 and len(answer.body) > letters
+    until(lambda: letters // 4 <= spent(gateway, made, "tokens") <= len(answer.body) // 4 + 200, what="settled")
+
+
 def test_trap_12_a_caller_that_leaves_is_settled_too(gateway, faulty):
     """What was reserved is given back but for what was really used."""
     made = make(gateway, budgets=[{"tokens": 100_000, "per": "day"}])
@@ -211,7 +228,7 @@ def test_keys_and_what_they_spent_outlive_a_restart(gateway, faulty):
     assert gateway.stop() == 0
     gateway.start()
     until(lambda: use(gateway, made).status == 200, 5, "the key is known")
-    assert spent(gateway, made, "tokens") >= 180
+    until(lambda: spent(gateway, made, "tokens") >= 180, 5, "the store has told what was spent before")
 
 
 @pytest.mark.llm

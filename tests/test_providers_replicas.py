@@ -1,5 +1,6 @@
 """Several Tidegates on one Redis: they agree on a key, one of them probes, and the store's end changes nothing for callers."""
 
+import json
 import os
 import signal
 import threading
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+import test_providers_accounts as accounts
 from harness import faults, providers
 from harness.process import owns_port
 from harness.providers import fingerprint, post, provider, route_to, token
@@ -202,3 +204,42 @@ def test_a_removed_key_leaves_no_residue_in_the_store(replicas, faulty, redis):
     assert marks, with_both
     until(lambda: not any(mark in redis.everything() for mark in marks), 30, "the removed key's entries are gone", every=0.1)
     assert "limited" in redis.everything(), "the other's stay"
+
+
+def with_keys(redis, faulty, query=""):
+    return {"state": {"url": redis.url + query}, "routes": [route_to("p", virtual_keys="required")], "providers": [provider("p", faulty, [A])]}
+
+
+def test_trap_12_a_virtual_key_and_its_budget_are_those_of_all_replicas(tidegate, faulty, redis):
+    """What is admitted together is at most the limit and, for each replica, a hundredth of it and one reservation."""
+    one, other = (tidegate(with_keys(redis, faulty), workers=1) for _ in range(2))
+    made = accounts.make(one, budgets=[{"tokens": 1800, "per": "day"}])
+    until(lambda: accounts.known(other, made), what="the other replica knows the key")
+    statuses = []
+
+    def ask(gateway):
+        for _ in range(80):
+            statuses.append(accounts.use(gateway, made, max_tokens=8).status)
+
+    threads = [threading.Thread(target=ask, args=(gateway,)) for gateway in (one, other, one, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert set(statuses) == {200, 429}
+    reservation = len(json.dumps({**providers.CHAT, "max_tokens": 8})) // 4 + 1 + 8
+    assert 1800 // 2 <= 18 * statuses.count(200) <= 1800 + 2 * (18 + reservation)
+    for gateway in (one, other):
+        answer = accounts.use(gateway, made, max_tokens=8)
+        assert answer.status == 429 and answer.error_code() == "budget_exhausted", "used up for both"
+    assert other.admin(f"/api/v1/keys/{made['id']}", "DELETE").status in (200, 204)
+    until(lambda: accounts.use(one, made).status == 401, 5, "revoked for both")
+
+
+def test_two_installations_on_one_redis_have_nothing_in_common(tidegate, faulty, redis):
+    one, other = (tidegate(with_keys(redis, faulty, f"?prefix={name}"), workers=1) for name in ("one", "other"))
+    made, of_other = accounts.make(one), accounts.make(other)
+    assert accounts.use(one, made).status == 200 and accounts.use(other, of_other).status == 200
+    assert accounts.use(other, made).status == accounts.use(one, of_other).status == 401
+    assert [each["id"] for each in one.api("keys")] == [made["id"]]
+    assert "{one}:" in redis.everything() and "{tidegate}:" not in redis.everything()

@@ -71,7 +71,7 @@ def test_an_operator_restores_a_key_that_its_provider_refused(tidegate, faulty, 
     assert answer.status == 200, answer.body
     assert state(gateway, A) == "healthy"
     until(lambda: post(gateway).status == 200 and faulty.calls[-1].key == A, what="used again")
-    assert [event["cause"] for event in gateway.events("member_returned") if event["member"] == key["name"]]
+    until(lambda: [event for event in gateway.events("member_returned") if event["member"] == key["name"]], 5, "it is told")
 
 
 def test_keys_that_look_alike_have_names_of_their_own(tidegate, faulty):

@@ -8,7 +8,7 @@ use crate::judge::{Judgement, Next, NoAnswer, Outcome, class_name};
 const WORKERS: usize = 8;
 
 /// Names of outcomes, as labels.
-const OUTCOMES: [&str; 14] = [
+const OUTCOMES: [&str; 15] = [
     "ok",
     "caller_fault",
     "key_dead",
@@ -21,12 +21,16 @@ const OUTCOMES: [&str; 14] = [
     "connect_failure",
     "timeout",
     "reset",
+    "stale_connection",
     "refused_here",
     "cancelled",
 ];
 
 /// Names of verdicts, as labels.
 const VERDICTS: [&str; 4] = ["ok", "neutral", "failure", "evidence"];
+
+/// The place of `neutral` among them.
+const NEUTRAL: usize = 1;
 
 /// Counters of a provider since it was made. Labels are bounded: names from the code alone.
 #[derive(Debug)]
@@ -72,11 +76,19 @@ impl Counts {
         }
         let verdict = match judgement.verdict {
             Verdict::Ok => 0,
-            Verdict::Neutral => 1,
+            Verdict::Neutral => NEUTRAL,
             Verdict::Failure(_) => 2,
             Verdict::Evidence { .. } => 3,
         };
         self.verdicts[verdict].add(worker, 1);
+    }
+
+    /// An attempt on a connection that was closed when it was used again: the request goes on, the key is not to blame.
+    pub(crate) fn stale(&self, worker: usize) {
+        let index = index(&Outcome::NoAnswer(NoAnswer::Stale));
+        self.attempts[index].add(worker, 1);
+        self.failovers[index].add(worker, 1);
+        self.verdicts[NEUTRAL].add(worker, 1);
     }
 
     pub(crate) fn exhausted(&self, worker: usize) {

@@ -38,6 +38,9 @@ pub enum NoAnswer {
     Timeout,
     /// The connection broke before the answer was whole.
     Reset,
+    /// A kept connection ended when it was used again, or the provider refused the stream: nothing was processed, as far as can
+    /// be told.
+    Stale,
     /// The gateway refused to try (no slot for a connection, a breaker): a 503 of our own.
     Refused,
 }
@@ -49,6 +52,7 @@ impl NoAnswer {
             NoAnswer::Connect => "connect_failure",
             NoAnswer::Timeout => "timeout",
             NoAnswer::Reset => "reset",
+            NoAnswer::Stale => "stale_connection",
             NoAnswer::Refused => "refused_here",
         }
     }
@@ -126,7 +130,7 @@ impl Failover {
                 // Who can't be reached can't be reached for any model; who is slow may be so for one.
                 scope: match why {
                     NoAnswer::Connect | NoAnswer::Refused => Scope::EMPTY,
-                    NoAnswer::Timeout | NoAnswer::Reset => model.clone(),
+                    NoAnswer::Timeout | NoAnswer::Reset | NoAnswer::Stale => model.clone(),
                 },
                 verdict: Verdict::Failure(FailureKind::LocalOrigin),
                 next: Next::Retry,
@@ -422,7 +426,7 @@ mod tests {
         }
 
         #[test]
-        fn no_answer_always_counts(why in prop::sample::select(vec![NoAnswer::Connect, NoAnswer::Timeout, NoAnswer::Reset, NoAnswer::Refused]), by: bool) {
+        fn no_answer_always_counts(why in prop::sample::select(vec![NoAnswer::Connect, NoAnswer::Timeout, NoAnswer::Reset, NoAnswer::Stale, NoAnswer::Refused]), by: bool) {
             let policy = if by { by_status(&["5.."]) } else { Failover::default() };
             let judgement = policy.judge(Outcome::NoAnswer(why), &Scope::new("m"), None, NOW);
             prop_assert_eq!(judgement.verdict, Verdict::Failure(FailureKind::LocalOrigin));

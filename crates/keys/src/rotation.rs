@@ -284,6 +284,12 @@ impl KeyPick {
         }
     }
 
+    /// The connection was closed when it was used again, and nothing was processed: this says nothing about the key, and is
+    /// counted by itself.
+    pub fn stale(self) {
+        self.provider.counts().stale(self.worker);
+    }
+
     /// Ends the attempt with its outcome: the health of the key, in the scope that it concerns, here and (through the
     /// store) on every replica. `latency`: to the first byte of the answer.
     pub fn finish(self, outcome: Outcome<'_>, latency: Option<Duration>, now: Time) -> Next {

@@ -45,7 +45,8 @@ impl fmt::Display for ServiceUrl {
     }
 }
 
-/// Where a Redis is: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` with TLS. Shown without user and password.
+/// Where a Redis is: `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?prefix=NAME]`, `rediss://` with TLS. What is kept there begins with
+/// the name, by default `tidegate`: two groups of gateways can share a Redis. Shown without user and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(Secret);
 
@@ -76,6 +77,15 @@ impl FromStr for RedisUrl {
             return Err(wrong());
         }
         let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        let (place, query) = place.split_once('?').unwrap_or((place, ""));
+        if !query.is_empty() {
+            let in_name = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+            let name = query.strip_prefix("prefix=").unwrap_or_default();
+            if name.is_empty() || !name.chars().all(in_name) {
+                let help = "the address of a Redis takes ?prefix=NAME (letters, digits and - _ . :) and nothing else";
+                return Err(Wrong::new("not the address of a Redis", help));
+            }
+        }
         let (host, db) = place.split_once('/').unwrap_or((place, ""));
         let has_port = host
             .rsplit_once(':')
@@ -121,6 +131,21 @@ mod tests {
         assert_eq!(url.expose(), "rediss://me:hun@ter2@cache:6380/2");
         assert_eq!(url.to_string(), "rediss://cache:6380/2");
         assert!(!format!("{url:?}").contains("ter2"));
+    }
+
+    #[test]
+    fn a_redis_takes_a_prefix_and_no_other_parameter() {
+        for good in ["redis://h?prefix=a.b", "rediss://:p@h:1/2?prefix=x-1_y:z"] {
+            assert_eq!(good.parse::<RedisUrl>().expect("an address").expose(), good);
+        }
+        for bad in [
+            "redis://h?prefix=",
+            "redis://h?a=b",
+            "redis://h?prefix=a&b=c",
+            "redis://h/1?prefix={a}",
+        ] {
+            assert!(bad.parse::<RedisUrl>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -145,11 +145,9 @@ pub(crate) async fn forward(
             let again = Again {
                 targets: &targets,
                 request: &mut out,
+                timer,
             };
-            let relayed = provider::resume::relay(
-                context, &state, won, again, deadline, timer, down, running,
-            );
-            Box::pin(relayed).await
+            provider::resume::relay(context, &state, won, again, deadline, down, running).await
         }
         Ok(won) => {
             let handshake = handshake.as_ref();

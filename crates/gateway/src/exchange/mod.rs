@@ -174,14 +174,20 @@ pub(crate) async fn handle(
     let line = worker.shared.access.begin(&request, caller);
     let mut running = Running::new(context);
     running.logged = line.is_some();
-    match plan::plan(context, &mut request, &mut running) {
-        Ok(plan) => forward::forward(context, plan, request, down, &mut running).await,
+    let plan = match plan::plan(context, &mut request, &mut running) {
+        Ok(plan) => Some(plan),
         Err(instead) => match *instead {
             plan::Instead::Unread(seen) => {
-                Box::pin(front::handle(context, seen, request, down, &mut running)).await
+                front::plan(context, seen, &mut request, down, &mut running).await
             }
-            instead => plan::answer(context, instead, down, &mut running).await,
+            instead => {
+                plan::answer(context, instead, down, &mut running).await;
+                None
+            }
         },
+    };
+    if let Some(plan) = plan {
+        forward::forward(context, plan, request, down, &mut running).await;
     }
     if let Some(line) = line {
         worker

@@ -20,11 +20,11 @@ use super::talk::Talk;
 use super::{accounts, listing, talk};
 use crate::clock;
 use crate::down::{Down, DownError, Part};
-use crate::exchange::plan::{self, Instead, Seen};
+use crate::exchange::plan::{self, Instead, Plan, Seen};
 use crate::exchange::reply::Problem;
 use crate::exchange::source::Source;
 use crate::exchange::timer::Timer;
-use crate::exchange::{Context, Incoming, Running, forward};
+use crate::exchange::{Context, Incoming, Running};
 use crate::snapshot::RouteState;
 
 /// Up to here room for a body is made as its length says; a longer one gets it as it comes.
@@ -110,27 +110,27 @@ enum Stop {
     Gone,
 }
 
-/// Runs an exchange whose body has to be read before it can be planned on.
-pub(crate) async fn handle(
+/// Plans an exchange whose body has to be read before. `None`: it has been answered. What is rare is boxed, so that this takes no more
+/// room than what follows.
+pub(crate) async fn plan(
     context: Context<'_>,
     mut seen: Seen,
-    mut request: Incoming,
+    request: &mut Incoming,
     down: &mut Down<'_>,
     running: &mut Running<'_>,
-) {
+) -> Option<Plan> {
     if running.report.talk.is_none() {
-        running.report.talk = Talk::of_known(&request);
+        running.report.talk = Talk::of_known(request);
     }
     let front = running.report.talk.as_mut().and_then(|t| t.front.take());
     let lists = front
         .as_ref()
         .is_some_and(|front| front.endpoint == Endpoint::Models);
-    let Some(state) = seen.state().cloned() else {
-        return;
-    };
+    let state = seen.state().cloned()?;
     if lists && seen.needs_model() && front.as_ref().is_some_and(|f| f.model.is_none()) {
         // Which of the routes it would be depends on the model: all of them.
-        return listing::answer(context, None, down, running).await;
+        Box::pin(listing::answer(context, None, down, running)).await;
+        return None;
     }
     let mut read = Read {
         front,
@@ -138,7 +138,7 @@ pub(crate) async fn handle(
         body: None,
     };
     if !lists && (read.front.is_some() || !seen.needs_model() && takes_any(context, &state)) {
-        match body(context, &state, &mut request, down).await {
+        match body(context, &state, request, down).await {
             Ok(body) => {
                 running.report.bytes_up = body.bytes.len() as u64;
                 if let Some(front) = &read.front {
@@ -147,32 +147,54 @@ pub(crate) async fn handle(
                 }
                 read.body = Some(body);
             }
-            Err(Stop::Fault(fault)) => {
-                return talk::fault(context, &fault, down, running).await;
-            }
-            Err(Stop::Problem(problem)) => {
-                return plan::fail(context, &problem, down, running).await;
-            }
-            Err(Stop::Gone) => {
-                if let Down::H1(d) = down {
-                    d.close_after();
-                }
-                return;
+            Err(stop) => {
+                Box::pin(stopped(context, *stop, down, running)).await;
+                return None;
             }
         }
     }
     seen.read(read);
-    match plan::resume(context, &mut request, running, seen) {
-        Ok(mut plan) => match accounts::reserve(context, &mut plan, running).await {
-            Ok(()) => forward::forward(context, plan, request, down, running).await,
-            Err(fault) => talk::fault(context, &fault, down, running).await,
-        },
-        Err(instead) => match *instead {
-            Instead::Listing(listing) => {
-                listing::answer(context, Some(*listing), down, running).await
+    let planned = match plan::resume(context, request, running, seen) {
+        Ok(mut plan) if plan.permit.is_some() => {
+            let reserved = Box::pin(accounts::reserve(context, &mut plan, running)).await;
+            reserved.map(|()| plan).map_err(Box::from)
+        }
+        planned => planned,
+    };
+    match planned {
+        Ok(plan) => Some(plan),
+        Err(instead) => {
+            Box::pin(answered(context, *instead, down, running)).await;
+            None
+        }
+    }
+}
+
+/// Answers a request whose body did not come.
+async fn stopped(context: Context<'_>, stop: Stop, down: &mut Down<'_>, running: &mut Running<'_>) {
+    match stop {
+        Stop::Fault(fault) => talk::fault(context, &fault, down, running).await,
+        Stop::Problem(problem) => plan::fail(context, &problem, down, running).await,
+        Stop::Gone => {
+            if let Down::H1(d) = down {
+                d.close_after();
             }
-            instead => plan::answer(context, instead, down, running).await,
-        },
+        }
+    }
+}
+
+/// Answers a request that does not go on.
+async fn answered(
+    context: Context<'_>,
+    instead: Instead,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
+    match instead {
+        Instead::Listing(listing) => {
+            listing::answer(context, Some(*listing), down, running).await;
+        }
+        instead => plan::answer(context, instead, down, running).await,
     }
 }
 
@@ -190,20 +212,21 @@ async fn body(
     state: &RouteState,
     request: &mut Incoming,
     down: &mut Down<'_>,
-) -> Result<Body, Stop> {
+) -> Result<Body, Box<Stop>> {
     let limit = limit(context, state);
     let too_large = || {
-        Stop::Fault(Fault::new(
+        Box::new(Stop::Fault(Fault::new(
             FaultKind::BodyTooLarge,
             format!("the request body is longer than {limit} bytes"),
-        ))
+        )))
     };
     let full = || {
         let fault = Fault::new(
             FaultKind::Overloaded,
             "too many request bodies are held in memory",
         );
-        Stop::Fault(fault.after(Some(std::time::Duration::from_secs(1))))
+        let fault = fault.after(Some(std::time::Duration::from_secs(1)));
+        Box::new(Stop::Fault(fault))
     };
     let bodies = &context.worker.shared.providers.bodies;
     let mut kept = bodies.keep();
@@ -221,7 +244,7 @@ async fn body(
     if request.headers.remove(EXPECT).is_some() {
         down.informational(StatusCode::CONTINUE, &HeaderMap::new());
         if poll_fn(|cx| down.poll_flush(cx)).await.is_err() {
-            return Err(Stop::Gone);
+            return Err(Box::new(Stop::Gone));
         }
     }
     let mut first = Bytes::new();
@@ -269,17 +292,19 @@ async fn body(
                 over = true;
             }
             Some(Ok(Part::End)) => over = true,
-            Some(Err(DownError::Gone)) => return Err(Stop::Gone),
+            Some(Err(DownError::Gone)) => return Err(Box::new(Stop::Gone)),
             Some(Err(DownError::Malformed(detail))) => {
-                return Err(Stop::Problem(Problem::bad_request("bad-body", detail)));
+                let problem = Problem::bad_request("bad-body", detail);
+                return Err(Box::new(Stop::Problem(problem)));
             }
             None => {
-                return Err(Stop::Problem(Problem::new(
+                let problem = Problem::new(
                     StatusCode::REQUEST_TIMEOUT,
                     GrpcStatus::DeadlineExceeded,
                     "body-timeout",
                     "the request's body did not come in time",
-                )));
+                );
+                return Err(Box::new(Stop::Problem(problem)));
             }
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Broken {
 pub(crate) struct Again<'a> {
     pub(crate) targets: &'a [Planned],
     pub(crate) request: &'a mut OutRequest,
+    /// That of the attempts before.
+    pub(crate) timer: Timer,
 }
 
 /// Relays the answer, and the rest of it from other attempts.
@@ -42,16 +44,20 @@ pub(crate) async fn relay(
     mut won: Won,
     again: Again<'_>,
     deadline: Deadline,
-    mut timer: Timer,
     down: &mut Down<'_>,
     running: &mut Running<'_>,
 ) {
+    let Again {
+        targets,
+        request,
+        mut timer,
+    } = again;
     let mut spent = None;
     for last in (0..=MOST).map(|made| made == MOST) {
         let asking = won.asking.as_ref();
         let planned = asking.and_then(|asking| {
             let is_it = |p: &&Planned| p.asked.as_ref().is_some_and(|asked| asked.is_of(asking));
-            again.targets.iter().filter(|_| !last).find(is_it)
+            targets.iter().filter(|_| !last).find(is_it)
         });
         let asked = planned.and_then(|planned| planned.asked.as_deref());
         let part = relay::Part {
@@ -75,7 +81,7 @@ pub(crate) async fn relay(
             snapshot: context.snapshot,
             down: &mut *down,
             state,
-            request: &mut *again.request,
+            request: &mut *request,
             source: &mut Source::of_whole(Bytes::new(), None),
             grpc: false,
             deadline,

@@ -282,7 +282,7 @@ impl Asked {
             },
             End::Up(UpError::Unsent | UpError::Refused) if self.safe.get() < MAX_SAFE_RETRIES => {
                 self.safe.set(self.safe.get() + 1);
-                drop(key);
+                key.stale();
                 self.next.set(Some(Step::Again));
                 return;
             }
@@ -296,13 +296,11 @@ impl Asked {
                 Outcome::NoAnswer(NoAnswer::Connect)
             }
             End::Up(UpError::Overflow) => Outcome::NoAnswer(NoAnswer::Refused),
-            End::Up(
-                UpError::Unsent
-                | UpError::Refused
-                | UpError::Reset
-                | UpError::Malformed
-                | UpError::NoTunnel,
-            ) => Outcome::NoAnswer(NoAnswer::Reset),
+            // Again and again: no chance, and not the connection's age.
+            End::Up(UpError::Unsent | UpError::Refused) => Outcome::NoAnswer(NoAnswer::Stale),
+            End::Up(UpError::Reset | UpError::Malformed | UpError::NoTunnel) => {
+                Outcome::NoAnswer(NoAnswer::Reset)
+            }
             End::Late(Some(_)) => match answer.evidence() {
                 Some(evidence) => Outcome::Answer(evidence),
                 None => Outcome::NoAnswer(NoAnswer::Timeout),

@@ -18,6 +18,19 @@ const SHORT: usize = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
+/// Bytes that end a string, or may not stand in one as they are.
+const SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        special[byte] = true;
+        byte += 1;
+    }
+    special[b'"' as usize] = true;
+    special[b'\\' as usize] = true;
+    special
+};
+
 /// A place in a JSON text.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor<'a> {
@@ -159,8 +172,12 @@ impl<'a> Cursor<'a> {
         self.expect(b'"')?;
         let rest = &self.text[self.at..];
         let near = &rest[..rest.len().min(SHORT)];
-        let special = |byte: &u8| matches!(byte, b'"' | b'\\');
+        let special = |byte: &u8| SPECIAL[usize::from(*byte)];
         let mut end = near.iter().position(special).unwrap_or(near.len());
+        if rest.get(end) == Some(&b'"') {
+            self.at += end + 1;
+            return Ok(&rest[..end]);
+        }
         while rest.get(end) != Some(&b'"') {
             if rest.get(end) == Some(&b'\\') {
                 end += 2;

@@ -227,6 +227,7 @@ impl Reading {
         }
         for root in &roots {
             mask::hide_by_name(root, false, sources, &mut secrets);
+            mask::hide_headers(root, sources, &mut secrets);
         }
         let root = merge(roots, &mut problems);
         let mut cx = Cx::new(sources);

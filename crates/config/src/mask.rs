@@ -63,24 +63,54 @@ pub(crate) fn hide_by_name(node: &Node, inside: bool, sources: &[Source], secret
     }
 }
 
+/// Values of providers' headers, whatever their names: most are credentials of some gateway in between.
+pub(crate) fn hide_headers(root: &Node, sources: &[Source], secrets: &mut Vec<Span>) {
+    for provider in under(root, "providers").flat_map(items) {
+        for headers in under(provider, "headers") {
+            hide_by_name(headers, true, sources, secrets);
+        }
+    }
+}
+
+/// The values of a mapping's entries with that key.
+fn under<'a>(node: &'a Node, key: &'a str) -> impl Iterator<Item = &'a Node> {
+    let entries = match &node.kind {
+        Kind::Map(entries) => Some(entries.iter()),
+        _ => None,
+    };
+    let entries = entries.into_iter().flatten();
+    entries.filter_map(move |(name, value)| (*name.text == *key).then_some(value))
+}
+
+/// The items of a list; what is none is its only one.
+fn items(node: &Node) -> &[Node] {
+    match &node.kind {
+        Kind::List(items) => items,
+        _ => std::slice::from_ref(node),
+    }
+}
+
 /// What providers' keys begin with.
 const KEYS: [&str; 12] = [
     "sk-", "sk_", "gsk_", "xai-", "AIza", "AKIA", "ASIA", "ghp_", "hf_", "pplx-", "r8_", "tg-",
 ];
 
 /// A key of a provider, wherever it was put by mistake.
-fn looks_like_key(text: &str) -> bool {
+pub(crate) fn looks_like_key(text: &str) -> bool {
     text.len() >= 20
         && KEYS.iter().any(|start| text.starts_with(start))
         && !text.contains(char::is_whitespace)
 }
 
-/// A URL with a user or a password in it: `redis://:hunter2@host`.
+/// A URL with a user and a password in it, `redis://:hunter2@host`, and what was meant to be one.
 fn has_credentials(text: &str) -> bool {
-    let authority = text
-        .split_once("://")
-        .map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
-    authority.is_some_and(|authority| authority.contains('@'))
+    let authority = match text.split_once("://") {
+        Some((_, rest)) => rest.split('/').next().unwrap_or(rest),
+        None => text,
+    };
+    authority
+        .split_once('@')
+        .is_some_and(|(user, _)| text.contains("://") || user.contains(':'))
 }
 
 /// Whether a line of a part that is no YAML may hold a secret: it has such a key itself, or stands below one.
@@ -89,7 +119,7 @@ pub(crate) fn line_may_hold_secret(source: &Source, line: usize) -> bool {
     let key_in = |text: &str| {
         text.split([',', '{', '[', ' ', '-']).any(|part| {
             part.split_once(':')
-                .is_some_and(|(key, _)| sounds_secret(key))
+                .is_some_and(|(key, _)| sounds_secret(key) || key == "headers")
         })
     };
     let part = |part: &str| has_credentials(part) || looks_like_key(part);

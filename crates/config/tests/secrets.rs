@@ -48,6 +48,21 @@ fn a_credential_in_a_header_edit_is_a_secret() {
     );
 }
 
+#[test]
+fn what_a_provider_s_headers_hold_and_what_came_from_the_environment_is_a_secret() {
+    let text = "providers: [ { name: p, type: openai, api_tokens: [ a ], headers: { x-subscription: hunter2 } } ]\n\
+        routes: [ { name: a, respond: { headers: { x-a: \"${TOKEN}\", x-b: sk-live-hunter2-hunter2, x-plain: seen } } } ]\n";
+    let loaded = load_str_with("t", text, &env).unwrap_or_else(|d| panic!("{d}"));
+    let json = serde_json::to_string(&loaded.config).expect("plain data");
+    assert!(json.contains("seen") && !json.contains("hunter2"), "{json}");
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    let headers = &loaded.config.providers[0].headers;
+    assert_eq!(
+        headers.get("x-subscription").expect("it").expose(),
+        "hunter2"
+    );
+}
+
 /// Each text has a mistake on the line of a secret, so that its excerpt is shown.
 #[test]
 fn no_excerpt_shows_a_secret_that_stands_in_the_text() {
@@ -74,6 +89,10 @@ fn no_excerpt_shows_a_secret_that_stands_in_the_text() {
         "node: { region: sk-live-hunter2-hunter2, wrong: 1 }",
         "providers:\n  - name: p\n    wrong_place: sk-live-hunter2-hunter2\n",
         "providers: [ { name: p, type: openai, [sk-live-hunter2-hunter2 ]\n",
+        "providers: [ { name: p, type: openai, api_tokens: [ a ], headers: { x-subscription: hunter2 }, wrong: 1 } ]",
+        "providers: [ { name: p, type: openai, api_tokens: [ a ], headers: { \"x y\": hunter2 } } ]",
+        "providers:\n  - name: p\n    headers:\n      x-subscription: hunter2\n      wrong: [\n",
+        "state: { url: \"rediss:/u:hunter2@127.0.0.1/0\" }",
     ] {
         let found = load_str_with("t.yaml", text, &env).expect_err(text);
         for shown in [

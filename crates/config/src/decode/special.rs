@@ -3,6 +3,7 @@
 use super::leaves::{parsed, scalar};
 use super::{Cx, Decode, OneOf, decode_one_of, encode_one_of, schema_one_of};
 use crate::env;
+use crate::mask::looks_like_key;
 use crate::model::{BackendLoad, Balance, LeastRequest, Maglev, PeakEwma, RingHash};
 use crate::node::{Kind, Node};
 use crate::schema::Defs;
@@ -88,14 +89,20 @@ impl Decode for Secret {
     }
 }
 
-/// The path's last key is the header's name: it says whether the value is a credential.
+/// A credential by the header's name (the path's last key), by where it stands (a provider's headers), by what it looks like, or because it
+/// came from the environment.
 impl Decode for HeaderText {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
         let sensitive = cx
             .path
             .last()
             .and_then(|name| name.parse::<HeaderName>().ok())
-            .is_some_and(|name| name.is_sensitive());
+            .is_some_and(|name| name.is_sensitive())
+            || cx
+                .path
+                .first()
+                .is_some_and(|top| top.starts_with("providers"))
+            || matches!(&node.kind, Kind::Scalar(scalar) if scalar.from_env || looks_like_key(&scalar.text));
         let text = if sensitive {
             secret(node, cx)?
         } else {

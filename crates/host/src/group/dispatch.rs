@@ -139,7 +139,9 @@ impl State {
 
     fn next(&self, index: usize, ahead: bool, now: Instant) -> Next {
         let member = &self.members[index];
-        let (mut run, mut load): (Option<(u64, usize)>, Option<(u64, usize)>) = (None, None);
+        // The first one's ticket, and the lane.
+        let mut run: Option<(u64, usize)> = None;
+        let mut load: Option<(u64, usize)> = None;
         for (number, lane) in self.lanes.busy() {
             let Some(first) = lane.first() else { continue };
             if !member.may_run(first) || !lane.is_ripe(now) {

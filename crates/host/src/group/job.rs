@@ -51,6 +51,9 @@ pub(super) struct Job {
     pub(super) deaths: u8,
 }
 
+/// Jobs are moved a lot, so that they stay where they are.
+pub(super) type Boxed = Box<Job>;
+
 #[derive(Debug)]
 pub(super) enum What {
     Call(Call, Facts),

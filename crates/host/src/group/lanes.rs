@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::job::{Job, What};
+use super::job::{Boxed, Job, What};
 use crate::call::Batch;
 
 /// Empty lanes that are kept for the next call.
@@ -99,7 +99,7 @@ impl Lanes {
     }
 
     /// Takes all out that `which` says.
-    pub(super) fn take(&mut self, which: impl Fn(&Job) -> bool) -> Vec<Box<Job>> {
+    pub(super) fn take(&mut self, which: impl Fn(&Job) -> bool) -> Vec<Boxed> {
         let mut taken = Vec::new();
         for lane in &mut self.lanes {
             if lane.jobs.iter().any(|job| which(job)) {

@@ -157,18 +157,15 @@ impl Member {
         if self.state.unstarted == 0 {
             return;
         }
-        let mut begun = self.state.units - self.state.unstarted;
-        for running in self
+        let begun = self.state.units - self.state.unstarted;
+        let free = self.concurrency.saturating_sub(begun);
+        let waiting = self
             .state
             .running
             .iter_mut()
-            .filter(|running| running.started.is_none())
-        {
-            if begun >= self.concurrency {
-                break;
-            }
+            .filter(|running| running.started.is_none());
+        for running in waiting.take(free) {
             running.started = Some(now);
-            begun += 1;
             self.state.unstarted -= 1;
         }
     }

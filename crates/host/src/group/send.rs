@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::effects::Effects;
-use super::job::{Job, What};
+use super::job::{Boxed, Job, What};
 use super::member::{Fate, Loading, Member, Running};
 use super::stream::CREDIT;
 use crate::call::{Call, Fault, Spooled};
@@ -81,7 +81,7 @@ pub(super) fn call(
 pub(super) fn batch(
     member: &mut Member,
     ticket: u64,
-    jobs: Vec<Box<Job>>,
+    jobs: Vec<Boxed>,
     now: Instant,
     effects: &mut Effects,
 ) {

@@ -213,7 +213,11 @@ impl Expected {
                     };
                     if let Some(sought) = sought {
                         tracing::debug!(pid = hello.pid, epoch = hello.epoch, "worker connected");
-                        let connection = Connection { reader, link: Link::new(write), files };
+                        let connection = Connection {
+                            reader,
+                            link: Link::new(write),
+                            files,
+                        };
                         if let Err(unwanted) = sought.found.send(connection) {
                             unwanted.link.close();
                         }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_state::{InvalidKey, Key};
 
 /// An instance as its host publishes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InstanceRecord {
     /// Which host process has it.
     pub host: String,

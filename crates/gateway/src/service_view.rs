@@ -72,21 +72,18 @@ impl Handle {
     pub fn services(&self) -> Vec<ServiceView> {
         let snapshot = self.control.shared.snapshot.load_full();
         let now = unix_ms();
+        // Calls and memory by host and instance.
+        let loads: HashMap<(String, String), (u64, u64)> = self.control.reports.with(|hosts| {
+            let of = |host: &HostReport| {
+                let name = host.host.clone();
+                let told = host.instances.clone().into_iter();
+                told.map(move |i| ((name.clone(), i.instance), (i.in_flight, i.memory)))
+            };
+            hosts.values().flat_map(of).collect()
+        });
         let services = snapshot.loaded.config.services.iter();
         services
             .map(|wanted| {
-                let loads = self.control.reports.with(|hosts| {
-                    let told = hosts.values().flat_map(|host| {
-                        let of = |i: &crate::InstanceReport| {
-                            (
-                                (host.host.clone(), i.instance.clone()),
-                                (i.in_flight, i.memory),
-                            )
-                        };
-                        host.instances.iter().map(of)
-                    });
-                    told.collect::<HashMap<_, _>>()
-                });
                 let instances = self.control.instances.of(&wanted.name);
                 let instances: Vec<InstanceView> = instances
                     .into_iter()

@@ -140,6 +140,8 @@ impl Serving {
             hosted: plan::hosts(&config),
         });
         tokio::spawn(reports::follow(handle.clone(), run.path().to_owned()));
+        // Before it is ready, so that nobody serves unwatched.
+        link.report(&Report::Beat);
         link.report(&Report::Ready { hash, grace_ms });
         let beating = tokio::spawn(beat(handle.pulse(), link.reporter()));
         let inputs = Inputs {

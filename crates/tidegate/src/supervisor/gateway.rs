@@ -192,7 +192,7 @@ impl Gateway {
 
     /// It gave a sign of life. One that drains has a deadline for that.
     pub(super) fn beats(&mut self, now: Instant) {
-        if self.stage == Stage::Serving {
+        if self.stage != Stage::Draining {
             self.beat_due = Some(now + beat::deadline());
         }
     }

@@ -14,7 +14,8 @@ pub(crate) fn list(out: &Path) -> Result<(), Box<dyn Error>> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     files.retain(|file| {
-        file.extension().is_some_and(|ending| ending == "py" || ending == "typed")
+        file.extension()
+            .is_some_and(|ending| ending == "py" || ending == "typed")
     });
     files.sort();
     let mut text = String::from("&[\n");

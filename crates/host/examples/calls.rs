@@ -15,11 +15,15 @@ use tidegate_config::model::{
 };
 use tidegate_host::{Call, Host, HostOptions, Model, State, Traced};
 
-const MODEL: &str = "from tidegate import Model\nclass Noop(Model):\n    def predict(self):\n        return None\n";
+const MODEL: &str =
+    "from tidegate import Model\nclass Noop(Model):\n    def predict(self):\n        return None\n";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let numbers: Vec<u64> = std::env::args().skip(1).map(|word| word.parse()).collect::<Result<_, _>>()?;
+    let numbers: Vec<u64> = std::env::args()
+        .skip(1)
+        .map(|word| word.parse())
+        .collect::<Result<_, _>>()?;
     let number = |index: usize, default: u64| numbers.get(index).copied().unwrap_or(default);
     let (callers, replicas, seconds) = (number(0, 16), number(1, 1), number(2, 5));
     let folder = std::env::temp_dir().join(format!("tidegate-calls-{}", std::process::id()));
@@ -53,16 +57,28 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     })
     .await?;
     let mut instances = host.instances();
-    let ready = instances.wait_for(|all| all.iter().all(|instance| instance.state == State::Ready)).await?.clone();
+    let ready = instances
+        .wait_for(|all| all.iter().all(|instance| instance.state == State::Ready))
+        .await?
+        .clone();
     let workers: Vec<u32> = ready.iter().filter_map(|instance| instance.pid).collect();
-    let models: Vec<Arc<dyn Model>> = ready.iter().filter_map(|instance| host.model(&instance.instance)).collect();
+    let models: Vec<Arc<dyn Model>> = ready
+        .iter()
+        .filter_map(|instance| host.model(&instance.instance))
+        .collect();
 
     let count = Arc::new(AtomicU64::new(0));
     let until = Instant::now() + Duration::from_secs(seconds);
-    let (own, theirs) = (processor(std::process::id()), workers.iter().map(|pid| processor(*pid)).sum::<f64>());
+    let (own, theirs) = (
+        processor(std::process::id()),
+        workers.iter().map(|pid| processor(*pid)).sum::<f64>(),
+    );
     let mut tasks = Vec::new();
     for caller in 0..callers {
-        let (model, count) = (Arc::clone(&models[caller as usize % models.len()]), Arc::clone(&count));
+        let (model, count) = (
+            Arc::clone(&models[caller as usize % models.len()]),
+            Arc::clone(&count),
+        );
         tasks.push(tokio::spawn(async move {
             while Instant::now() < until {
                 let call = Call {
@@ -101,6 +117,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn processor(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks: f64 = fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+    let ticks: f64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<f64>().ok())
+        .sum();
     ticks / 100.0
 }

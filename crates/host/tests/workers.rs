@@ -117,7 +117,10 @@ async fn workers_killed_under_load_cost_no_call() {
             let states = hosted.wait(|all| all[number].state == State::Ready).await;
             // A call may lose three workers, so that each of them answers some before it goes.
             let calls = hosted.host.counts()[0].calls;
-            until("calls", || (hosted.host.counts()[0].calls > calls + 50).then_some(())).await;
+            until("calls", || {
+                (hosted.host.counts()[0].calls > calls + 50).then_some(())
+            })
+            .await;
             let pid = states[number].pid.unwrap();
             rustix::process::kill_process(
                 rustix::process::Pid::from_raw(pid as i32).unwrap(),

@@ -65,6 +65,11 @@ impl Instance {
     ) -> Self {
         let (orders, received) = mpsc::unbounded_channel();
         let service: Arc<str> = spec.service.name.as_str().into();
+        // It is seen from now on: who waits for all to be ready must not find none.
+        shared.board.update(&service, slot.number, |state| {
+            state.state = State::Starting;
+            state.revision = spec.revision;
+        });
         let keeper = Keeper {
             shared,
             slot,
@@ -130,7 +135,6 @@ enum Left {
 
 impl Keeper {
     async fn run(mut self) {
-        self.board(|state| state.state = State::Starting);
         loop {
             let mut live = match self.make_ready().await {
                 Left::Ready(live) => live,

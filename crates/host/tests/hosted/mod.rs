@@ -183,7 +183,10 @@ impl Hosted {
         .await
     }
 
-    pub(crate) async fn wait(&self, like: impl Fn(&[InstanceState]) -> bool) -> Arc<Vec<InstanceState>> {
+    pub(crate) async fn wait(
+        &self,
+        like: impl Fn(&[InstanceState]) -> bool,
+    ) -> Arc<Vec<InstanceState>> {
         let mut instances = self.host.instances();
         let seen = instances.wait_for(|all| like(all));
         let seen = tokio::time::timeout(Duration::from_secs(60), seen).await;

@@ -577,6 +577,30 @@ fn embeddings_are_translated_and_packed_as_asked() {
 }
 
 #[test]
+fn a_key_that_the_provider_echoes_in_a_callers_fault_does_not_reach_the_caller() {
+    let body = r#"{"error":{"message":"bad field with sk-canary-1","type":"invalid_request_error","code":"sk-canary-1"}}"#;
+    for (path, stem) in [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/messages", "messages"),
+    ] {
+        let call = call(path, short(stem, false)).unwrap();
+        let prepared = prepare(&call, ProviderKind::DeepSeek, "m").unwrap();
+        let mut answer = Answer::new(prepared.plan, Some("sk-canary-1".into()), 0);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-echo", "key=sk-canary-1".parse().unwrap());
+        answer.head(StatusCode::BAD_REQUEST, headers);
+        let mut out = Vec::new();
+        answer.data(Bytes::from_static(body.as_bytes()), &mut out);
+        assert_eq!(answer.end(&mut out), Step::Failed);
+        let error = answer.error_answer();
+        assert_eq!(error.status, 400);
+        let shown = format!("{:?} {:?}", error.headers, error.body);
+        assert!(shown.contains("bad field with [redacted]"), "{shown}");
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}
+
+#[test]
 fn a_callers_fault_within_a_stream_is_told_in_the_providers_words() {
     let prepared = prepare(
         &call("/v1/messages", short("messages", true)).unwrap(),

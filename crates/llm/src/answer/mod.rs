@@ -23,10 +23,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::call::stream_head;
-use crate::classify::{self, Class, Evidence};
+use crate::classify::{self, Class, Evidence, redact};
 use crate::fault::{self, ErrorAnswer, Fault, FaultKind, Told};
 use crate::prepare::{Back, Plan};
 use crate::usage::Usage;
@@ -319,6 +319,8 @@ impl Answer {
 
     /// The provider refused: classified, and its words kept for the caller.
     fn refused(&mut self, body: &[u8]) -> Step {
+        let secret = self.secret.clone();
+        let body = &*redact::passed_on(body, secret.as_deref());
         let evidence = classify::classify(
             self.plan.kind,
             self.status,
@@ -341,6 +343,13 @@ impl Answer {
             let mut headers = self.headers.clone();
             keep_callers(&mut headers);
             headers.remove(CONTENT_LENGTH);
+            for value in headers.values_mut() {
+                let clean = redact::passed_on(value.as_bytes(), self.secret.as_deref());
+                if let Cow::Owned(clean) = clean {
+                    *value = HeaderValue::from_bytes(&clean)
+                        .unwrap_or_else(|_| HeaderValue::from_static(""));
+                }
+            }
             return ErrorAnswer {
                 status: self.status,
                 headers,
@@ -374,10 +383,7 @@ impl Answer {
             return Some((StatusCode::OK, stream_head(self.plan.array_stream)));
         }
         let mut headers = HeaderMap::with_capacity(2);
-        headers.insert(
-            CONTENT_TYPE,
-            http::HeaderValue::from_static("application/json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Some((StatusCode::OK, headers))
     }
 
@@ -498,7 +504,8 @@ impl Sink<'_> {
     /// A fault that the provider told within a 200.
     pub(crate) fn fault(&mut self, evidence: Evidence, data: &[u8]) -> Box<Evidence> {
         if evidence.class == Class::CallerFault {
-            *self.words = fault::read(data).map(|told| told.message.into_owned());
+            let data = redact::passed_on(data, self.secret);
+            *self.words = fault::read(&data).map(|told| told.message.into_owned());
         }
         Box::new(evidence)
     }

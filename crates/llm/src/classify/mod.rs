@@ -4,7 +4,7 @@
 //! for a rate limit and for an empty account, MiniMax says 200 for everything. So status, headers **and** a bounded part
 //! of the body are looked at, and a table of rules (data, not branches) says what they mean.
 
-mod redact;
+pub(crate) mod redact;
 mod reset;
 mod rules;
 mod signals;

@@ -3,6 +3,8 @@
 //! Providers echo keys ("Incorrect API key provided: sk-ab***yz"), and some echo them whole. The key in use is removed
 //! exactly, and so is everything that has the shape of one, known or not: a word too much is no loss.
 
+use std::borrow::Cow;
+
 /// Letters of an excerpt.
 pub(super) const EXCERPT: usize = 200;
 /// Letters of a code.
@@ -161,6 +163,20 @@ fn random_base64(word: &str) -> bool {
         && word.bytes().any(|byte| byte.is_ascii_digit())
         && word.bytes().any(|byte| byte.is_ascii_uppercase())
         && word.bytes().any(|byte| byte.is_ascii_lowercase())
+}
+
+/// A provider's own words as they are passed on to a caller: as they are, but without the key in use, which some providers echo.
+pub(crate) fn passed_on<'a>(words: &'a [u8], secret: Option<&str>) -> Cow<'a, [u8]> {
+    // A key of a few letters would be found everywhere.
+    let Some(secret) = secret.filter(|secret| secret.len() >= 8) else {
+        return Cow::Borrowed(words);
+    };
+    let text = String::from_utf8_lossy(words);
+    let clean = without(&text, Some(secret));
+    match clean == text {
+        true => Cow::Borrowed(words),
+        false => Cow::Owned(clean.into_bytes()),
+    }
 }
 
 /// The text without the secret in use, its parts (AWS keys come as `id:secret:token`), and both as they look in a URL.

@@ -145,11 +145,10 @@ impl Supervisor {
             self.leave();
             return Some(ExitCode::FAILURE);
         }
-        let roles =
-            self.current.is_some()
-                || !self.outgoing.is_empty()
-                || self.control.process.is_some()
-                || self.host.process.is_some();
+        let roles = self.current.is_some()
+            || !self.outgoing.is_empty()
+            || self.control.process.is_some()
+            || self.host.process.is_some();
         if self.phase == Phase::Draining && !roles {
             tracing::info!(clean = !self.unclean, "ended");
             self.leave();

@@ -45,7 +45,6 @@ def test_sentiment(example):
 
 
 def test_embeddings(example):
-    pytest.importorskip("onnxruntime")
     post = example("embeddings", "Embeddings")
     status, value = post("predict", text="A cat sits on the mat.")
     assert status == 200 and len(value["embedding"]) == 384 and abs(sum(x * x for x in value["embedding"]) - 1) < 1e-3

@@ -10,7 +10,7 @@ from harness.net import free_port
 
 README = (TOP / "README.md").read_text()
 TOUR = README[README.index("ANCHOR: tour") : README.index("ANCHOR_END: tour")]
-PORT = re.compile(r"\b(8080|8443|850[1-9]|860[12]|9900)\b")
+PORT = re.compile(r"\b(8080|8443|850[1-9]|860[12]|990[01]|50051)\b")
 # Before the output of each block.
 SIGN = "@@ block "
 
@@ -33,7 +33,7 @@ def as_pattern(printed):
 @pytest.fixture
 def ports():
     """Puts free ports into a text, in the order of those that the tour has: what it sorts stays sorted."""
-    named = sorted({found for path in (TOP / "examples").iterdir() if path.is_file() for found in PORT.findall(path.read_text())} | set(PORT.findall(TOUR)))
+    named = sorted({found for path in (TOP / "examples").rglob("*.*") if path.is_file() and "__pycache__" not in path.parts for found in PORT.findall(path.read_text())} | set(PORT.findall(TOUR)))
     mapped = dict(zip(named, sorted(free_port() for _ in named)))
     return lambda text: PORT.sub(lambda found: str(mapped[found[1]]), text)
 
@@ -44,10 +44,10 @@ def test_what_the_tour_needs_is_here(program):
 
 
 def test_the_tour_does_what_it_says(tmp_path, process, ports):
-    (tmp_path / "examples").mkdir()
-    for path in (TOP / "examples").iterdir():
-        if path.is_file():
-            copy = tmp_path / "examples" / path.name
+    for path in (TOP / "examples").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            copy = tmp_path / "examples" / path.relative_to(TOP / "examples")
+            copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(ports(path.read_text()))
             copy.chmod(path.stat().st_mode)
     (tmp_path / "bin").mkdir()

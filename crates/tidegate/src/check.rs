@@ -95,11 +95,18 @@ pub(crate) fn print(text: &str) {
 
 fn holds(loaded: &Loaded) -> Vec<(&'static str, usize)> {
     let config = &loaded.config;
-    vec![
+    let mut holds = vec![
         ("listeners", config.listeners.len()),
         ("routes", config.routes.len()),
         ("upstreams", config.upstreams.len()),
-    ]
+    ];
+    // Told where there are some: many a configuration is about upstreams alone.
+    let more = [
+        ("providers", config.providers.len()),
+        ("services", config.services.len()),
+    ];
+    holds.extend(more.into_iter().filter(|(_, count)| *count > 0));
+    holds
 }
 
 fn summary(loaded: &Loaded) -> String {

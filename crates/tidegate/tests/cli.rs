@@ -19,6 +19,23 @@ fn a_good_configuration_is_checked_with_code_0_and_says_what_it_holds() {
 }
 
 #[test]
+fn providers_are_counted_where_there_are_some() {
+    let site = Site::new();
+    let providers = "providers: [ { name: p, type: openai, api_tokens: [ sk-1 ] } ]\n";
+    site.write(&format!(
+        "{}{providers}",
+        site.config("routes: [ { name: all, to: [ { provider: p } ] } ]\n", "")
+    ));
+    let output = run(&["check", site.path().to_str().unwrap()]);
+    assert_eq!(
+        stdout(&output),
+        "ok: 1 listener, 1 route, 0 upstreams, 1 provider in 1 file\n",
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn a_bad_configuration_is_code_2_with_every_problem_on_stderr() {
     let site = Site::new();
     let text = site

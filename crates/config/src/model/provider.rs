@@ -48,7 +48,7 @@ record! {
         /// TLS towards the provider, where the system's authorities do not do.
         tls: Option<UpstreamTls>,
         /// Bounds on connections and requests.
-        connection_pool: ConnectionPool = ConnectionPool { connect_timeout: Duration::from_secs(5), ..ConnectionPool::default() },
+        connection_pool: ConnectionPool = ConnectionPool { connect_timeout: Duration::from_secs(5), max_connections: 8192, max_pending_requests: 8192, max_requests: 8192, ..ConnectionPool::default() },
         ; finish crate::validate::provider
     }
 }

@@ -205,7 +205,10 @@ impl Loop<'_, '_> {
                         return Err((over, at));
                     }
                     Err(none) => {
-                        counts.count(self.worker.index, AttemptKind::NoneFit);
+                        // What can't be asked of a provider at all is the caller's fault.
+                        if !matches!(&none, Lost::Refused(refusal) if refusal.is_callers()) {
+                            counts.count(self.worker.index, AttemptKind::NoneFit);
+                        }
                         lost = Some(Lost::after(lost, none));
                         break;
                     }

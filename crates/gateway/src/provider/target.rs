@@ -377,6 +377,11 @@ impl Refusal {
         }
     }
 
+    /// Whether the request itself is at fault.
+    pub(crate) fn is_callers(&self) -> bool {
+        self.because == Because::Caller
+    }
+
     /// What is told when both were met on the way: the caller's own fault before all, then that no key is left, with the earliest
     /// return.
     pub(crate) fn and(self: Box<Self>, later: Box<Self>) -> Box<Self> {

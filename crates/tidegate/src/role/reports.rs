@@ -25,10 +25,9 @@ pub(super) async fn follow(handle: Handle, run: PathBuf) {
             continue;
         }
         for place in hostdir::places(&run) {
-            if !followed.contains_key(&place.id) {
-                let task = tokio::spawn(listen(handle.clone(), place.clone()));
-                followed.insert(place.id, task);
-            }
+            followed
+                .entry(place.id.clone())
+                .or_insert_with(|| tokio::spawn(listen(handle.clone(), place)));
         }
     }
 }

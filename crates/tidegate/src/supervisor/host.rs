@@ -102,10 +102,11 @@ impl Supervisor {
         match &mut self.host.process {
             Some(process) if !wanted && ours => process.drain(false, now),
             Some(_) => {}
-            None if wanted && self.accepted.is_some() => {
-                if self.host.restart_at.is_none_or(|at| at <= now) {
-                    self.start_host(now);
-                }
+            None if wanted
+                && self.accepted.is_some()
+                && self.host.restart_at.is_none_or(|at| at <= now) =>
+            {
+                self.start_host(now);
             }
             None if !wanted => self.host.restart_at = None,
             None => {}

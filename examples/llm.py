@@ -67,7 +67,7 @@ class Provider(BaseHTTPRequestHandler):
         return {**message, "content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}, [event("message_start", message=message), event("content_block_start", index=0, content_block={"type": "text", "text": ""}), *words, *end]
 
     def send(self, status, value, headers=()):
-        body = json.dumps(value).encode()
+        body = json.dumps(value).encode() + b"\n"
         self.send_response(status)
         for name, text in {"content-type": "application/json", "content-length": str(len(body)), **dict(headers)}.items():
             self.send_header(name, text)

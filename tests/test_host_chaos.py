@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -304,6 +305,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(serve, channel, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     mounted = ["unshare", "--mount", "--map-root-user", "sh", "-c", f"mount -t tmpfs -o size=24m none {small} && exec \"$@\"", "sh"]
+    if subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("a file system of its own is not allowed here (a container without user namespaces); crates/host tests a full disk as well")
     host = serve("Example", "--state", small / "state", prefix=mounted)
     ch = channel(host.port)
     code, details, metadata = failure(lambda: Chaos(ch, "digest", binary=os.urandom(48 * MIB)).result())

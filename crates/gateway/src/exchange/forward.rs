@@ -16,7 +16,8 @@ use tidegate_wire::h1::BodyLength;
 use tidegate_wire::headers::{REQUEST_ID, Scheme};
 
 use super::attempt::{Deadline, Loop, Lost, Won, count};
-use super::plan::{Plan, fail};
+use super::instead::fail;
+use super::plan::Plan;
 use super::relay::{Answer, BodyEnd};
 use super::reply::Problem;
 use super::source::Source;

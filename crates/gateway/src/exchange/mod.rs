@@ -7,6 +7,7 @@ pub(crate) mod attempt;
 mod await_instance;
 pub(crate) mod forward;
 pub(crate) mod head;
+pub(crate) mod instead;
 pub(crate) mod load;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
@@ -177,11 +178,11 @@ pub(crate) async fn handle(
     let plan = match plan::plan(context, &mut request, &mut running) {
         Ok(plan) => Some(plan),
         Err(instead) => match *instead {
-            plan::Instead::Unread(seen) => {
+            instead::Instead::Unread(seen) => {
                 front::plan(context, seen, &mut request, down, &mut running).await
             }
             instead => {
-                plan::answer(context, instead, down, &mut running).await;
+                instead::answer(context, instead, down, &mut running).await;
                 None
             }
         },

@@ -20,7 +20,8 @@ use super::talk::Talk;
 use super::{accounts, listing, talk};
 use crate::clock;
 use crate::down::{Down, DownError, Part};
-use crate::exchange::plan::{self, Instead, Plan, Seen};
+use crate::exchange::instead::{self, Instead};
+use crate::exchange::plan::{self, Plan, Seen};
 use crate::exchange::reply::Problem;
 use crate::exchange::source::Source;
 use crate::exchange::timer::Timer;
@@ -174,7 +175,7 @@ pub(crate) async fn plan(
 async fn stopped(context: Context<'_>, stop: Stop, down: &mut Down<'_>, running: &mut Running<'_>) {
     match stop {
         Stop::Fault(fault) => talk::fault(context, &fault, down, running).await,
-        Stop::Problem(problem) => plan::fail(context, &problem, down, running).await,
+        Stop::Problem(problem) => instead::fail(context, &problem, down, running).await,
         Stop::Gone => {
             if let Down::H1(d) = down {
                 d.close_after();
@@ -194,7 +195,7 @@ async fn answered(
         Instead::Listing(listing) => {
             listing::answer(context, Some(*listing), down, running).await;
         }
-        instead => plan::answer(context, instead, down, running).await,
+        other => instead::answer(context, other, down, running).await,
     }
 }
 

@@ -190,6 +190,18 @@ impl Gateway {
         self.deadline = None;
     }
 
+    /// Kills one that does not start or end in its time.
+    pub(super) fn kill_if_late(&mut self, what: &str, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            tracing::error!(
+                pid = self.pid,
+                "{what} does not start or end in time: killed"
+            );
+            self.kill();
+            self.no_deadline();
+        }
+    }
+
     /// It gave a sign of life. One that drains has a deadline for that.
     pub(super) fn beats(&mut self, now: Instant) {
         if self.stage != Stage::Draining {

@@ -137,14 +137,7 @@ impl Supervisor {
                 Received::Closed => return false,
             }
         }
-        if process.deadline().is_some_and(|deadline| deadline <= now) {
-            tracing::error!(
-                pid = process.pid(),
-                "the host does not start or end in time: killed"
-            );
-            process.kill();
-            process.no_deadline();
-        }
+        process.kill_if_late("the host", now);
         true
     }
 

@@ -107,8 +107,62 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(gateway):
     ran = command("keys", "list", *admin)
     assert ran.returncode == 0 and "by-hand" in ran.stdout and word not in ran.stdout
     made = next(each for each in gateway.api("keys") if each["name"] == "by-hand")
+    again = command("keys", "create", "by-hand", *admin)
+    assert again.returncode == 2 and "another virtual key has the name" in again.stderr
+    ran = command("keys", "update", made["id"], "--name", "by-foot", "--requests-per-minute", "none", "--budget", "12.5/month", "--token-budget", "1000/day", *admin)
+    assert ran.returncode == 0 and "by-foot" in ran.stdout, ran.stderr
+    ran = command("keys", "update", made["id"], "--token-budget", "none/day", "--models", "*", "--json", *admin)
+    assert ran.returncode == 0 and json.loads(ran.stdout)["limits"] == {"budgets": [{"micros": 12_500_000, "per": "month"}]}
+    until(lambda: use(gateway, {"token": word}, model="other").status != 403)
+    bad = command("keys", "update", made["id"], "--requests-per-minute", "many", *admin)
+    assert bad.returncode == 2 and "a number, or none" in bad.stderr
     assert command("keys", "revoke", made["id"], *admin).returncode == 0
     until(lambda: use(gateway, {"token": word}).status == 401)
+
+
+def change(gateway, made, **patch):
+    return gateway.admin(f"/api/v1/keys/{made['id']}", "PATCH", json.dumps(patch), [("content-type", "application/json")])
+
+
+def test_limits_are_changed_while_a_key_is_used_and_what_was_spent_stays(tidegate, faulty, redis):
+    """On every replica, with a line in the event log of the one that was told."""
+    one, two = (tidegate(config(faulty, state={"url": redis.url}), workers=1) for _ in range(2))
+    made = make(one, budgets=[{"tokens": 36, "per": "month"}])
+    until(lambda: known(two, made), 5, "the other replica knows the key")
+    while (answer := use(one, made, max_tokens=1)).status == 200:
+        pass
+    assert answer.error_code() == "budget_exhausted"
+    used = spent(one, made, "tokens")
+    assert used >= 36
+    answer = change(one, made, name="crew", limits={"budgets": [{"tokens": 100_000, "per": "month"}], "models": ["gpt-*"]})
+    assert answer.status == 200 and json.loads(answer.body)["name"] == "crew"
+    for gateway in (one, two):
+        until(lambda: use(gateway, made, max_tokens=1).status == 200, 5, "the new budget holds")
+        assert use(gateway, made, model="other").status == 403
+        until(lambda: spent(gateway, made, "tokens") >= used + 18, 5, "what was spent before counts")
+    changed = next(each for each in one.api("events") if each["kind"] == "virtual_key_changed")
+    assert (changed["subject"], changed["member"]) == ("crew", made["id"])
+    assert "name: team → crew" in changed["cause"] and "36 tokens/month → 100000 tokens/month" in changed["cause"]
+    assert change(one, made, limits={"models": None, "budgets": None}).status == 200
+    until(lambda: use(two, made, model="other").status == 200, 5, "limits are gone")
+    assert listed(one, made)["limits"] == {}
+
+
+def test_names_of_keys_are_needed_and_taken_once(gateway):
+    made = make(gateway)
+    for patch, status in (({"name": ""}, 400), ({"name": None}, 400), ({"limits": {"requests_per_minute": 0}}, 400), ({"nmae": "x"}, 400)):
+        answer = change(gateway, made, **patch)
+        assert answer.status == status and answer.header("content-type") == "application/problem+json", answer.body
+    for body in ({"name": ""}, {"limits": {}}):
+        assert gateway.admin("/api/v1/keys", "POST", json.dumps(body), [("content-type", "application/json")]).status == 400
+    other = make(gateway, "other")
+    answer = gateway.admin("/api/v1/keys", "POST", json.dumps({"name": "team"}), [("content-type", "application/json")])
+    assert answer.status == 409 and json.loads(answer.body)["code"] == "name_taken"
+    assert "another virtual key has the name \"team\"" in json.loads(answer.body)["detail"]
+    assert change(gateway, other, name="team").status == 409
+    assert gateway.admin(f"/api/v1/keys/{made['id']}", "DELETE").status == 200
+    assert change(gateway, other, name="team").status == 200
+    assert change(gateway, {"id": "vk-000000000000"}, name="x").status == 404
 
 
 # --- what they may ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use axum::{Json, Router, middleware};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,7 @@ fn endpoints() -> Vec<Endpoint> {
         (Method::GET, "/api/v1/keys", get(keys::list)),
         (Method::POST, "/api/v1/keys", post(keys::create)),
         (Method::GET, "/api/v1/keys/{id}", get(keys::one)),
+        (Method::PATCH, "/api/v1/keys/{id}", patch(keys::update)),
         (Method::DELETE, "/api/v1/keys/{id}", delete(keys::revoke)),
         (Method::GET, "/api/v1/routes", get(routes)),
         (Method::GET, "/api/v1/listeners", get(listeners)),

@@ -1,4 +1,4 @@
-//! Virtual keys: made, listed and revoked.
+//! Virtual keys: made, listed, changed and revoked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use axum::body::{Body, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use http::StatusCode;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidegate_gateway::view::VirtualKeyView;
-use tidegate_gateway::{KeyError, KeyRequest, StoreError};
+use tidegate_gateway::{KeyError, KeyRequest, KeyUpdate, StoreError};
 
 use crate::api::{Shared, Stamp, path};
 use crate::problem::Problem;
@@ -68,21 +69,27 @@ pub(crate) async fn create(
     State(shared): State<Arc<Shared>>,
     body: Body,
 ) -> Result<(StatusCode, Json<CreatedKey>), Problem> {
-    let most = usize::try_from(shared.options.limits.body_bytes).unwrap_or(usize::MAX);
-    let body = to_bytes(body, most).await.map_err(|_| {
-        let detail = format!("a body here has at most {most} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-    })?;
-    let request: KeyRequest = serde_json::from_slice(&body).map_err(|error| {
-        let detail = format!("the body is no request for a key: {error}");
-        Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail)
-    })?;
+    let request: KeyRequest = read(&shared, body, "request for a key").await?;
     // In a task of its own: a caller that hangs up does not leave a key behind that nobody knows the outcome of.
     let source = Arc::clone(&shared.source);
     let made = tokio::spawn(async move { source.create_virtual_key(&request).await });
     let made = made.await.map_err(|_| lost())?;
     made.map(|key| (StatusCode::CREATED, Json(key)))
         .map_err(|error| problem(&error))
+}
+
+/// What is not named stays; `null` removes.
+pub(crate) async fn update(
+    State(shared): State<Arc<Shared>>,
+    id: Result<Path<String>, PathRejection>,
+    body: Body,
+) -> Result<Json<VirtualKeyView>, Problem> {
+    let id = path(id)?;
+    let update: KeyUpdate = read(&shared, body, "change of a key").await?;
+    let source = Arc::clone(&shared.source);
+    let changed = tokio::spawn(async move { source.update_virtual_key(&id, &update).await });
+    let changed = changed.await.map_err(|_| lost())?;
+    changed.map(Json).map_err(|error| problem(&error))
 }
 
 pub(crate) async fn revoke(
@@ -96,10 +103,26 @@ pub(crate) async fn revoke(
     gone.map(Json).map_err(|error| problem(&error))
 }
 
+/// A body in JSON; `what` it should be.
+async fn read<T: DeserializeOwned>(shared: &Shared, body: Body, what: &str) -> Result<T, Problem> {
+    let most = usize::try_from(shared.options.limits.body_bytes).unwrap_or(usize::MAX);
+    let body = to_bytes(body, most).await.map_err(|_| {
+        let detail = format!("a body here has at most {most} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    })?;
+    serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("the body is no {what}: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail)
+    })
+}
+
 fn problem(error: &KeyError) -> Problem {
     match error {
         KeyError::Invalid(detail) => {
             Problem::new(StatusCode::BAD_REQUEST, "bad_key", detail.as_str())
+        }
+        KeyError::NameTaken(_) => {
+            Problem::new(StatusCode::CONFLICT, "name_taken", error.to_string())
         }
         KeyError::Unknown(_) => {
             Problem::new(StatusCode::NOT_FOUND, "no_such_key", error.to_string())

@@ -8,7 +8,7 @@ use tidegate_gateway::view::{
     ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, ServiceView,
     StoreView, UpstreamView, VirtualKeyView,
 };
-use tidegate_gateway::{KeyError, KeyRequest, RestoreError, StoreError};
+use tidegate_gateway::{KeyError, KeyRequest, KeyUpdate, RestoreError, StoreError};
 
 use crate::keys::CreatedKey;
 
@@ -52,6 +52,12 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
         &'a self,
         request: &'a KeyRequest,
     ) -> Answer<'a, Result<CreatedKey, KeyError>>;
+    /// Changes a virtual key by its id.
+    fn update_virtual_key<'a>(
+        &'a self,
+        id: &'a str,
+        update: &'a KeyUpdate,
+    ) -> Answer<'a, Result<VirtualKeyView, KeyError>>;
     /// Revokes a virtual key by its id.
     fn revoke_virtual_key<'a>(
         &'a self,

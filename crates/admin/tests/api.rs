@@ -656,7 +656,7 @@ async fn a_spared_key_is_used_again_when_an_operator_says_so() {
 }
 
 #[tokio::test]
-async fn a_virtual_key_is_made_shown_once_listed_and_revoked() {
+async fn a_virtual_key_is_made_shown_once_listed_changed_and_revoked() {
     let served = Served::new();
     let body = r#"{"name": "team chat", "limits": {"models": ["gpt-*"], "budgets": [{"tokens": 1000, "per": "day"}]}}"#;
     let made = send_json(served.address, "POST", "/api/v1/keys", body).await;
@@ -674,11 +674,25 @@ async fn a_virtual_key_is_made_shown_once_listed_and_revoked() {
         get(served.address, &path).await.json()["limits"]["budgets"][0]["tokens"],
         1000
     );
+    let again = send_json(served.address, "POST", "/api/v1/keys", body).await;
+    assert_problem(&again, 409, "name_taken");
+    let patch = r#"{"name": "chat", "limits": {"models": null, "requests_per_minute": 60}}"#;
+    let changed = send_json(served.address, "PATCH", &path, patch).await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let limits = changed.json()["limits"].clone();
+    assert_eq!(
+        limits,
+        serde_json::json!({"requests_per_minute": 60, "budgets": [{"tokens": 1000, "per": "day"}]})
+    );
+    let bad = send_json(served.address, "PATCH", &path, r#"{"limits": null}"#).await;
+    assert_problem(&bad, 400, "bad_body");
     let gone = send(served.address, "DELETE", &path, &[]).await;
     assert_eq!(
         (gone.status, gone.json()["name"].as_str()),
-        (200, Some("team chat"))
+        (200, Some("chat"))
     );
+    let nobody = send_json(served.address, "PATCH", &path, patch).await;
+    assert_problem(&nobody, 404, "no_such_key");
     assert_problem(&get(served.address, &path).await, 404, "no_such_key");
     assert_problem(
         &send(served.address, "DELETE", &path, &[]).await,

@@ -44,7 +44,7 @@ use tidegate_wire::headers::Via;
 
 pub use instance::{HostReport, InstanceRecord, InstanceReport, ServiceReport};
 pub use provider::view::RestoreError;
-pub use tidegate_keys::account::{KeyError, KeyRequest, Secret as VirtualKeyToken};
+pub use tidegate_keys::account::{KeyError, KeyRequest, KeyUpdate, Secret as VirtualKeyToken};
 pub use tidegate_state::Error as StoreError;
 pub use tls::TlsError;
 

@@ -157,6 +157,7 @@ async fn a_key_ends_at_its_time() {
     let store = memory();
     let replica = Replica::start(&store).await;
     let request = KeyRequest {
+        name: "short".into(),
         expires_in: Some(60),
         ..KeyRequest::default()
     };

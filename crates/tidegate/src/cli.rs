@@ -209,6 +209,8 @@ pub(crate) enum KeysCommand {
         /// Its id (vk-…)
         id: String,
     },
+    /// Change a key's name, limits or end on every replica; what it has spent stays spent
+    Update(UpdateKey),
     /// Revoke a key, on every replica
     Revoke {
         /// Its id (vk-…)
@@ -239,6 +241,53 @@ pub(crate) struct CreateKey {
     /// Time until it ends by itself (30d, 12h). Default: it stays until it is revoked
     #[arg(long, value_name = "TIME", value_parser = lifetime)]
     pub(crate) expires_in: Option<Duration>,
+}
+
+/// `tidegate keys update`.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateKey {
+    /// Its id (vk-…)
+    pub(crate) id: String,
+    /// Another name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The models that may be asked for from now on; * alone: all
+    #[arg(long, value_name = "GLOB,…", value_delimiter = ',')]
+    pub(crate) models: Option<Vec<String>>,
+    /// Requests in a minute, or none
+    #[arg(long, value_name = "N|none", value_parser = count)]
+    pub(crate) requests_per_minute: Option<Count>,
+    /// Tokens in a minute, or none
+    #[arg(long, value_name = "N|none", value_parser = count)]
+    pub(crate) tokens_per_minute: Option<Count>,
+    /// The budget in money for that span, or none/SPAN; may be given for each
+    #[arg(long, value_name = "AMOUNT/SPAN", value_parser = money_change)]
+    pub(crate) budget: Vec<BudgetChange>,
+    /// The budget in tokens for that span, or none/SPAN; may be given for each
+    #[arg(long, value_name = "N/SPAN", value_parser = tokens_change)]
+    pub(crate) token_budget: Vec<BudgetChange>,
+    /// Time from now until it ends by itself, or never
+    #[arg(long, value_name = "TIME|never", value_parser = end)]
+    pub(crate) expires_in: Option<End>,
+}
+
+/// A limit a minute; `None` removes it. (An `Option` in an `Option` is something else to the parser.)
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count(pub(crate) Option<u64>);
+
+/// When a key ends; `None`: never.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End(pub(crate) Option<Duration>);
+
+/// What becomes of one budget.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BudgetChange {
+    /// In money; else in tokens.
+    pub(crate) money: bool,
+    /// The span of the budget.
+    pub(crate) per: Span,
+    /// `None`: it is removed.
+    pub(crate) to: Option<Budget>,
 }
 
 /// What `tidegate status` shows.
@@ -323,6 +372,44 @@ fn budget(text: &str) -> Result<(&str, Span), String> {
         Some((amount, "day")) => Ok((amount, Span::Day)),
         Some((amount, "month")) => Ok((amount, Span::Month)),
         _ => Err("write 10/day or 200/month".into()),
+    }
+}
+
+fn money_change(text: &str) -> Result<BudgetChange, String> {
+    change(text, true, money)
+}
+
+fn tokens_change(text: &str) -> Result<BudgetChange, String> {
+    change(text, false, tokens)
+}
+
+fn change(
+    text: &str,
+    money: bool,
+    read: impl Fn(&str) -> Result<Budget, String>,
+) -> Result<BudgetChange, String> {
+    let (amount, per) = budget(text)?;
+    let to = match amount {
+        "none" => None,
+        _ => Some(read(text)?),
+    };
+    Ok(BudgetChange { money, per, to })
+}
+
+fn count(text: &str) -> Result<Count, String> {
+    match text {
+        "none" => Ok(Count(None)),
+        _ => match text.parse() {
+            Ok(n) => Ok(Count(Some(n))),
+            Err(_) => Err("write a number, or none".into()),
+        },
+    }
+}
+
+fn end(text: &str) -> Result<End, String> {
+    match text {
+        "never" => Ok(End(None)),
+        _ => lifetime(text).map(|time| End(Some(time))),
     }
 }
 

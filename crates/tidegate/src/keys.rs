@@ -10,10 +10,10 @@ use tidegate_admin::client::{Client, ClientError};
 use tidegate_admin::keys::CreatedKey;
 use tidegate_admin::status::keys_table;
 use tidegate_gateway::view::VirtualKeyView;
-use tidegate_keys::account::{KeyRequest, Limits};
+use tidegate_keys::account::{Amount, Budget, KeyRequest, KeyUpdate, Limits, LimitsUpdate};
 
 use crate::check::{BAD, print};
-use crate::cli::{CreateKey, Keys, KeysCommand};
+use crate::cli::{BudgetChange, CreateKey, Keys, KeysCommand, UpdateKey};
 use crate::status::running;
 
 /// Time for one answer.
@@ -42,7 +42,7 @@ pub(crate) fn run(options: &Keys) -> ExitCode {
             eprintln!("error: {error}");
             match &error {
                 // What was asked for is wrong, not what was done.
-                ClientError::Problem { problem, .. } if problem.status == 400 => {
+                ClientError::Problem { problem, .. } if matches!(problem.status, 400 | 409) => {
                     ExitCode::from(BAD)
                 }
                 _ => ExitCode::FAILURE,
@@ -69,6 +69,15 @@ async fn command(client: &mut Client, options: &Keys) -> Result<(), ClientError>
         KeysCommand::Show { id } => {
             let key: VirtualKeyView = client.get(&path(id)).await?;
             print(&keys_table(&[key]));
+        }
+        KeysCommand::Update(key) => {
+            let update = update(client, key).await?;
+            let path = path(&key.id);
+            let changed: VirtualKeyView = client.send(Method::PATCH, &path, Some(&update)).await?;
+            match options.json {
+                true => print(&format!("{}\n", serde_json::json!(changed))),
+                false => print(&keys_table(&[changed])),
+            }
         }
         KeysCommand::Revoke { id } => {
             let gone: VirtualKeyView = client.send(Method::DELETE, &path(id), None::<&()>).await?;
@@ -109,6 +118,39 @@ fn request(key: &CreateKey) -> KeyRequest {
         },
         expires_in: key.expires_in.map(|time| time.as_secs()),
     }
+}
+
+/// What is to change. Budgets are one list to the API: those that are not named stay in it.
+async fn update(client: &mut Client, key: &UpdateKey) -> Result<KeyUpdate, ClientError> {
+    let mut limits = LimitsUpdate {
+        models: key.models.as_deref().map(|models| match models {
+            [all] if all == "*" => None,
+            models => Some(models.to_vec()),
+        }),
+        requests_per_minute: key.requests_per_minute.map(|count| count.0),
+        tokens_per_minute: key.tokens_per_minute.map(|count| count.0),
+        budgets: None,
+    };
+    let mut changes = key.budget.iter().chain(&key.token_budget).peekable();
+    if changes.peek().is_some() {
+        let now: VirtualKeyView = client.get(&path(&key.id)).await?;
+        let mut budgets = now.limits.budgets;
+        for change in changes {
+            budgets.retain(|budget| !concerns(change, budget));
+            budgets.extend(change.to);
+        }
+        limits.budgets = Some(Some(budgets));
+    }
+    Ok(KeyUpdate {
+        name: key.name.clone(),
+        limits,
+        expires_in: key.expires_in.map(|end| end.0.map(|time| time.as_secs())),
+    })
+}
+
+fn concerns(change: &BudgetChange, budget: &Budget) -> bool {
+    let money = matches!(budget.amount, Amount::Micros(_));
+    (money, budget.per) == (change.money, change.per)
 }
 
 /// The token alone on stdout, so that it can be put where it belongs; what else there is to say on stderr.

@@ -15,7 +15,7 @@ use tidegate_gateway::view::{
     KeyView, Kind, ListenerView, MemberView, ProviderView, Readiness, RouteView, Sample,
     ServiceView, SpendingView, StoreView, UpstreamView, Value, VirtualKeyView,
 };
-use tidegate_gateway::{KeyError, KeyRequest, RestoreError, StoreError};
+use tidegate_gateway::{KeyError, KeyRequest, KeyUpdate, RestoreError, StoreError};
 
 /// Upper bounds of the histogram, seconds.
 pub(crate) const BOUNDS: [f64; 16] = [
@@ -659,11 +659,34 @@ impl Source for World {
                 .virtual_keys
                 .as_mut()
                 .map_err(|e| KeyError::Store(e.clone()))?;
+            if keys.iter().any(|key| key.name == request.name) {
+                return Err(KeyError::NameTaken(request.name.clone()));
+            }
             let mut key = virtual_key(&format!("vk-{:012}", keys.len()), &request.name);
             key.limits = request.limits.clone();
             keys.push(key.clone());
             let token = "tg-0123456789abcdefghijklmnopqrstuvwxyzABCD".into();
             Ok(CreatedKey { key, token })
+        })
+    }
+    fn update_virtual_key<'a>(
+        &'a self,
+        id: &'a str,
+        update: &'a KeyUpdate,
+    ) -> Answer<'a, Result<VirtualKeyView, KeyError>> {
+        Box::pin(async move {
+            let mut state = self.state();
+            let keys = state
+                .virtual_keys
+                .as_mut()
+                .map_err(|e| KeyError::Store(e.clone()))?;
+            let key = keys.iter_mut().find(|key| key.id == id);
+            let key = key.ok_or_else(|| KeyError::Unknown(id.to_owned()))?;
+            if let Some(name) = &update.name {
+                key.name.clone_from(name);
+            }
+            update.limits.apply(&mut key.limits);
+            Ok(key.clone())
         })
     }
     fn revoke_virtual_key<'a>(

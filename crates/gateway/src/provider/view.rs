@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidegate_core::{Cause, HealthStatus, MemberState, MemberStatus, Scope, Time};
-use tidegate_keys::account::{Accounts, KeyError, KeyRequest, Secret, Spending, VirtualKey};
+use tidegate_keys::account::{
+    Accounts, KeyError, KeyRequest, KeyUpdate, Secret, Spending, VirtualKey,
+};
 use tidegate_keys::{ApiKey, Note};
 use tidegate_state::Error;
 
@@ -120,7 +122,8 @@ impl Handle {
     ) -> Result<(VirtualKeyView, Secret), KeyError> {
         let store = self.control.store().ok_or_else(|| unavailable(NO_STORE))?;
         let (key, secret) = Accounts::create(&*store, request, unix_ms()).await?;
-        tracing::info!(key = key.id, "virtual key made");
+        tracing::info!(key = key.id, name = key.name, "virtual key made");
+        self.tell_of_key("virtual_key_made", &key, "");
         Ok((virtual_key(key, Vec::new()), secret))
     }
 
@@ -131,8 +134,35 @@ impl Handle {
     pub async fn revoke_virtual_key(&self, id: &str) -> Result<VirtualKeyView, KeyError> {
         let store = self.control.store().ok_or_else(|| unavailable(NO_STORE))?;
         let key = Accounts::revoke(&*store, id).await?;
-        tracing::info!(key = key.id, "virtual key revoked");
+        tracing::info!(key = key.id, name = key.name, "virtual key revoked");
+        self.tell_of_key("virtual_key_revoked", &key, "");
         Ok(virtual_key(key, Vec::new()))
+    }
+
+    /// Changes a virtual key by its id, on every replica. What it has spent stays spent.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub async fn update_virtual_key(
+        &self,
+        id: &str,
+        update: &KeyUpdate,
+    ) -> Result<VirtualKeyView, KeyError> {
+        let store = self.control.store().ok_or_else(|| unavailable(NO_STORE))?;
+        let (before, key) = Accounts::update(&*store, id, update, unix_ms()).await?;
+        let change = key.differs_from(&before);
+        tracing::info!(key = key.id, name = key.name, change, "virtual key changed");
+        self.tell_of_key("virtual_key_changed", &key, &change);
+        let accounts = &self.control.shared.providers.accounts;
+        let used = accounts.list(unix_ms()).into_iter();
+        let used = used.filter(|(known, _)| known.id == id);
+        let used = used.flat_map(|(_, used)| used).collect();
+        Ok(virtual_key(key, used))
+    }
+
+    fn tell_of_key(&self, kind: &str, key: &VirtualKey, cause: &str) {
+        let events = &self.control.shared.events;
+        events.push(kind, &key.name, &key.id, cause);
     }
 }
 

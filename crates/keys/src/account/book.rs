@@ -109,8 +109,8 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// `old`: what this key was before; limits that stay keep their counts.
-    pub(crate) fn new(key: VirtualKey, old: Option<&Account>) -> Account {
+    /// `old`: what this key was before; limits of the same kind keep their counts. `connected`: whether the store is near.
+    pub(crate) fn new(key: VirtualKey, old: Option<&Account>, connected: bool) -> Account {
         let limits = &key.limits;
         let per_minute = [
             limits
@@ -127,10 +127,14 @@ impl Account {
         let wanted = per_minute.into_iter().flatten().chain(budgets);
         let meters = wanted
             .map(|(unit, span, limit)| {
-                let same = |m: &&Arc<Meter>| (m.unit, m.span, m.limit()) == (unit, span, limit);
-                let kept = old.and_then(|old| old.meters.iter().find(same));
-                kept.cloned()
-                    .unwrap_or_else(|| Arc::new(Meter::new(unit, span, limit)))
+                let same = |m: &&Arc<Meter>| (m.unit, m.span) == (unit, span);
+                match old.and_then(|old| old.meters.iter().find(same)) {
+                    Some(kept) => {
+                        kept.set_limit(limit, connected);
+                        kept.clone()
+                    }
+                    None => Arc::new(Meter::new(unit, span, limit)),
+                }
             })
             .collect();
         Account {

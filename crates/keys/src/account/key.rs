@@ -1,12 +1,12 @@
 //! A virtual key: what is stored of it, and its token, which is shown once.
 
 use std::fmt;
-use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use tidegate_llm::price::Micros;
 
+use super::request::KeyRequest;
 use super::window::Span;
 use crate::identity::{hex, random_bytes};
 
@@ -122,66 +122,6 @@ pub struct Limits {
     pub budgets: Vec<Budget>,
 }
 
-/// What is asked for when a key is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct KeyRequest {
-    /// A name for people, at most 200 bytes.
-    pub name: String,
-    /// What it may use.
-    pub limits: Limits,
-    /// Seconds until it ends by itself; none: it stays until it is revoked.
-    pub expires_in: Option<u64>,
-}
-
-impl KeyRequest {
-    pub(crate) fn expires(&self) -> Option<Duration> {
-        self.expires_in.map(Duration::from_secs)
-    }
-
-    /// What is wrong with it, in words.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        const MOST: u64 = 1 << 52;
-        if self.name.len() > 200 || self.name.chars().any(char::is_control) {
-            return Err("name: at most 200 bytes, no control characters".to_owned());
-        }
-        if self.expires_in == Some(0) {
-            return Err("expires_in: at least 1 second".to_owned());
-        }
-        let limits = &self.limits;
-        if limits.models.len() > 1_000
-            || limits.models.iter().any(|m| m.is_empty() || m.len() > 512)
-        {
-            return Err("models: at most 1000 globs of 1 to 512 bytes".to_owned());
-        }
-        let counts = [limits.requests_per_minute, limits.tokens_per_minute];
-        let amounts = limits.budgets.iter().map(|b| match b.amount {
-            Amount::Tokens(n) | Amount::Micros(n) => n,
-        });
-        if counts
-            .into_iter()
-            .flatten()
-            .chain(amounts)
-            .any(|n| n == 0 || n > MOST)
-        {
-            return Err("limits: at least 1 and at most 2^52".to_owned());
-        }
-        if limits.budgets.len() > 8 {
-            return Err("budgets: at most 8".to_owned());
-        }
-        for (i, budget) in limits.budgets.iter().enumerate() {
-            let kind = |b: &Budget| (std::mem::discriminant(&b.amount), b.per);
-            if limits.budgets[..i]
-                .iter()
-                .any(|other| kind(other) == kind(budget))
-            {
-                return Err(format!("budgets: two for a {}", budget.per.as_str()));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A virtual key as it is stored and listed: everything but its token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualKey {
@@ -208,7 +148,7 @@ impl VirtualKey {
         let shown = &secret.expose()[secret.expose().len() - 4..];
         let key = VirtualKey {
             id: format!("vk-{}", &hash_text(&hash)[..12]),
-            name: request.name.clone(),
+            name: request.name.trim().to_owned(),
             fingerprint: format!("{PREFIX}…{shown}"),
             limits: request.limits.clone(),
             created_at: unix_ms,
@@ -277,31 +217,6 @@ mod tests {
             assert!(glob(pattern, yes), "{pattern} {yes}");
             assert!(pattern == "*" || !glob(pattern, no), "{pattern} {no}");
         }
-    }
-
-    #[test]
-    fn a_budget_is_written_in_plain_words() {
-        let limits: Limits = serde_json::from_str(
-            r#"{"models":["gpt-*"],"requests_per_minute":60,"budgets":[{"tokens":1000,"per":"day"},{"micros":5000000,"per":"month"}]}"#,
-        )
-        .unwrap();
-        assert_eq!(limits.budgets[1], Budget::money(5.0, Span::Month));
-        let wrong = KeyRequest {
-            limits: Limits {
-                budgets: vec![limits.budgets[0]; 2],
-                ..Limits::default()
-            },
-            ..KeyRequest::default()
-        };
-        assert_eq!(wrong.check(), Err("budgets: two for a day".to_owned()));
-        assert!(
-            KeyRequest {
-                limits,
-                ..KeyRequest::default()
-            }
-            .check()
-            .is_ok()
-        );
     }
 
     proptest! {

@@ -42,7 +42,7 @@ const ASK_AGAIN_MS: u64 = 1_000;
 pub(crate) struct Meter {
     pub(crate) unit: Unit,
     pub(crate) span: Span,
-    limit: i64,
+    limit: AtomicI64,
     window: ArcSwap<Window>,
 }
 
@@ -62,6 +62,8 @@ pub(crate) struct Window {
     wanted: AtomicI64,
     /// The store said that nothing is left.
     used_up: AtomicBool,
+    /// Taken for a limit that was higher: goes back at the next look.
+    surplus: AtomicBool,
     /// Milliseconds since 1970.
     last_spent: AtomicU64,
     last_answer: AtomicU64,
@@ -92,26 +94,47 @@ impl Meter {
         Meter {
             unit,
             span,
-            limit: limit.min(LARGEST) as i64,
+            limit: AtomicI64::new(limit.min(LARGEST) as i64),
             window: ArcSwap::from_pointee(Window::new(0, 0)),
         }
     }
 
     pub(crate) fn limit(&self) -> u64 {
-        self.limit.unsigned_abs()
+        self.at_most().unsigned_abs()
+    }
+
+    fn at_most(&self) -> i64 {
+        self.limit.load(Relaxed)
+    }
+
+    /// Another limit from now on. What was spent in the window stays spent.
+    pub(crate) fn set_limit(&self, limit: u64, connected: bool) {
+        let limit = limit.min(LARGEST) as i64;
+        let before = self.limit.swap(limit, Relaxed);
+        if before == limit {
+            return;
+        }
+        let window = self.window.load();
+        let used_up = window.total.load(Relaxed) >= limit;
+        window.used_up.store(used_up, Relaxed);
+        // Nothing was heard for this limit yet: asked at once.
+        window.last_answer.store(0, Relaxed);
+        self.set_ahead(&window, connected);
+        // What was taken of the higher limit goes back before anything is taken of the lower one.
+        window.surplus.store(limit < before, Relaxed);
     }
 
     /// How far this replica may run ahead of its lease while the store is near: a tenth of a limit per minute, a hundredth of a
     /// budget, at least 1.
     pub(crate) fn slack(&self) -> i64 {
         let part = if self.span == Span::Minute { 10 } else { 100 };
-        (self.limit / part).max(1)
+        (self.at_most() / part).max(1)
     }
 
     /// What is taken in advance.
     fn lease(&self) -> i64 {
         let part = if self.span == Span::Minute { 10 } else { 50 };
-        (self.limit / part).max(1)
+        (self.at_most() / part).max(1)
     }
 
     /// The window of a moment, made if it is a new one. `connected`: whether the store is near.
@@ -121,7 +144,11 @@ impl Meter {
         if current.index == index {
             return Arc::clone(&current);
         }
-        let ahead = if connected { self.slack() } else { self.limit };
+        let ahead = if connected {
+            self.slack()
+        } else {
+            self.at_most()
+        };
         let fresh = Arc::new(Window::new(index, ahead));
         // Two threads at once: one of the new windows is everybody's. A clock that lags by a moment keeps to the newer one.
         self.window.rcu(|old| {
@@ -193,6 +220,9 @@ impl Meter {
         if used_up && free < 0 {
             return Some((window, Ask::Debt(-free)));
         }
+        if free > 0 && connected && window.surplus.load(Relaxed) {
+            return give_back(window, spent, granted);
+        }
         let wanted = window.wanted.swap(0, Relaxed);
         let idle = unix_ms.saturating_sub(window.last_spent.load(Relaxed)) >= IDLE_MS;
         let low = !used_up && spent > 0 && !idle && free < (self.lease() / 2).max(1);
@@ -205,15 +235,7 @@ impl Meter {
             return Some((window, Ask::Grant(-free)));
         }
         if idle && free > 0 && connected {
-            // Taken like a reservation first: no request can be admitted on what is about to go.
-            let taken = window
-                .spent
-                .compare_exchange(spent, granted, Relaxed, Relaxed);
-            if taken.is_ok() {
-                window.granted.fetch_sub(free, Release);
-                window.spent.fetch_sub(free, Release);
-                return Some((window, Ask::Return(free)));
-            }
+            return give_back(window, spent, granted);
         }
         None
     }
@@ -238,7 +260,7 @@ impl Meter {
                     Ask::Return(_) => {}
                 }
                 window.last_answer.store(unix_ms, Relaxed);
-                window.used_up.store(total >= self.limit, Relaxed);
+                window.used_up.store(total >= self.at_most(), Relaxed);
                 self.set_ahead(window, true);
                 None
             }
@@ -246,7 +268,7 @@ impl Meter {
                 let total = total.min(LARGEST) as i64;
                 window.total.store(total, Relaxed);
                 window.last_answer.store(unix_ms, Relaxed);
-                let left = self.limit - total;
+                let left = self.at_most() - total;
                 if left > 0 {
                     return Some(Ask::Grant(left));
                 }
@@ -269,7 +291,7 @@ impl Meter {
 
     /// How far to run ahead: near the store by the slack, away from it by all that was left when it was last heard.
     fn set_ahead(&self, window: &Window, connected: bool) {
-        let left = (self.limit - window.total.load(Relaxed)).max(0);
+        let left = (self.at_most() - window.total.load(Relaxed)).max(0);
         let ahead = if connected {
             self.slack().min(left)
         } else {
@@ -302,6 +324,19 @@ impl Meter {
     }
 }
 
+/// Takes what lies unused like a reservation first: no request can be admitted on what is about to go.
+fn give_back(window: Arc<Window>, spent: i64, granted: i64) -> Option<(Arc<Window>, Ask)> {
+    let free = granted - spent;
+    let taken = window
+        .spent
+        .compare_exchange(spent, granted, Relaxed, Relaxed);
+    taken.ok()?;
+    window.granted.fetch_sub(free, Release);
+    window.spent.fetch_sub(free, Release);
+    window.surplus.store(false, Relaxed);
+    Some((window, Ask::Return(free)))
+}
+
 impl Window {
     fn new(index: u64, ahead: i64) -> Window {
         Window {
@@ -312,6 +347,7 @@ impl Window {
             total: AtomicI64::new(0),
             wanted: AtomicI64::new(0),
             used_up: AtomicBool::new(false),
+            surplus: AtomicBool::new(false),
             last_spent: AtomicU64::new(0),
             last_answer: AtomicU64::new(0),
         }

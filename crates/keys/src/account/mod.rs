@@ -21,17 +21,24 @@
 //! replicas admit at most *R* × *L* together. A replica that dies takes its lease with it: at most one lease is lost to
 //! the others until the window ends; nothing is overshot by that.
 //!
+//! A limit that is changed counts on: what was spent in its window stays spent. One that is lowered is held by a replica from the
+//! moment that it hears of it; what it had taken of the higher one in advance goes back to the store first.
+//!
 //! Windows are aligned to the calendar (UTC), by each replica's clock.
 
 mod book;
 mod key;
+mod manage;
 mod meter;
+mod request;
 #[cfg(test)]
 mod sim;
 mod sync;
 mod window;
 
 pub use book::{Accounts, Denied, Estimate, Permit, Refused, Reservation, Spending};
-pub use key::{Amount, Budget, KeyRequest, Limits, Secret, VirtualKey};
-pub use sync::{KeyError, run};
+pub use key::{Amount, Budget, Limits, Secret, VirtualKey};
+pub use manage::KeyError;
+pub use request::{KeyRequest, KeyUpdate, LimitsUpdate};
+pub use sync::run;
 pub use window::Span;

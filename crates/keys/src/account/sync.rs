@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tidegate_state::{Entry, Error, Event, Guard, InvalidKey, Key, Prefix, Store};
+use tidegate_state::{Entry, Error, Event, Key, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::book::{Account, Accounts, Book};
-use super::key::{self, Hash, KeyRequest, Secret, VirtualKey};
-use super::meter::{Ask, Meter, Window};
+use super::key::{self, Hash};
+use super::manage::{parse, prefix};
+use super::meter::{Ask, Meter, Unit, Window};
+use super::window::Span;
 use crate::clock::Clock;
 
 /// How often every account is looked at: leases that lie unused, windows that ended in debt.
@@ -21,71 +23,10 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// A lease of which there is less and less is asked for in so many steps at most.
 const STEPS: usize = 4;
 
-/// Why a key was not made or revoked.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The request is wrong.
-    #[error("{0}")]
-    Invalid(String),
-    /// There is no such key.
-    #[error("there is no virtual key {0:?}")]
-    Unknown(String),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] Error),
-}
-
-fn prefix() -> Result<Prefix, InvalidKey> {
-    Prefix::of(&["accounts", "keys"])
-}
-
-fn path(hash: &Hash) -> Result<Key, InvalidKey> {
-    Key::of(&["accounts", "keys", &key::hash_text(hash)])
-}
-
-fn parse(path: &Key, entry: &Entry) -> Option<(Hash, VirtualKey)> {
-    let hash = key::parse_hash(path.last())?;
-    Some((hash, serde_json::from_slice(&entry.value).ok()?))
-}
-
 impl Accounts {
-    /// Makes a virtual key. Its token is shown here and never again: the store has its hash.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub async fn create(
-        store: &dyn Store,
-        request: &KeyRequest,
-        unix_ms: u64,
-    ) -> Result<(VirtualKey, Secret), KeyError> {
-        request.check().map_err(KeyError::Invalid)?;
-        let (key, secret, hash) = VirtualKey::new(request, unix_ms);
-        let value = serde_json::to_vec(&key).map_err(|e| KeyError::Invalid(e.to_string()))?;
-        let path = path(&hash).map_err(Error::from)?;
-        store
-            .put(&path, value.into(), request.expires(), &Guard::absent())
-            .await?;
-        Ok((key, secret))
-    }
-
-    /// Revokes a key by its id: replicas refuse it as soon as they hear of it. Nothing of it stays in the store but counters,
-    /// which end with their span.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub async fn revoke(store: &dyn Store, id: &str) -> Result<VirtualKey, KeyError> {
-        let listing = store.list(&prefix().map_err(Error::from)?).await?;
-        for (path, entry) in &listing.entries {
-            if let Some((_, key)) = parse(path, entry).filter(|(_, key)| key.id == id) {
-                store.delete(path, &Guard::NONE).await?;
-                return Ok(key);
-            }
-        }
-        Err(KeyError::Unknown(id.to_owned()))
-    }
-
     pub(crate) fn event(&self, event: Event) {
         let old = self.book();
+        let connected = self.connected.load(Relaxed);
         let mut book = Book {
             ready: true,
             keys: old.keys.clone(),
@@ -94,8 +35,10 @@ impl Accounts {
             if let Some((hash, key)) = parse(path, entry) {
                 let before = old.keys.get(&hash);
                 if before.is_none_or(|before| before.key != key) {
-                    let account = Account::new(key, before.map(|a| &**a));
-                    book.keys.insert(hash, Arc::new(account));
+                    let account = Arc::new(Account::new(key, before.map(|a| &**a), connected));
+                    book.keys.insert(hash, account.clone());
+                    // A limit that was changed may want more, or give back what it took of the old one.
+                    self.queue(&account);
                 }
             }
         };
@@ -172,12 +115,15 @@ pub(crate) async fn settle(
     true
 }
 
+/// One limit of one key: at most one question at a time is asked of it.
+type Slot = (String, Unit, Span);
+
 /// Keeps an [`Accounts`] with its store until it is dropped. One task a process.
 pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
     let Ok(prefix) = prefix() else { return };
     let mut watch = store.watch(&prefix);
-    let mut asking: JoinSet<(Arc<Account>, usize, bool)> = JoinSet::new();
-    let mut busy: HashSet<(String, usize)> = HashSet::new();
+    let mut asking: JoinSet<(Arc<Account>, Slot, bool)> = JoinSet::new();
+    let mut busy: HashSet<Slot> = HashSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut away_until = Instant::now();
@@ -188,8 +134,8 @@ pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn 
             () = accounts.wake.notified() => {}
             Some(done) = asking.join_next() => {
                 match done {
-                    Ok((account, index, answered)) => {
-                        busy.remove(&(account.key.id.clone(), index));
+                    Ok((account, slot, answered)) => {
+                        busy.remove(&slot);
                         if !answered {
                             away_until = Instant::now() + AGAIN;
                         }
@@ -214,21 +160,21 @@ pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn 
             false => low,
         };
         for account in look {
-            for (index, meter) in account.meters.iter().enumerate() {
-                let slot = (account.key.id.clone(), index);
+            for meter in &account.meters {
+                let slot = (account.key.id.clone(), meter.unit, meter.span);
                 if busy.contains(&slot) {
                     continue;
                 }
                 let Some((window, ask)) = meter.ask(clock.unix_ms(), near) else {
                     continue;
                 };
-                busy.insert(slot);
+                busy.insert(slot.clone());
                 let (store, clock, meter) = (store.clone(), clock.clone(), meter.clone());
                 let account = account.clone();
                 asking.spawn(async move {
                     let id = &account.key.id;
                     let answered = settle(&*store, id, &meter, &window, ask, &*clock).await;
-                    (account, index, answered)
+                    (account, slot, answered)
                 });
             }
         }

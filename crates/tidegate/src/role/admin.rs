@@ -10,7 +10,7 @@ use tidegate_gateway::view::{
     ConfigView, EventView, Family, ListenerView, ProviderView, Readiness, RouteView, ServiceView,
     StoreView, UpstreamView, VirtualKeyView,
 };
-use tidegate_gateway::{Handle, KeyError, KeyRequest, RestoreError, StoreError};
+use tidegate_gateway::{Handle, KeyError, KeyRequest, KeyUpdate, RestoreError, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::RoleError;
@@ -83,6 +83,13 @@ impl Source for RoleSource {
             let token = token.expose().to_owned();
             Ok(CreatedKey { key, token })
         })
+    }
+    fn update_virtual_key<'a>(
+        &'a self,
+        id: &'a str,
+        update: &'a KeyUpdate,
+    ) -> Answer<'a, Result<VirtualKeyView, KeyError>> {
+        Box::pin(self.handle.update_virtual_key(id, update))
     }
     fn revoke_virtual_key<'a>(
         &'a self,

@@ -203,3 +203,90 @@ def test_async_calls_overlap_and_drain_waits_for_them(host):
     worker.send("DRAIN", 0)
     assert worker.next().value == "woken"
     assert worker.process.wait(10) == 0
+
+
+HOOKS = """
+    import asyncio
+    from tidegate import Model, batched
+    class M(Model):
+        loading = None
+        async def warm_up(self):
+            if self.version == "late":
+                M.loading = asyncio.Event()
+                await M.loading.wait()
+        async def release(self):
+            await asyncio.sleep(0)
+            print("released", self.version)
+        async def train(self): return "trained"
+        async def predict(self): return self.version
+        async def go(self):
+            while not M.loading: await asyncio.sleep(0.01)
+            M.loading.set()
+        @batched(max_size=4)
+        async def gathered(self, n): return n
+"""
+
+
+def test_the_loop_answers_calls_while_a_version_is_loaded_by_it(host):
+    worker = host(HOOKS, concurrency=4)
+    worker.ready()
+    worker.begin(1, "predict", version="late")
+    worker.begin(2, "go")
+    answers = {frame.call: frame.value for frame in (worker.next(), worker.next())}
+    assert answers == {1: "late", 2: None}
+
+
+def test_a_model_with_an_async_release_is_released_by_its_own_training(host):
+    worker = host(HOOKS, concurrency=4)
+    worker.ready()
+    assert worker.call("train", call=1).value == "trained"
+    assert worker.call("predict", call=2).value == "default"
+    wait_for(lambda: worker.log().count("released default") == 1, "the model of before is released")
+    worker.send("DRAIN", 0)
+    assert worker.process.wait(10) == 0
+    assert worker.log().count("released default") == 2
+
+
+def test_a_model_that_was_called_in_batches_is_released(host):
+    worker = host(HOOKS, concurrency=2)
+    worker.ready()
+    worker.send("BATCH", 0, {"method": "gathered", "version": "", "calls": [{"call": 1, "json": 7}, {"call": 2, "json": 7}]}, b'{"n":1}{"n":2}')
+    assert {worker.next().value, worker.next().value} == {1, 2}
+    worker.send("RELEASE", 9, {"version": ""})
+    assert worker.next().name == "RELEASED"
+    wait_for(lambda: "released default" in worker.log(), "it is released")
+
+
+def test_plain_methods_may_have_async_hooks(host):
+    worker = host(
+        """
+        import asyncio
+        class M:
+            async def warm_up(self): self.warm = await asyncio.sleep(0, "warm")
+            def predict(self): return self.warm
+        """,
+        concurrency=2,
+    )
+    worker.ready()
+    assert worker.call("predict").value == "warm"
+
+
+@pytest.mark.parametrize("way", ["def", "async def"])
+def test_a_call_behind_the_answer_of_a_training_gets_the_new_model(host, way):
+    worker = host(
+        f"""
+        from tidegate import Model
+        class M(Model):
+            made = 0
+            def __init__(self, **kwargs):
+                M.made += 1
+                self.number = M.made
+            {way} train(self): return self.number
+            {way} predict(self): return self.number
+        """,
+        concurrency=4,
+    )
+    worker.ready()
+    for number in range(1, 30):
+        assert worker.call("train", call=2 * number).value == number
+        assert worker.call("predict", call=2 * number + 1).value == number + 1

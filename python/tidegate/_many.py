@@ -1,6 +1,7 @@
 """Several calls at a time: the main thread reads, methods run in threads, `async` ones on an event loop of their own thread."""
 
 import asyncio
+import contextlib
 import ctypes
 import inspect
 import queue
@@ -69,8 +70,8 @@ class Many(Worker):
         self.concurrency = concurrency
         self.jobs = queue.SimpleQueue()
         self.active = {}
-        self.loading = threading.RLock()
-        self.users = {}
+        self.loading = threading.Lock()  # one load at a time; never taken by the event loop's thread, which a load may wait for
+        self.counting = threading.Lock()  # who uses which model; held for a moment
         self.loop = None
         if any(spec.is_async for spec in self.specs.values()):
             self.loop = asyncio.new_event_loop()
@@ -172,34 +173,36 @@ class Many(Worker):
         """In place of a call that was answered."""
 
     def run(self, job, meta, data, spooled):
-        spec = kwargs = held = running = None
+        spec = kwargs = held = None
+        version = meta.get("version") or ""
         try:
             job.enter()
             job.leave()
-            spec, function, kwargs, held, running = self.begin(job.call, meta, data)
-            current.set(running)
-            if spec.batch:
-                self.batch(spec, function, [(job.call, kwargs)])
-                return
-            if spec.cancel:
-                job.enter()
-            value = function(**kwargs)
-            job.leave()
-            if hasattr(value, "__next__") and (spec.stream or inspect.isgenerator(value)):
-                self.stream(job, value, spec)
-            else:
+            with self.using(version) as loaded:
+                spec, function, kwargs, held, running = self.begin(job.call, meta, data, loaded)
+                current.set(running)
+                if spec.batch:
+                    self.batch(spec, function, [(job.call, kwargs)])
+                    return
+                if spec.cancel:
+                    job.enter()
+                value = function(**kwargs)
+                job.leave()
+                if hasattr(value, "__next__") and (spec.stream or inspect.isgenerator(value)):
+                    self.stream(job, value, spec, version)
+                    return
+                if spec.reload:  # whoever has the answer must not meet the model of before
+                    self.release(version)
                 self.answer(wire.RESULT, job.call, value)
-            if spec.reload:
-                self.release(running.version)
         except BaseException as error:
             job.leave()
             if isinstance(error, wire.Ended):
                 raise
             self.error(job.call, error, spec, kwargs)
         finally:
-            self.give_back(running, held, spooled)
+            close(held, spooled)
 
-    def stream(self, job, items, spec):
+    def stream(self, job, items, spec, version):
         try:
             while True:
                 job.take()
@@ -213,11 +216,13 @@ class Many(Worker):
                     job.leave()
                 self.answer(wire.ITEM, job.call, item)
                 self.link.flush()
+            if spec.reload:
+                self.release(version)
             self.link.put(wire.DONE, job.call)
         finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
+            last = getattr(items, "close", None)
+            if last is not None:
+                last()
 
     # --- the event loop ---
 
@@ -228,22 +233,23 @@ class Many(Worker):
             job.task.cancel()
 
     async def run_async(self, job, meta, data, spooled):
-        spec = kwargs = held = running = None
+        spec = kwargs = held = loaded = None
+        version = meta.get("version") or ""
         try:
             async with self.limit:
-                if (meta.get("version") or "") not in self.models:
-                    await self.loop.run_in_executor(None, self.load, meta.get("version") or "")
-                spec, function, kwargs, held, running = self.begin(job.call, meta, data)
+                while (loaded := self.hold(version)) is None:
+                    await self.loop.run_in_executor(None, self.load, version)
+                spec, function, kwargs, held, running = self.begin(job.call, meta, data, loaded)
                 current.set(running)
                 value = function(**kwargs)
                 if inspect.isawaitable(value):
                     value = await value
                 if hasattr(value, "__aiter__"):
-                    await self.stream_async(job, value)
+                    await self.stream_async(job, value, spec, version)
                 else:
+                    if spec.reload:
+                        self.release(version)
                     self.answer(wire.RESULT, job.call, value)
-                if spec.reload:
-                    await self.loop.run_in_executor(None, self.release, running.version)
         except asyncio.CancelledError:
             self.error(job.call, Cancelled())
         except wire.Ended:
@@ -252,13 +258,16 @@ class Many(Worker):
             self.error(job.call, error, spec, kwargs)
         finally:
             job.task = None
-            self.give_back(running, held, spooled)
+            close(held, spooled)
+            if loaded is not None and self.let_go(loaded):
+                # A thread's work: the model may need this loop for it, or hold it up.
+                self.later(job.call, self.dispose, loaded, version)
             try:
                 self.done(job.call)
             except wire.Ended:
                 pass
 
-    async def stream_async(self, job, items):
+    async def stream_async(self, job, items, spec, version):
         try:
             while True:
                 while job.credit <= 0:
@@ -272,14 +281,18 @@ class Many(Worker):
                     break
                 self.answer(wire.ITEM, job.call, item)
                 self.link.flush()
+            if spec.reload:
+                self.release(version)
             self.link.put(wire.DONE, job.call)
         finally:
-            close = getattr(items, "aclose", None)
-            if close is not None:
-                await close()
+            last = getattr(items, "aclose", None)
+            if last is not None:
+                await last()
 
     def wait_for(self, result):
-        if inspect.isawaitable(result):
+        if self.loop is None:
+            super().wait_for(result)
+        else:
             self.settle(result)
 
     def settle(self, value):
@@ -287,44 +300,52 @@ class Many(Worker):
             return value
         return asyncio.run_coroutine_threadsafe(_awaited(value), self.loop).result()
 
-    # --- versions: a model is given back when no call uses it any longer ---
+    # --- versions: a model is disposed of when no call uses it any longer ---
 
     def load(self, version):
         with self.loading:
             return super().load(version)
 
-    def begin(self, call, meta, data):
-        with self.loading:
-            begun = super().begin(call, meta, data)
-            loaded = self.models.get(begun[4].version)
-            begun[4].loaded = loaded
-            self.users[id(loaded)] = self.users.get(id(loaded), 0) + 1
-            return begun
+    def hold(self, version):
+        """The model of a version, if it is loaded; it stays until `let_go`."""
+        with self.counting:
+            loaded = self.models.get(version)
+            if loaded is not None:
+                loaded.users += 1
+            return loaded
 
-    def give_back(self, running, held, spooled):
-        if held is not None:
-            held.close()
-        if spooled is not None:
-            spooled.close()
-        if running is None:
-            return
-        with self.loading:
-            loaded, running.loaded = running.loaded, None
-            if self.users[id(loaded)] > 1:
-                self.users[id(loaded)] -= 1
-                return
-            del self.users[id(loaded)]
-            if loaded.retired:
-                self.dispose(loaded, running.version)
+    def let_go(self, loaded):
+        """Whether that was the last call of a model that is to be disposed of."""
+        with self.counting:
+            loaded.users -= 1
+            return loaded.retired and not loaded.users
+
+    @contextlib.contextmanager
+    def using(self, version):
+        while (loaded := self.hold(version)) is None:
+            self.load(version)
+        try:
+            yield loaded
+        finally:
+            if self.let_go(loaded):
+                self.dispose(loaded, version)
 
     def release(self, version):
-        with self.loading:
-            loaded = self.models.get(version)
-            if loaded is not None and self.users.get(id(loaded)):
-                loaded.retired = True
-                del self.models[version]
-            else:
-                super().release(version)
+        with self.counting:
+            loaded = self.models.pop(version, None)
+            if loaded is None:
+                return
+            loaded.retired = True
+            if loaded.users:
+                return
+        self.dispose(loaded, version)
+
+
+def close(*held):
+    """What a call had of files."""
+    for each in held:
+        if each is not None:
+            each.close()
 
 
 async def _awaited(value):

@@ -40,14 +40,14 @@ class Loaded:
 
     def __init__(self, model, specs):
         self.model = model
-        self.retired = False
+        self.users, self.retired = 0, False  # where several calls run at a time
         self.functions = {name: getattr(model, name) for name in specs}
 
 
 class Running:
     """A call as its method may see it."""
 
-    __slots__ = ("worker", "call", "method", "version", "deadline", "reload", "loaded")
+    __slots__ = ("worker", "call", "method", "version", "deadline", "reload")
 
     def __init__(self, worker, call, method, version, deadline, reload):
         self.worker, self.call = worker, call
@@ -169,14 +169,12 @@ class Worker:
 
     def release(self, version):
         loaded = self.models.pop(version, None)
-        if loaded is None:
-            return
-        gc.unfreeze()
-        self.dispose(loaded, version)
-        del loaded
-        gc.collect()
+        if loaded is not None:
+            self.dispose(loaded, version)
 
     def dispose(self, loaded, version):
+        """Has a model that no call uses give back what it holds."""
+        gc.unfreeze()
         for name in ("release", "dispose"):
             last = getattr(loaded.model, name, None)
             if callable(last):
@@ -184,7 +182,9 @@ class Worker:
                     self.wait_for(last())
                 except Exception:
                     logging.getLogger("tidegate").exception("release of version %r failed", version)
-                return
+                break
+        last, loaded.model, loaded.functions = None, None, {}  # the last that held it
+        gc.collect()
 
     def release_all(self):
         for version in list(self.models):
@@ -216,14 +216,19 @@ class Worker:
 
     # --- arguments ---
 
-    def begin(self, call, meta, data):
-        """A CALL as (spec, function, kwargs, held, credit, running); `held` is None where nothing must be given back."""
+    @contextlib.contextmanager
+    def using(self, version):
+        """The model of a version, which stays until its call is over."""
+        yield self.models.get(version) or self.load(version)
+
+    def begin(self, call, meta, data, loaded=None):
+        """A CALL as (spec, function, kwargs, held, running); `held` is None where nothing must be given back."""
         method = meta.get("method")
         spec = self.specs.get(method)
         if spec is None:
             raise told("UNIMPLEMENTED", f"{self.name} has no public method {method!r}", "unknown_method")
         version = meta.get("version") or ""
-        loaded = self.models.get(version) or self.load(version)
+        loaded = loaded or self.models.get(version) or self.load(version)
         parts = meta.get("parts")
         held = None
         if parts:
@@ -395,13 +400,13 @@ class Worker:
         if not calls:
             return
         try:
-            spec, function, _, _, running = self.begin(calls[0][0], {"method": meta.get("method"), "version": meta.get("version")}, b"")
-        except BaseException as error:
+            with self.using(meta.get("version") or "") as loaded:
+                spec, function, _, _, running = self.begin(calls[0][0], {"method": meta.get("method"), "version": meta.get("version")}, b"", loaded)
+                current.set(running)
+                self.batch(spec, function, calls)
+        except BaseException as error:  # before the method: `batch` answers whatever it raises
             for call, _ in calls:
                 self.error(call, error)
-            return
-        current.set(running)
-        self.batch(spec, function, calls)
 
     def settle(self, value):
         """What a method gave, awaited where it must be."""

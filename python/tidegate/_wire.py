@@ -43,7 +43,10 @@ class Ended(Exception):
 
 
 class Link:
-    """One connection. Writing is for any thread; reading for one at a time (who, is the caller's to say)."""
+    """One connection. Writing is for any thread; reading for one at a time (who, is the caller's to say).
+
+    `out` is one list for good, and a frame is added to it in one step: threads that put, and one that sends, need no lock between them.
+    """
 
     def __init__(self, sock):
         self.sock = sock
@@ -59,7 +62,7 @@ class Link:
         with self.sending:
             self.sock.close()
             self.sock = sock
-            self.out = []
+            self.out.clear()
         self._tail, self._big, self._have, self._parts = b"", None, 0, {}
 
     # --- writing ---
@@ -69,9 +72,11 @@ class Link:
         meta = dump_json(meta) if meta else b""
         size = len(meta) + len(data)
         if size <= LONGEST:
-            self.out.append(b"".join((pack(size, kind, 0, 0, len(meta), call), meta, data)) if size < 65536 else pack(size, kind, 0, 0, len(meta), call) + meta)
-            if size >= 65536:
-                self.out.append(data)
+            head = pack(size, kind, 0, 0, len(meta), call)
+            if size < 65536:
+                self.out.append(b"".join((head, meta, data)))
+            else:
+                self.out.extend((head + meta, data))
             return
         self.put_long(kind, call, meta, [data])
 
@@ -92,10 +97,11 @@ class Link:
     def flush(self):
         """Sends what was put. Blocks while the host does not read."""
         with self.sending:
-            out = self.out
-            if not out:
+            count = len(self.out)
+            if not count:
                 return
-            self.out = []
+            out = self.out[:count]
+            del self.out[:count]
             try:
                 if len(out) == 1:
                     self.sock.sendall(out[0])

@@ -338,3 +338,48 @@ def test_over_tcp_input_comes_in_pieces_and_the_worker_connects_again(host, tmp_
     assert worker.call("counted").value == 1, "the model is the same one"
     worker.send("DRAIN", 0)
     assert worker.process.wait(10) == 0
+
+
+NO_ROOM = """
+    import resource
+    from tidegate import Model
+    class M(Model):
+        def predict(self, data: bytes): return len(data)
+        def small_disk(self): resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+        def give(self, size): return b"x" * size
+"""
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_result_that_finds_no_room_on_the_disk_is_told_and_leaves_nothing(host, tmp_path, concurrency):
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    worker = host(NO_ROOM, concurrency=concurrency, env={"TIDEGATE_SPOOL": str(spool)})
+    worker.ready()
+    worker.call("small_disk")
+    told = worker.call("give", size=8 << 20).meta
+    assert (told["code"], told["reason"]) == ("RESOURCE_EXHAUSTED", "disk_full") and "result" in told["message"]
+    assert not list(spool.iterdir())
+    assert worker.call("give", size=10).name == "RESULT"
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("missing", [False, True], ids=["full", "no folder"])
+def test_an_input_that_finds_no_room_on_the_disk_fails_its_call_alone(host, tmp_path, concurrency, missing):
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    worker = host(NO_ROOM, tcp=True, concurrency=concurrency, env={"TIDEGATE_SPOOL": str(spool)})
+    worker.ready()
+    worker.call("small_disk")
+    if missing:
+        spool.rmdir()
+    worker.begin(2, "predict", {}, parts=[{"name": "", "stream": True}])
+    if missing:
+        told = worker.next("ERROR")
+    else:
+        for number in range(3):
+            worker.send("DATA", 2, data=bytes(1 << 20), flags=1)
+        told = worker.next("ERROR")
+        worker.send("DATA", 2, data=bytes(10))
+    assert told.call == 2 and told.meta["reason"] == ("model_error" if missing else "disk_full")
+    assert worker.call("give", call=3, size=10).name == "RESULT"

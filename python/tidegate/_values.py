@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import errno
 import io
 import json
 import math
@@ -167,14 +168,26 @@ def parts_of(value):
 
 
 def spool(parts, buffers, folder):
-    """Moves the bytes of a result into one file a part."""
+    """Moves the bytes of a result into one file a part, or leaves none."""
     moved = []
-    for part, data in zip(parts, buffers):
-        handle, path = tempfile.mkstemp(prefix=f"result-{os.getpid()}-", dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        moved.append({**part, "file": path, "remove": True})
+    try:
+        for part, data in zip(parts, buffers):
+            handle, path = tempfile.mkstemp(prefix=f"result-{os.getpid()}-", dir=folder)
+            moved.append({**part, "file": path, "remove": True})
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+    except BaseException as error:
+        for part in moved:
+            os.unlink(part["file"])
+        raise no_room(error, "result") or error
     return moved
+
+
+def no_room(error, what):
+    """What is told of a failure to write, if the disk is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return told("RESOURCE_EXHAUSTED", f"the worker has no room for the {what}", "disk_full")
+    return None
 
 
 def _is_tensor(value):

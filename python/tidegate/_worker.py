@@ -22,7 +22,7 @@ from . import _wire as wire
 from ._describe import methods
 from ._errors import Cancelled, Error, told
 from ._model import Model, current
-from ._values import FILE_FROM, BadResult, Held, argument, encode_json, parts_of, plain, spool
+from ._values import FILE_FROM, BadResult, Held, argument, encode_json, no_room, parts_of, plain, spool
 
 LONG = 1 << 40
 
@@ -273,7 +273,11 @@ class Worker:
         if not parts or not any(part.get("stream") for part in parts):
             return False
         held = Held()
-        handle, path = tempfile.mkstemp(prefix="input-", dir=os.environ.get("TIDEGATE_SPOOL"))
+        try:
+            handle, path = tempfile.mkstemp(prefix="input-", dir=os.environ.get("TIDEGATE_SPOOL"))
+        except OSError as error:
+            self.refuse(call, error)
+            return True
         file = held.opened(os.fdopen(handle, "wb"))
         if sys.platform == "linux":  # without a name from here on: nothing is left behind, however the process ends
             os.unlink(path)
@@ -290,17 +294,28 @@ class Worker:
         if stream is None:  # cancelled meanwhile
             return None
         meta, sofar, file, path, held = stream
-        file.write(data)
+        try:
+            file.write(data)
+            if not more:
+                file.flush()
+        except OSError as error:
+            self.forget(call)
+            self.refuse(call, error)
+            return None
         if more:
             self.link.send(wire.WANT, call, {"bytes": len(data)})
             return None
         del self.streams[call]
-        file.flush()
         size = file.tell()
         for part in meta["parts"]:
             if part.pop("stream", False):
                 part["file"], part["size"] = path, size
         return meta, sofar, held
+
+    def refuse(self, call, error):
+        """The input of a call can't be kept: what still comes of it is skipped."""
+        self.error(call, no_room(error, "input") or error)
+        self.link.flush()
 
     def forget(self, call):
         """A call was cancelled while its input was still coming."""

@@ -287,6 +287,7 @@ def test_silence_is_unavailable(client, server):
 
     def answer(received, context):
         context.add_callback(ended.set)
+        context.send_initial_metadata(())
         ended.wait(20)
         yield packed(1)
 
@@ -294,6 +295,15 @@ def test_silence_is_unavailable(client, server):
     with pytest.raises(Error) as caught:
         client(server, heartbeat=0.2, idempotent=False).predict()
     assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "no_heartbeat") and ended.wait(20)
+
+
+def test_a_call_waits_for_a_service_that_has_not_begun_to_answer(client, server):
+    def answer(received, context):
+        threading.Event().wait(0.6)
+        yield packed("begun")
+
+    server.answer = answer
+    assert client(server, heartbeat=0.2, idempotent=False).train() == "begun"
 
 
 def test_heartbeats_keep_a_long_call(client, server):
@@ -334,6 +344,23 @@ def test_an_upload_goes_on_where_it_broke(client, server):
     assert 15 << 20 <= int(second.metadata["x-tidegate-upload-offset"]) < int(third.metadata["x-tidegate-upload-offset"])
     assert {call.metadata["x-tidegate-upload-id"] for call in server.calls} == {first.metadata["x-tidegate-upload-id"]}
     assert {call.kwargs["_aipod_binary_size"] for call in server.calls} == {20 << 20}
+
+
+def test_an_upload_may_break_more_often_than_a_call_is_tried_while_it_gets_further(client, server):
+    data = os.urandom(17 << 20)
+    server.break_after = [at << 20 for at in (2, 4, 6, 8, 10, 12, 14)]
+    assert client(server).call("train", input=data) == {"ok": True}
+    assert len(server.calls) == 8 and server.calls[-1].data == data
+
+
+def test_the_gateways_word_is_the_reason_where_the_host_has_said_none(client, server):
+    def answer(received, context):
+        fail(context, "UNAVAILABLE", "no instance", more=[("x-tidegate-error", "service-not-ready")])
+
+    server.answer = lambda received, context: iter(answer(received, context) or ())
+    with pytest.raises(Error) as caught:
+        client(server, idempotent=False).predict()
+    assert caught.value.reason == "service-not-ready"
 
 
 def test_a_call_whose_input_was_sent_whole_is_not_sent_again_unless_it_may_run_twice(client, server):
@@ -426,18 +453,18 @@ def test_consul_says_where_the_servers_are(client, servers):
 
 
 def test_the_bucket_of_retries_runs_dry_and_fills_again():
-    throttle = Throttle()
+    throttle = Throttle(10)
     assert [throttle.bad() for _ in range(6)] == [True] * 4 + [False] * 2
     for _ in range(30):
         throttle.good()
     assert throttle.bad()
 
 
-def test_pauses_are_chance_below_a_doubling_bound():
+def test_pauses_double_up_to_the_longest_with_a_fifth_of_chance():
     retry = Retry()
-    for failures, bound in ((1, 1), (2, 2), (3, 4), (7, 30)):
+    for failures, middle in ((1, 1), (2, 2), (3, 4), (7, 30)):
         pauses = [retry.pause(failures) for _ in range(200)]
-        assert all(0 <= pause <= bound for pause in pauses) and max(pauses) > bound / 2
+        assert all(0.8 * middle <= pause <= 1.2 * middle for pause in pauses) and min(pauses) < middle < max(pauses)
 
 
 def test_details_of_an_error_that_are_not_ours_do_no_harm():

@@ -136,6 +136,7 @@ class AsyncClient:
             offset = await self._offset(call, address)
             method = address.channel.stream_stream(protocol.CHAOS)
             rpc = method(_apart(call.messages(offset)), timeout=call.remaining(), metadata=call.head(offset))
+            await rpc.initial_metadata()  # returns with the answer's head, or the end of the call
             results = protocol.Results()
             while True:
                 try:
@@ -176,7 +177,7 @@ class AsyncClient:
             return 0
         try:
             answer = await address.channel.unary_unary(protocol.UPLOAD_STATUS)(call.upload_request(), timeout=call.remaining(), metadata=call.routing())
-            return int(protocol.first(answer, 2, 0))
+            return call.resumed(int(protocol.first(answer, 2, 0)))
         except grpc.RpcError as error:
             failed = Failed.of(error)
             if failed.error.code in ("NOT_FOUND", "UNIMPLEMENTED"):

@@ -21,13 +21,18 @@ CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 120_000),
+    ("grpc.http2.max_pings_without_data", 0),  # also while a call waits for its answer's head
     ("grpc.enable_retries", 0),  # ours know what the host says
 ]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of calls. `None` of `idempotent`: predict and log may run twice, others not; of `progress`: a bar when a terminal is there."""
+    """Options of calls. `None` of `idempotent`: predict and log may run twice, others not; of `progress`: a bar when a terminal is there.
+
+    `heartbeat`: a host that has begun to answer and is silent for so many seconds has lost the call. Before, a call waits for its `timeout`: the
+    service may be starting.
+    """
 
     version: str = ""
     timeout: Optional[float] = None
@@ -58,6 +63,7 @@ class Call:
         self.idempotent = method in IDEMPOTENT if options.idempotent is None else options.idempotent
         self.until = None if options.timeout is None else time.monotonic() + options.timeout
         self.failures = 0
+        self.reached = 0  # how far an upload came
         self.committed = False
         self.sent = False
         self.kind = "value"
@@ -96,6 +102,13 @@ class Call:
         """Metadata of a question about the upload: routes decide by it."""
         assert self.upload
         return [*self.metadata, ("x-tidegate-upload-id", self.upload[0])]
+
+    def resumed(self, offset: int) -> int:
+        """Where an upload goes on. One that got further begins its attempts anew: a long way may break often."""
+        if offset > self.reached:
+            self.failures = 0
+        self.reached = offset
+        return offset
 
     def messages(self, offset: int) -> Iterator[bytes]:
         """What the caller's side says, message by message."""

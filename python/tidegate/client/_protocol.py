@@ -161,14 +161,16 @@ class Results:
 
 def error_of(code: str, details: str, trailers: Iterable[Tuple[str, Any]]) -> Error:
     """A status as an exception, with the reason and the model's exception where the host told them."""
-    reason, exception = "", None
+    reason, exception, word = "", None, ""
     for key, value in trailers or ():
-        if key == "grpc-status-details-bin":
+        if key == "x-tidegate-error":
+            word = value
+        elif key == "grpc-status-details-bin":
             try:
                 reason, exception = _error_info(value)
             except (IndexError, ValueError, UnicodeDecodeError):
                 continue
-    error = told(code if code in CODES else "UNKNOWN", details, reason)
+    error = told(code if code in CODES else "UNKNOWN", details, reason or word)
     error.exception = exception
     return error
 

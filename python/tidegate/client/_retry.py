@@ -17,7 +17,7 @@ IDEMPOTENT = frozenset(("predict", "log"))
 class Retry:
     """How often and when a call is tried again.
 
-    `attempts`: total, the first included; the pause before the n-th retry is chance between 0 and min(initial × multiplier^(n-1), maximum) seconds.
+    `attempts`: total, the first included; the pause before the n-th retry is min(initial × multiplier^(n-1), maximum) seconds, and up to a fifth more or less.
     """
 
     attempts: int = 5
@@ -27,7 +27,7 @@ class Retry:
     codes: FrozenSet[str] = frozenset(("UNAVAILABLE", "INTERNAL", "UNKNOWN"))
 
     def pause(self, failures: int) -> float:
-        return random.uniform(0, min(self.initial * self.multiplier ** (failures - 1), self.maximum))
+        return random.uniform(0.8, 1.2) * min(self.initial * self.multiplier ** (failures - 1), self.maximum)
 
     def after(self, error: Error, failures: int, idempotent: bool, pushback: Optional[int]) -> Optional[float]:
         """Seconds until the next attempt, or None: no more."""
@@ -46,9 +46,9 @@ class Retry:
 
 
 class Throttle:
-    """A6's token bucket: when most calls fail, none are tried again."""
+    """A6's token bucket: when most calls fail, none are tried again. Large enough for many threads that meet one restart."""
 
-    def __init__(self, most: float = 10.0, ratio: float = 0.1) -> None:
+    def __init__(self, most: float = 100.0, ratio: float = 0.1) -> None:
         self.most, self.ratio, self.tokens = most, ratio, most
         self._lock = threading.Lock()
 

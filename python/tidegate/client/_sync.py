@@ -146,6 +146,7 @@ class Client:
             offset = self._offset(call, address)
             method = address.channel.stream_stream(protocol.CHAOS)
             rpc = method(call.messages(offset), timeout=call.remaining(), metadata=call.head(offset))
+            rpc.initial_metadata()  # returns with the answer's head, or the end of the call
             entry = self._watch.add(rpc, call.options.heartbeat)
             results = protocol.Results()
             for data in rpc:
@@ -177,7 +178,7 @@ class Client:
             return 0
         try:
             answer = address.channel.unary_unary(protocol.UPLOAD_STATUS)(call.upload_request(), timeout=call.remaining(), metadata=call.routing())
-            return int(protocol.first(answer, 2, 0))
+            return call.resumed(int(protocol.first(answer, 2, 0)))
         except grpc.RpcError as error:
             failed = Failed.of(error)
             if failed.error.code in ("NOT_FOUND", "UNIMPLEMENTED"):

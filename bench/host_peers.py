@@ -20,7 +20,7 @@ def compiled():
 
     from grpc_tools import protoc
 
-    folder = tempfile.mkdtemp(prefix="bench-host-")
+    folder = tempfile.mkdtemp(prefix="proto-", dir=os.getcwd())
     with open(os.path.join(folder, "ai.proto"), "w", encoding="utf-8") as f:
         f.write(PROTO)
     if protoc.main(["protoc", f"-I{folder}", f"--python_out={folder}", f"--grpc_python_out={folder}", os.path.join(folder, "ai.proto")]):
@@ -78,15 +78,20 @@ def aio_bytes(port):
 
 
 def ray(port, http_port):
+    import signal
+
+    messages, _ = compiled()
     import ray
     from ray import serve
     from ray.serve.config import gRPCOptions
 
-    messages, _ = compiled()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}})
-    serve.start(http_options={"host": "127.0.0.1", "port": http_port, "access_log": False}, grpc_options=gRPCOptions(port=port, grpc_servicer_functions=["ai_pb2_grpc.add_AIServicer_to_server"]))
+    path = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+    # Everything on loopback, in a folder that goes with the measurement, without dashboard.
+    ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20, runtime_env=path, _node_ip_address="127.0.0.1", _temp_dir=os.path.abspath("ray"))
+    grpc_options = gRPCOptions(port=port, grpc_servicer_functions=["ai_pb2_grpc.add_AIServicer_to_server"])
+    serve.start(http_options={"host": "127.0.0.1", "port": http_port}, grpc_options=grpc_options)
 
+    # The queue is as long as the load needs: with the default of five most of it would wait in the proxy.
     @serve.deployment(num_replicas=1, max_ongoing_requests=100, logging_config={"enable_access_log": False})
     class Nothing:
         def __init__(self):
@@ -103,11 +108,14 @@ def ray(port, http_port):
             return self.output(data_json=b"null")
 
     serve.run(Nothing.bind(), name="nothing", route_prefix="/")
-    import signal
-
-    signal.pause()
+    # Ray's own way with SIGTERM is a stack trace.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        signal.pause()
+    finally:
+        ray.shutdown()
 
 
 if __name__ == "__main__":
     name, ports = sys.argv[1], [int(word) for word in sys.argv[2:]]
-    {"aio": aio, "aio-bytes": aio_bytes, "ray": ray}[name](*ports)
+    {"aio": aio, "aio-bytes": aio_bytes, "ray": ray, "ray-fast": ray}[name](*ports)

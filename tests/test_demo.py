@@ -15,6 +15,8 @@ def test_the_demo_breaks_things_and_no_caller_notices(tmp_path):
     flat = json.dumps(report)
     assert report["requests"] > 1000, flat
     assert report["failures"] == 0, flat
+    assert report["chats"] > 50 and report["key_failovers"] >= 2 and report["model_calls"] > 50, flat
+    assert {"key_revoked", "key_limited", "worker_kill"} <= {event["event"] for event in report["events"]}, flat
 
 
 def test_the_demo_ends_on_an_interrupt_and_leaves_nothing(process, tmp_path):

@@ -13,6 +13,26 @@ use serde_json::Value;
 use support::{free_port, signal_to, tidegate, until};
 use tempfile::TempDir;
 
+/// One of a round, in order.
+const EVENTS: [&str; 14] = [
+    "kill",
+    "slow",
+    "hang",
+    "break",
+    "reset",
+    "add",
+    "drain",
+    "key_revoked",
+    "key_limited",
+    "worker_kill",
+    "gateway_kill",
+    "reload",
+    "rolling_restart",
+    "upgrade",
+];
+/// The demo, its guard, supervisor, gateway, control, host, five instances and two workers.
+const ALL_PROCESSES: usize = 13;
+
 /// A demo with a folder for temporary files of its own, whose path also finds its processes.
 struct Show {
     folder: TempDir,
@@ -78,6 +98,15 @@ fn is_alive(process: &Path) -> bool {
     !matches!(state, None | Some(None | Some('Z' | 'X')))
 }
 
+fn names(report: &Value) -> Vec<&str> {
+    let events = report["events"].as_array().unwrap().iter();
+    events.map(|e| e["event"].as_str().unwrap()).collect()
+}
+
+fn cause(event: &Value) -> &str {
+    event["cause"].as_str().unwrap_or_default()
+}
+
 fn output(mut child: Child) -> (Option<i32>, String, String) {
     let (mut out, mut err) = (String::new(), String::new());
     child
@@ -107,36 +136,24 @@ fn everything_is_broken_once_and_no_caller_notices() {
         report["grpc_requests"].as_u64().unwrap() > 200,
         "{report:#}"
     );
-    assert!(
-        report["retries_absorbed"].as_u64().unwrap() > 0,
-        "{report:#}"
-    );
+    for count in [
+        "retries_absorbed",
+        "chats_streamed",
+        "key_failovers",
+        "model_calls",
+    ] {
+        assert!(report[count].as_u64().unwrap() > 0, "{count}: {report:#}");
+    }
 
     let events = report["events"].as_array().unwrap();
-    let names: Vec<&str> = events
-        .iter()
-        .map(|e| e["event"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        names,
-        [
-            "kill",
-            "slow",
-            "hang",
-            "break",
-            "reset",
-            "add",
-            "drain",
-            "gateway_kill",
-            "reload",
-            "rolling_restart",
-            "upgrade"
-        ]
-    );
+    assert_eq!(names(&report), EVENTS);
     for event in events {
         let is = |name: &str| event[name].is_u64();
         let shown = match event["event"].as_str().unwrap() {
             "kill" | "hang" | "break" | "reset" => is("ejected_after_ms") && is("used_after_ms"),
+            "key_revoked" => is("used_after_ms") && cause(event).contains("401"),
+            "key_limited" => is("used_after_ms") && cause(event).contains("429"),
+            "worker_kill" => is("used_after_ms") && is("reruns"),
             "slow" => event["ejected_after_ms"].is_null() && event["share"].is_array(),
             "add" => is("used_after_ms"),
             "gateway_kill" => is("gap_ms"),
@@ -152,6 +169,32 @@ fn everything_is_broken_once_and_no_caller_notices() {
         let slack = 400.0 * (weight / 100.0 * (1.0 - weight / 100.0) / requests).sqrt();
         assert!((seen - weight).abs() < slack, "{split:#}");
     }
+    until("nothing is left", || show.is_clean().then_some(()));
+}
+
+#[test]
+fn without_a_python_the_hosted_model_is_left_out_and_told_so() {
+    let show = Show::new();
+    let empty = tempfile::tempdir().unwrap();
+    let mut command = show.command(&["--duration", "20s", "--json"]);
+    let child = command
+        .env("PATH", empty.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (code, out, err) = output(child);
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}\n{err}"));
+    assert_eq!(code, Some(0), "{report:#}\n{err}");
+    assert_eq!(report["failures"], 0, "{report:#}\n{err}");
+    assert_eq!(report["python"], Value::Null);
+    assert_eq!(report["model_calls"], 0);
+    assert!(
+        err.contains("left out: there is no python3 of 3.9 or newer on the PATH"),
+        "{err}"
+    );
+    let without: Vec<&str> = EVENTS.into_iter().filter(|e| *e != "worker_kill").collect();
+    assert_eq!(names(&report), without);
     until("nothing is left", || show.is_clean().then_some(()));
 }
 
@@ -173,8 +216,9 @@ fn an_interrupt_ends_it_with_the_report_and_nothing_is_left() {
 fn nothing_outlives_a_demo_that_is_killed() {
     let show = Show::new();
     let mut child = show.start(&["--quiet"]);
-    show.wait_until_it_plays();
-    assert!(show.processes().len() >= 8, "{:?}", show.processes());
+    until("everything runs", || {
+        (show.processes().len() >= ALL_PROCESSES).then_some(())
+    });
     signal_to(child.id(), Signal::KILL);
     child.wait().unwrap();
     until("nothing is left", || show.is_clean().then_some(()));

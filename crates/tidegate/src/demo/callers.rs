@@ -7,11 +7,11 @@
 //! waiting until the next gateway accepts it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, Version as Protocol, header};
+use http::{Request, Version as Protocol, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -20,16 +20,19 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::model::{Example, Model, Prediction, Version, held_out};
+use super::ask::{Ask, Asks, Kind, Reply, Said};
 use super::traffic::{Answer, Traffic};
-use super::wire::{self, Opinion, Question};
 
-/// Callers with a connection of their own that speak HTTP/1.1 and JSON.
-const JSON_CALLERS: usize = 12;
-/// Callers that speak gRPC, all over one connection, as one long-lived client would.
-const GRPC_CALLERS: usize = 4;
-/// All callers.
-pub(crate) const CALLERS: usize = JSON_CALLERS + GRPC_CALLERS;
+/// Callers by what they ask. Those that speak gRPC share one connection, as one long-lived client would; each of the
+/// others has its own.
+const CALLERS: [(Kind, usize); 4] = [
+    (Kind::Json, 12),
+    (Kind::Grpc, 4),
+    (Kind::Chat, 3),
+    (Kind::Hosted, 3),
+];
+/// What callers take the gateway for.
+const HOST: &str = "sentiment.demo";
 /// After this a request counts as failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Closed connections that one request may meet before it is sent.
@@ -40,23 +43,14 @@ const MOST_UNSENT: u32 = 5;
 pub(crate) struct Callers {
     port: u16,
     rate: u32,
+    hosted: bool,
     traffic: Arc<Traffic>,
-    texts: Vec<Asked>,
-    next: AtomicUsize,
+    asks: Asks,
     /// Grows when a gateway process is killed on purpose: connections that are older may be cut.
     kills: AtomicU64,
     /// Connections opened so far: their ids.
     opened: AtomicU64,
     stop: AtomicBool,
-}
-
-/// A text with what the models say about it.
-#[derive(Debug)]
-struct Asked {
-    example: Example,
-    json: Bytes,
-    grpc: Bytes,
-    expected: [Prediction; 2],
 }
 
 /// Why an exchange did not end with an answer.
@@ -66,14 +60,14 @@ enum Broken {
     Unsent(String),
     /// It was sent, and the connection ended.
     Cut(String),
-    /// What came is not right.
+    /// It can't be sent at all.
     Wrong(String),
 }
 
 /// One kind of connection.
 enum Connection {
-    Json(http1::SendRequest<Full<Bytes>>),
-    Grpc(http2::SendRequest<Full<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 /// An open connection.
@@ -88,11 +82,11 @@ impl Open {
     /// What other callers may use meanwhile: streams share a connection, HTTP/1.1 requests do not.
     fn shared(&self) -> Option<Open> {
         match &self.connection {
-            Connection::Json(_) => None,
-            Connection::Grpc(sender) => Some(Open {
+            Connection::Http1(_) => None,
+            Connection::Http2(sender) => Some(Open {
                 id: self.id,
                 kills: self.kills,
-                connection: Connection::Grpc(sender.clone()),
+                connection: Connection::Http2(sender.clone()),
             }),
         }
     }
@@ -101,26 +95,33 @@ impl Open {
 /// The connection that one caller, or several gRPC callers together, keep between requests.
 type Kept = Arc<tokio::sync::Mutex<Option<Open>>>;
 
+/// How many callers there are, with or without the hosted model.
+pub(crate) fn count(hosted: bool) -> usize {
+    callers(hosted).count()
+}
+
+fn callers(hosted: bool) -> impl Iterator<Item = Kind> {
+    CALLERS
+        .into_iter()
+        .filter(move |(kind, _)| hosted || *kind != Kind::Hosted)
+        .flat_map(|(kind, count)| std::iter::repeat_n(kind, count))
+}
+
 impl Callers {
     /// Callers of the gateway at this port, `rate` requests a second together.
-    pub(crate) fn new(port: u16, rate: u32, models: &[Model; 2], traffic: Arc<Traffic>) -> Self {
-        let texts = held_out()
-            .map(|example| Asked {
-                example,
-                json: json(example.text),
-                grpc: wire::encode_question(example.text),
-                expected: [
-                    models[0].predict(example.text),
-                    models[1].predict(example.text),
-                ],
-            })
-            .collect();
+    pub(crate) fn new(
+        port: u16,
+        rate: u32,
+        hosted: bool,
+        asks: Asks,
+        traffic: Arc<Traffic>,
+    ) -> Self {
         Self {
             port,
             rate,
+            hosted,
             traffic,
-            texts,
-            next: AtomicUsize::new(0),
+            asks,
             kills: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -129,17 +130,16 @@ impl Callers {
 
     /// Sends until [`Callers::stop`]; every request that was begun is finished.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut callers = JoinSet::new();
-        let shared = Arc::new(tokio::sync::Mutex::new(None));
-        for caller in 0..CALLERS {
-            let this = Arc::clone(&self);
-            if caller < JSON_CALLERS {
-                callers.spawn(this.call(caller, Arc::default(), false));
-            } else {
-                callers.spawn(this.call(caller, Arc::clone(&shared), true));
-            }
+        let mut tasks = JoinSet::new();
+        let shared = Kept::default();
+        for (caller, kind) in callers(self.hosted).enumerate() {
+            let connection = match kind {
+                Kind::Grpc => Arc::clone(&shared),
+                _ => Kept::default(),
+            };
+            tasks.spawn(Arc::clone(&self).call(caller, connection, kind));
         }
-        while callers.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
     }
 
     /// Begins no more requests.
@@ -152,10 +152,11 @@ impl Callers {
         self.kills.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    async fn call(self: Arc<Self>, caller: usize, connection: Kept, grpc: bool) {
-        let pace = Duration::from_secs(1) * CALLERS as u32 / self.rate.max(1);
-        // Spread over the first pace: sixteen requests at the same moment are no steady traffic.
-        let first = tokio::time::Instant::now() + pace * caller as u32 / CALLERS as u32;
+    async fn call(self: Arc<Self>, caller: usize, connection: Kept, kind: Kind) {
+        let callers = count(self.hosted) as u32;
+        let pace = Duration::from_secs(1) * callers / self.rate.max(1);
+        // Spread over the first pace: all requests at the same moment are no steady traffic.
+        let first = tokio::time::Instant::now() + pace * caller as u32 / callers;
         let mut ticks = tokio::time::interval_at(first, pace);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -163,10 +164,7 @@ impl Callers {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            // One order for all callers, so that every text is asked as often as the others.
-            let text = self.next.fetch_add(1, Ordering::Relaxed) % self.texts.len();
-            let asked = &self.texts[text];
-            let request = self.request(&connection, asked, grpc);
+            let request = self.request(&connection, self.asks.next(kind));
             match tokio::time::timeout(PATIENCE, request).await {
                 Ok(Ok(answer)) => self.traffic.answered(answer),
                 Ok(Err(why)) => self.traffic.failed(why),
@@ -180,17 +178,23 @@ impl Callers {
         }
     }
 
-    async fn request(&self, kept: &Kept, asked: &Asked, grpc: bool) -> Result<Answer, String> {
+    async fn request(&self, kept: &Kept, ask: Ask<'_>) -> Result<Answer, String> {
         let sent = Instant::now();
         let mut unsent = 0;
         loop {
-            let open = match self.take(kept, grpc).await {
-                Ok(open) => open,
-                Err(why) => return Err(why),
-            };
+            let open = self.take(kept, ask.is_grpc()).await?;
             let kills = open.kills;
-            match self.attempt(kept, open, asked).await {
-                Ok(opinion) => return self.judge(asked, opinion, sent, grpc, kills),
+            match self.attempt(kept, open, ask).await {
+                Ok(reply) => {
+                    let Said { what, instance } = ask.judge(&reply)?;
+                    return Ok(Answer {
+                        what,
+                        instance,
+                        sent,
+                        done: Instant::now(),
+                        kills,
+                    });
+                }
                 Err(Broken::Wrong(why)) => return Err(why),
                 // A connection that was closed while nothing was under way: at most a few in a row.
                 Err(Broken::Unsent(why)) => {
@@ -229,16 +233,16 @@ impl Callers {
     }
 
     /// One exchange. The connection is kept when it is as good as before.
-    async fn attempt(&self, kept: &Kept, mut open: Open, asked: &Asked) -> Result<Opinion, Broken> {
+    async fn attempt(&self, kept: &Kept, mut open: Open, ask: Ask<'_>) -> Result<Reply, Broken> {
         let result = match &mut open.connection {
-            Connection::Json(sender) => {
-                let result = self.exchange_json(sender, asked).await;
+            Connection::Http1(sender) => {
+                let result = exchange_json(sender, ask).await;
                 if result.is_ok() && sender.ready().await.is_ok() {
                     *kept.lock().await = Some(open);
                 }
                 return result;
             }
-            Connection::Grpc(sender) => self.exchange_grpc(sender, asked).await,
+            Connection::Http2(sender) => exchange_grpc(sender, ask).await,
         };
         if matches!(result, Err(Broken::Unsent(_) | Broken::Cut(_))) {
             let mut slot = kept.lock().await;
@@ -263,117 +267,63 @@ impl Callers {
                 .await
                 .map_err(|error| format!("no HTTP/2: {error}"))?;
             tokio::spawn(connection);
-            Ok(Connection::Grpc(sender))
+            Ok(Connection::Http2(sender))
         } else {
             let (sender, connection) = http1::handshake(io)
                 .await
                 .map_err(|error| format!("no HTTP/1.1: {error}"))?;
             tokio::spawn(connection);
-            Ok(Connection::Json(sender))
+            Ok(Connection::Http1(sender))
         }
-    }
-
-    async fn exchange_json(
-        &self,
-        sender: &mut http1::SendRequest<Full<Bytes>>,
-        asked: &Asked,
-    ) -> Result<Opinion, Broken> {
-        let request = Request::post(wire::PREDICT)
-            .header(header::HOST, "sentiment.demo")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(asked.json.clone()))
-            .map_err(wrong)?;
-        let (status, body, _) = match sender.try_send_request(request).await {
-            Ok(response) => whole(response).await?,
-            Err(mut error) => {
-                return Err(unanswered(error.take_message().is_some(), error.error()));
-            }
-        };
-        if status != StatusCode::OK {
-            return Err(Broken::Wrong(format!("status {status}{}", excerpt(&body))));
-        }
-        serde_json::from_slice(&body).map_err(wrong)
-    }
-
-    async fn exchange_grpc(
-        &self,
-        sender: &mut http2::SendRequest<Full<Bytes>>,
-        asked: &Asked,
-    ) -> Result<Opinion, Broken> {
-        if let Err(error) = sender.ready().await {
-            return Err(unanswered(true, &error));
-        }
-        let uri = format!("http://sentiment.demo{}", wire::GRPC_PREDICT);
-        let request = Request::post(uri)
-            .version(Protocol::HTTP_2)
-            .header(header::CONTENT_TYPE, "application/grpc")
-            .header(header::TE, "trailers")
-            .body(Full::new(asked.grpc.clone()))
-            .map_err(wrong)?;
-        let (status, body, headers) = match sender.try_send_request(request).await {
-            Ok(response) => whole(response).await?,
-            Err(mut error) => {
-                return Err(unanswered(error.take_message().is_some(), error.error()));
-            }
-        };
-        let code = headers
-            .get("grpc-status")
-            .and_then(|code| code.to_str().ok());
-        if status != StatusCode::OK || code != Some("0") {
-            let words = headers
-                .get("grpc-message")
-                .and_then(|words| words.to_str().ok());
-            let (code, words) = (code.unwrap_or("none"), words.unwrap_or_default());
-            return Err(Broken::Wrong(format!(
-                "grpc-status {code} (HTTP {status}) {words}"
-            )));
-        }
-        wire::decode_opinion(&body).ok_or_else(|| Broken::Wrong("not an Opinion".into()))
-    }
-
-    /// Only an answer that the named version's model gives to this text is right.
-    fn judge(
-        &self,
-        asked: &Asked,
-        opinion: Opinion,
-        sent: Instant,
-        grpc: bool,
-        kills: u64,
-    ) -> Result<Answer, String> {
-        let version: Version = opinion.version.parse()?;
-        let expected = &asked.expected[version.index()];
-        let same = opinion.label == expected.label.name()
-            && (opinion.confidence - expected.confidence).abs() < 1e-9
-            && (grpc || !opinion.because.is_empty() || expected.because.is_empty());
-        if !same {
-            return Err(format!("not the answer of {}: {opinion:?}", version.name()));
-        }
-        Ok(Answer {
-            text: asked.example.text,
-            label: expected.label,
-            reason: expected.because.first().cloned(),
-            sent,
-            done: Instant::now(),
-            version,
-            hit: expected.label == asked.example.label,
-            instance: opinion.instance,
-            grpc,
-            kills,
-        })
     }
 }
 
-/// Status, body and headers with the trailers among them.
-async fn whole(
-    response: http::Response<Incoming>,
-) -> Result<(StatusCode, Bytes, HeaderMap), Broken> {
+async fn exchange_json(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
+    ask: Ask<'_>,
+) -> Result<Reply, Broken> {
+    let request = Request::post(ask.path())
+        .header(header::HOST, HOST)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(ask.body()))
+        .map_err(wrong)?;
+    match sender.try_send_request(request).await {
+        Ok(response) => whole(response).await,
+        Err(mut error) => Err(unanswered(error.take_message().is_some(), error.error())),
+    }
+}
+
+async fn exchange_grpc(
+    sender: &mut http2::SendRequest<Full<Bytes>>,
+    ask: Ask<'_>,
+) -> Result<Reply, Broken> {
+    if let Err(error) = sender.ready().await {
+        return Err(unanswered(true, &error));
+    }
+    let request = Request::post(format!("http://{HOST}{}", ask.path()))
+        .version(Protocol::HTTP_2)
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(header::TE, "trailers")
+        .body(Full::new(ask.body()))
+        .map_err(wrong)?;
+    match sender.try_send_request(request).await {
+        Ok(response) => whole(response).await,
+        Err(mut error) => Err(unanswered(error.take_message().is_some(), error.error())),
+    }
+}
+
+async fn whole(response: http::Response<Incoming>) -> Result<Reply, Broken> {
     let (mut head, body) = response.into_parts();
     let cut = |error: hyper::Error| Broken::Cut(format!("in the answer: {error}"));
     let body = body.collect().await.map_err(cut)?;
     if let Some(trailers) = body.trailers() {
         head.headers.extend(trailers.clone());
     }
-    Ok((head.status, body.to_bytes(), head.headers))
+    Ok(Reply {
+        status: head.status,
+        headers: head.headers,
+        body: body.to_bytes(),
+    })
 }
 
 /// Whether the peer said that it did not process this stream: a GOAWAY that crossed the request on its way. Every gRPC
@@ -401,21 +351,4 @@ fn unanswered(unsent: bool, error: &hyper::Error) -> Broken {
 
 fn wrong(error: impl std::fmt::Display) -> Broken {
     Broken::Wrong(error.to_string())
-}
-
-fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(160)]);
-    let text = text.trim();
-    if text.is_empty() {
-        String::new()
-    } else {
-        format!(": {text}")
-    }
-}
-
-fn json(text: &str) -> Bytes {
-    let question = Question {
-        text: text.to_owned(),
-    };
-    serde_json::to_vec(&question).map_or_else(|_| Bytes::new(), Bytes::from)
 }

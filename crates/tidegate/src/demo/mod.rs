@@ -1,17 +1,21 @@
 //! `tidegate demo`: the whole thing on this machine, without files or network.
 //!
-//! Everything in it is real: a model that is trained at the start ([`model`]), its instances as processes ([`instance`],
-//! [`fleet`]), `tidegate up` in front of them ([`stack`]), callers that check every answer ([`callers`], [`traffic`]).
-//! The [`script`] kills, breaks and replaces one after the other; the [`view`] shows it and the [`report`] tells what
-//! callers saw. Nothing outlives it ([`guard`]).
+//! A model that is trained at the start ([`model`]), its instances as processes ([`instance`], [`fleet`]), a stand-in for
+//! an LLM provider with three keys ([`provider`]), a model in Python ([`hosted`]), `tidegate up` in front of them
+//! ([`stack`]), callers that check every answer ([`ask`], [`callers`], [`traffic`]). The [`script`] kills, breaks and
+//! replaces one after the other; the [`view`] shows it and the [`report`] tells what callers saw. Nothing outlives it
+//! ([`guard`]).
 
+mod ask;
 mod callers;
 mod fleet;
 mod guard;
 mod histogram;
+mod hosted;
 mod instance;
 mod model;
 mod observer;
+mod provider;
 mod report;
 mod scene;
 mod script;
@@ -31,15 +35,18 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::callers::{CALLERS, Callers};
+use self::ask::Asks;
+use self::callers::Callers;
 use self::fleet::{Fleet, Ports, is_free};
 use self::guard::Guard;
+use self::hosted::Python;
 use self::model::{Model, Version};
 use self::observer::Observer;
-use self::report::{Report, Sources};
+use self::provider::Provider;
+use self::report::{NO_PYTHON, Report, Sources};
 use self::scene::Scene;
 use self::script::{Script, WEIGHTS};
-use self::stack::{FrontPorts, Stack};
+use self::stack::{Behind, FrontPorts, Stack};
 use self::style::Style;
 use self::traffic::Traffic;
 use self::view::{Mode, Shows};
@@ -59,6 +66,8 @@ const USUAL_PORTS: FrontPorts = FrontPorts {
     listener: 8080,
     admin: 9900,
 };
+/// Time until the workers of the hosted model must take calls.
+const FIRST_WORKERS: Duration = Duration::from_secs(30);
 /// Time that callers have for the requests that they have begun when it ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(25);
 
@@ -80,6 +89,9 @@ pub(crate) enum DemoError {
     /// The gateway did not start or end as it should.
     #[error("the gateway: {0}")]
     Gateway(String),
+    /// The stand-in for the LLM provider could not be started.
+    #[error("the stand-in for an LLM provider cannot listen: {0}")]
+    Provider(#[source] std::io::Error),
     /// A port that was asked for is taken.
     #[error("port {0} is in use; choose another, or none to have a free one chosen")]
     Taken(u16),
@@ -166,7 +178,14 @@ async fn demo(options: &Demo, mode: Mode) -> Result<Report, DemoError> {
     let accuracy = [models[0].accuracy(), models[1].accuracy()];
     let dashboard = format!("http://127.0.0.1:{}/", front.admin);
     let endpoint = format!("http://127.0.0.1:{}{}", front.listener, wire::PREDICT);
-    introduce(mode, accuracy, options, &dashboard, &endpoint);
+    let python = hosted::find().await;
+    introduce(
+        mode,
+        accuracy,
+        options,
+        python.as_ref(),
+        [&dashboard, &endpoint],
+    );
 
     let folder = Folder::create()?;
     let guard = Guard::start(&folder.0).map_err(DemoError::Process)?;
@@ -175,8 +194,13 @@ async fn demo(options: &Demo, mode: Mode) -> Result<Report, DemoError> {
     let scene = Arc::new(Scene::default());
     scene.set_weights(WEIGHTS[0]);
     let mut fleet = Fleet::new(&folder.0, ports);
+    let provider = Provider::start().await?;
+    let behind = Behind {
+        provider: provider.port(),
+        python: python.clone(),
+    };
     let started = tokio::select! {
-        started = start(&mut fleet, &folder.0, front, &guard) => started?,
+        started = start(&mut fleet, &folder.0, front, behind, &guard) => started?,
         () = signals.any() => None,
     };
     let Some(stack) = started else {
@@ -185,14 +209,30 @@ async fn demo(options: &Demo, mode: Mode) -> Result<Report, DemoError> {
     };
     scene.set_members(&fleet);
 
+    let observer = Observer::start(front.admin);
+    if python.is_some() {
+        // The workers import the model while the gateway serves already.
+        let ready = observer.until(FIRST_WORKERS, |overview| {
+            let mut services = overview.services.iter();
+            services.any(|service| service.ready == service.replicas)
+        });
+        tokio::select! {
+            _ = ready => {}
+            () = signals.any() => {
+                let stopped = stack.stop().await;
+                fleet.stop().await;
+                return stopped.map(|()| nothing(accuracy));
+            }
+        }
+    }
     let start = Instant::now();
     let deadline = start + options.duration;
     let traffic = Arc::new(Traffic::new(start, WEIGHTS[0]));
-    let observer = Observer::start(front.admin);
     let callers = Arc::new(Callers::new(
         front.listener,
         options.rate,
-        &models,
+        python.is_some(),
+        Asks::new(&models),
         Arc::clone(&traffic),
     ));
     let calling = tokio::spawn(Arc::clone(&callers).run());
@@ -212,6 +252,8 @@ async fn demo(options: &Demo, mode: Mode) -> Result<Report, DemoError> {
     let mut script = Script::new(script::Parts {
         fleet,
         stack,
+        provider,
+        hosted: python.is_some(),
         callers: Arc::clone(&callers),
         traffic: Arc::clone(&traffic),
         observer: observer.clone(),
@@ -234,13 +276,14 @@ async fn demo(options: &Demo, mode: Mode) -> Result<Report, DemoError> {
     view.abort();
     // Waited for: it gives the terminal back.
     let _ = view.await;
-    let (mut fleet, stack) = script.into_parts();
+    let (stack, mut fleet, provider) = script.into_parts();
     let stopped = tokio::select! {
         stopped = stack.stop() => stopped,
         // Impatience: the guard ends what is left.
         () = signals.any() => Ok(()),
     };
     fleet.stop().await;
+    drop(provider);
     played?;
     stopped?;
     if !answered {
@@ -250,6 +293,8 @@ async fn demo(options: &Demo, mode: Mode) -> Result<Report, DemoError> {
         traffic: &traffic,
         outcomes: scene.outcomes(),
         retries: observer.retries(),
+        failovers: observer.failovers(),
+        python: python.map(|python| python.version),
         accuracy,
         duration,
         interrupted,
@@ -260,13 +305,14 @@ async fn start(
     fleet: &mut Fleet,
     folder: &Path,
     front: FrontPorts,
+    behind: Behind,
     guard: &Guard,
 ) -> Result<Option<Stack>, DemoError> {
     for (name, version) in INSTANCES {
         fleet.start(name, version).await?;
         fleet.list(name, true)?;
     }
-    Stack::start(folder, front, WEIGHTS[0], guard)
+    Stack::start(folder, front, behind, WEIGHTS[0], guard)
         .await
         .map(Some)
 }
@@ -277,13 +323,21 @@ fn nothing(accuracy: [f64; 2]) -> Report {
         traffic: &Traffic::new(Instant::now(), WEIGHTS[0]),
         outcomes: Vec::new(),
         retries: 0,
+        failovers: 0,
+        python: None,
         accuracy,
         duration: Duration::ZERO,
         interrupted: true,
     })
 }
 
-fn introduce(mode: Mode, accuracy: [f64; 2], options: &Demo, dashboard: &str, endpoint: &str) {
+fn introduce(
+    mode: Mode,
+    accuracy: [f64; 2],
+    options: &Demo,
+    python: Option<&Python>,
+    [dashboard, endpoint]: [&str; 2],
+) {
     let [v1, v2] = accuracy.map(|share| share * 100.0);
     mode.line(&format!(
         "Two models trained on {} sentences. Of {} unseen ones v1 gets {v1:.0}% right,\nv2 {v2:.0}%: it knows negation.",
@@ -291,8 +345,21 @@ fn introduce(mode: Mode, accuracy: [f64; 2], options: &Demo, dashboard: &str, en
         model::held_out().count(),
     ));
     mode.line(&format!(
-        "{} instances behind one gateway, split 90/10; {CALLERS} callers send {} requests a second.",
+        "{} instances behind one gateway, split 90/10; a stand-in for an LLM provider with {} keys.",
         INSTANCES.len(),
+        provider::KEYS.len(),
+    ));
+    mode.line(&match python {
+        Some(python) => format!(
+            "A model in Python {}, hosted in {} workers.",
+            python.version,
+            hosted::WORKERS
+        ),
+        None => format!("A hosted model in Python: {NO_PYTHON}."),
+    });
+    mode.line(&format!(
+        "{} callers send {} requests a second.",
+        callers::count(python.is_some()),
         options.rate
     ));
     mode.line(&format!("Dashboard:  {dashboard}"));

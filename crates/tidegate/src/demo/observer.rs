@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::Method;
 use tidegate_admin::client::{AdminUrl, Client};
 use tidegate_admin::overview::Overview;
-use tidegate_gateway::view::{EventView, MemberView};
+use tidegate_gateway::view::{EventView, KeyHealth, MemberView};
 use tokio::sync::watch;
 
 /// How often it looks.
@@ -41,6 +41,7 @@ struct Seen {
     answered: Option<Instant>,
     events: Vec<EventView>,
     retries: Counter,
+    failovers: Counter,
 }
 
 /// A counter that begins anew when the gateway's process does.
@@ -89,9 +90,14 @@ impl Observer {
             .is_some_and(|at| at.elapsed() < 4 * LOOK)
     }
 
-    /// Attempts after the first, over all gateways so far.
+    /// Attempts after the first at another instance, over all gateways so far.
     pub(crate) fn retries(&self) -> u64 {
         self.lock().retries.total()
+    }
+
+    /// Attempts after which a chat went on to another key, over all gateways so far.
+    pub(crate) fn failovers(&self) -> u64 {
+        self.lock().failovers.total()
     }
 
     /// A member of the latest overview.
@@ -128,18 +134,25 @@ impl Observer {
         .await
     }
 
+    /// Waits until something is found in the latest overview; `None` after `at_most`.
+    pub(crate) async fn find<T>(
+        &self,
+        at_most: Duration,
+        find: impl Fn(&Overview) -> Option<T>,
+    ) -> Option<T> {
+        self.wait(at_most, |seen| find(seen.overview.as_ref()?))
+            .await
+    }
+
     /// Waits until the latest overview satisfies a condition.
     pub(crate) async fn until(
         &self,
         at_most: Duration,
         condition: impl Fn(&Overview) -> bool,
     ) -> bool {
-        self.wait(at_most, |seen| {
-            let overview = seen.overview.as_ref()?;
-            condition(overview).then_some(())
-        })
-        .await
-        .is_some()
+        self.find(at_most, |overview| condition(overview).then_some(()))
+            .await
+            .is_some()
     }
 
     /// Waits until all that happened so far is in the counters.
@@ -200,6 +213,8 @@ async fn look(mut client: Client, seen: Arc<Mutex<Seen>>, looked: watch::Sender<
             let text = String::from_utf8_lossy(&metrics);
             seen.retries
                 .read(sum(&text, "tidegate_retries_total", "kind=\"retry\""));
+            seen.failovers
+                .read(sum(&text, "tidegate_failovers_total", ""));
         }
         seen.events.extend(overview.events.iter().cloned());
         let surplus = seen.events.len().saturating_sub(KEPT_EVENTS);
@@ -209,6 +224,18 @@ async fn look(mut client: Client, seen: Arc<Mutex<Seen>>, looked: watch::Sender<
         drop(seen);
         looked.send_modify(|looks| *looks += 1);
     }
+}
+
+/// How a key is: as a whole, or for the model that it is spared for.
+pub(crate) fn key_health<'a>(overview: &'a Overview, name: &str) -> Option<&'a KeyHealth> {
+    let mut keys = overview.providers.iter().flat_map(|p| &p.keys);
+    let key = keys.find(|key| key.name == name)?;
+    let each = std::iter::once(&key.health).chain(key.models.iter().map(|model| &model.health));
+    Some(
+        each.into_iter()
+            .find(|h| h.state != "healthy")
+            .unwrap_or(&key.health),
+    )
 }
 
 /// Adds the samples of a family that have this label.

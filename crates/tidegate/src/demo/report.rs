@@ -15,28 +15,43 @@ use super::words::millis;
 /// Columns of the report for people: fits every terminal.
 const WIDTH: usize = 79;
 
+/// What the names of events about keys begin with.
+const KEY: &str = "key_";
+/// Why the hosted model is missing.
+pub(crate) const NO_PYTHON: &str = "left out: there is no python3 of 3.9 or newer on the PATH";
+
 /// The report; its JSON is what `tidegate demo --json` prints.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// Requests that callers made.
     pub(crate) requests: u64,
-    /// Of them over gRPC; the others are JSON over HTTP/1.1.
+    /// Of them over gRPC; all others are JSON over HTTP/1.1.
     pub(crate) grpc_requests: u64,
+    /// Of them chat completions of the LLM provider.
+    pub(crate) chats: u64,
+    /// Of those streamed.
+    pub(crate) chats_streamed: u64,
+    /// Of them calls of the hosted model.
+    pub(crate) model_calls: u64,
     /// Requests without a right answer: refused, cut, an error, a wrong prediction. Zero, or the exit code is 1.
     pub(crate) failures: u64,
     /// The first failures, in words.
     pub(crate) failure_samples: Vec<String>,
-    /// Attempts after the first: what callers would have seen as failures.
+    /// Attempts after the first at another instance: what callers would have seen as failures.
     pub(crate) retries_absorbed: u64,
+    /// Attempts after which a chat went on to another key.
+    pub(crate) key_failovers: u64,
+    /// Calls of the hosted model that ran again because their worker was killed.
+    pub(crate) worker_reruns: u64,
     /// Requests in flight in a killed gateway process, which the callers' own client sent again.
     pub(crate) resent_after_gateway_kill: u64,
     /// Seconds from the first request to the last.
     pub(crate) duration_s: f64,
     /// Requests a second.
     pub(crate) rate: f64,
-    /// As callers saw it.
+    /// Of the classifier, as callers saw it.
     pub(crate) latency_ms: LatencyMs,
-    /// Milliseconds from each fault to the ejection.
+    /// Milliseconds from each fault to the ejection of the instance or key.
     pub(crate) time_to_eject_ms: BTreeMap<&'static str, u64>,
     /// Milliseconds from the listing of a new instance to its first answer.
     pub(crate) time_to_use_new_instance_ms: Option<u64>,
@@ -46,6 +61,8 @@ pub(crate) struct Report {
     pub(crate) split: Vec<Split>,
     /// How often each version was right about the texts.
     pub(crate) versions: BTreeMap<&'static str, Quality>,
+    /// Version of the Python that hosted the model; `None`: there was none, and that part was left out.
+    pub(crate) python: Option<String>,
     /// Everything that happened, in order.
     pub(crate) events: Vec<Outcome>,
     /// Whether a signal ended the demo before its time.
@@ -90,6 +107,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) traffic: &'a Traffic,
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) retries: u64,
+    pub(crate) failovers: u64,
+    pub(crate) python: Option<String>,
     pub(crate) accuracy: [f64; 2],
     pub(crate) duration: Duration,
     pub(crate) interrupted: bool,
@@ -126,9 +145,14 @@ impl Report {
         Self {
             requests,
             grpc_requests: totals.grpc,
+            chats: totals.chats,
+            chats_streamed: totals.streamed,
+            model_calls: totals.hosted,
             failures: totals.failed,
             failure_samples: sources.traffic.failures(),
             retries_absorbed: sources.retries,
+            key_failovers: sources.failovers,
+            worker_reruns: sources.outcomes.iter().filter_map(|o| o.reruns).sum(),
             resent_after_gateway_kill: totals.resent,
             duration_s: round(seconds, 3),
             rate: round(requests as f64 / seconds.max(0.001), 1),
@@ -142,6 +166,7 @@ impl Report {
             gateway_restart_gap_ms: worst("gateway_kill", |o| o.gap_ms),
             split: splits(&sources.traffic.phases()),
             versions: versions.into(),
+            python: sources.python,
             events: sources.outcomes,
             interrupted: sources.interrupted,
         }
@@ -210,11 +235,12 @@ impl Report {
                 millis(self.latency_ms.max.round() as u64)
             ),
         )?;
+        let others = self.grpc_requests + self.chats + self.model_calls;
         row(
             "protocols",
             format!(
                 "{} JSON over HTTP/1.1 · {} gRPC",
-                thousands(self.requests.saturating_sub(self.grpc_requests)),
+                thousands(self.requests.saturating_sub(others)),
                 thousands(self.grpc_requests)
             ),
         )?;
@@ -225,14 +251,40 @@ impl Report {
                 thousands(self.retries_absorbed)
             ),
         )?;
-        if !self.time_to_eject_ms.is_empty() {
-            let each: Vec<String> = self
-                .time_to_eject_ms
-                .iter()
-                .map(|(event, ms)| format!("{event} {}", millis(*ms)))
+        let ejected = |keys: bool| {
+            let each = self.time_to_eject_ms.iter();
+            let each: Vec<String> = each
+                .filter(|(event, _)| event.starts_with(KEY) == keys)
+                .map(|(event, ms)| format!("{} {}", event.trim_start_matches(KEY), millis(*ms)))
                 .collect();
-            row("time to eject", each.join(" · "))?;
+            (!each.is_empty()).then(|| each.join(" · "))
+        };
+        if let Some(times) = ejected(false) {
+            row("time to eject", times)?;
         }
+        row(
+            "LLM provider",
+            format!(
+                "{} chats, {} of them streams; {} went on to another key",
+                thousands(self.chats),
+                thousands(self.chats_streamed),
+                thousands(self.key_failovers)
+            ),
+        )?;
+        if let Some(times) = ejected(true) {
+            row("time to spare", times)?;
+        }
+        row(
+            "hosted model",
+            match &self.python {
+                Some(version) => format!(
+                    "{} calls in Python {version}, {} ran again",
+                    thousands(self.model_calls),
+                    thousands(self.worker_reruns)
+                ),
+                None => NO_PYTHON.to_owned(),
+            },
+        )?;
         if let Some(ms) = self.time_to_use_new_instance_ms {
             row("new instance", format!("used after {}", millis(ms)))?;
         }
@@ -331,7 +383,7 @@ fn in_ms(duration: Duration) -> f64 {
 mod tests {
     use super::*;
     use crate::demo::model::Label;
-    use crate::demo::traffic::Answer;
+    use crate::demo::traffic::{Answer, Opined, What};
     use std::time::Instant;
 
     fn report(failures: u32) -> Report {
@@ -340,15 +392,17 @@ mod tests {
         for n in 0..10 {
             let version = Version::ALL[usize::from(n == 9)];
             traffic.answered(Answer {
-                text: "",
-                label: Label::Positive,
-                reason: None,
+                what: What::Opinion(Opined {
+                    text: "",
+                    label: Label::Positive,
+                    reason: None,
+                    version,
+                    hit: n != 0,
+                    grpc: n > 6,
+                }),
+                instance: "v1-a".into(),
                 sent: start,
                 done: start + Duration::from_millis(2),
-                version,
-                instance: "v1-a".into(),
-                hit: n != 0,
-                grpc: n > 6,
                 kills: 0,
             });
         }
@@ -370,10 +424,18 @@ mod tests {
             used_after_ms: Some(140),
             ..Outcome::default()
         };
+        let revoked = Outcome {
+            event: "key_revoked",
+            ejected_after_ms: Some(4),
+            reruns: Some(2),
+            ..Outcome::default()
+        };
         Report::new(Sources {
             traffic: &traffic,
-            outcomes: vec![kill(60), add, kill(90)],
+            outcomes: vec![kill(60), add, kill(90), revoked],
             retries: 7,
+            failovers: 3,
+            python: None,
             accuracy: [0.7, 0.9],
             duration: Duration::from_secs(2),
             interrupted: false,
@@ -417,6 +479,18 @@ mod tests {
         );
         assert_eq!(json["versions"]["v1"]["seen_accuracy"], 0.8889);
         assert_eq!(json["events"][0]["ejected_after_ms"], 60);
+        assert_eq!(json["key_failovers"], 3);
+        assert_eq!(json["worker_reruns"], 2);
+        assert_eq!(json["python"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_part_that_is_left_out_is_told_plainly_and_every_line_fits() {
+        let text = report(0).text(Style::plain());
+        assert!(text.contains(NO_PYTHON), "{text}");
+        assert!(text.contains("time to eject   kill 90 ms\n"), "{text}");
+        assert!(text.contains("time to spare   revoked 4 ms\n"), "{text}");
+        assert!(text.lines().all(|line| columns(line) <= WIDTH), "{text}");
     }
 
     #[test]

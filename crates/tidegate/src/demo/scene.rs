@@ -10,7 +10,8 @@ use super::model::Version;
 /// What one event of the script did, as the report tells it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Outcome {
-    /// `kill`, `slow`, `hang`, `break`, `reset`, `add`, `drain`, `gateway_kill`, `reload`, `rolling_restart`, `upgrade`.
+    /// `kill`, `slow`, `hang`, `break`, `reset`, `add`, `drain`, `key_revoked`, `key_limited`, `worker_kill`,
+    /// `gateway_kill`, `reload`, `rolling_restart`, `upgrade`.
     pub(crate) event: &'static str,
     /// What was done, in words.
     pub(crate) what: String,
@@ -18,13 +19,13 @@ pub(crate) struct Outcome {
     pub(crate) result: String,
     /// Seconds from the start of the demo to the event.
     pub(crate) at_s: f64,
-    /// Milliseconds from the fault to the ejection; `None` where nothing is to be ejected, or where nothing was in time.
+    /// Milliseconds from the fault to the ejection of the instance or key; `None` where nothing is to be ejected, or where nothing was in time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ejected_after_ms: Option<u64>,
     /// Why the gateway ejected it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
-    /// Milliseconds until the new, restarted or recovered instance answered its first request.
+    /// Milliseconds until the new, restarted or recovered instance, key or worker answered its first request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) used_after_ms: Option<u64>,
     /// Milliseconds that the change took as a whole.
@@ -36,11 +37,14 @@ pub(crate) struct Outcome {
     /// The instance's share of its version's traffic before and during the event, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) share: Option<[f64; 2]>,
+    /// Calls that ran again after the death of a worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reruns: Option<u64>,
     /// Requests answered during the event.
     pub(crate) requests: u64,
     /// Requests that failed during the event.
     pub(crate) failures: u64,
-    /// Attempts after the first during the event.
+    /// Attempts after the first during the event, at another instance or with another key.
     pub(crate) retries: u64,
 }
 
@@ -48,10 +52,10 @@ impl Outcome {
     /// Whether the gateway did what the event asks of it.
     pub(crate) fn is_good(&self) -> bool {
         let shown = match self.event {
-            "kill" | "hang" | "break" | "reset" => {
+            "kill" | "hang" | "break" | "reset" | "key_revoked" | "key_limited" => {
                 self.ejected_after_ms.is_some() && self.used_after_ms.is_some()
             }
-            "add" => self.used_after_ms.is_some(),
+            "add" | "worker_kill" => self.used_after_ms.is_some(),
             "slow" => self
                 .share
                 .is_some_and(|[before, during]| during < before / 2.0),
@@ -69,7 +73,7 @@ pub(crate) struct Now {
     pub(crate) title: String,
     /// What it means, a sentence a line.
     pub(crate) lines: Vec<String>,
-    /// The instance concerned.
+    /// The instance, key or worker concerned.
     pub(crate) member: Option<String>,
 }
 
@@ -121,6 +125,11 @@ impl Scene {
         let mut inner = self.lock();
         inner.log.push(format!("  {}", outcome.result));
         inner.outcomes.push(outcome);
+    }
+
+    /// Attempts that became good ones elsewhere, as far as they are counted by events: calls that ran again.
+    pub(crate) fn reruns(&self) -> u64 {
+        self.lock().outcomes.iter().filter_map(|o| o.reruns).sum()
     }
 
     /// The instances are these now.

@@ -16,7 +16,10 @@ use tokio::sync::watch;
 use super::DemoError;
 use super::fleet::{endpoints_file, replace};
 use super::guard::Guard;
+use super::hosted::{self, Python, model_folder};
 use super::model::Version;
+use super::provider;
+use super::wire;
 
 /// Time until a started gateway must serve.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -24,6 +27,16 @@ const START_TIME: Duration = Duration::from_secs(60);
 const STOP_TIME: Duration = Duration::from_secs(10);
 /// Log lines kept to explain a failure.
 const KEPT_LINES: usize = 20;
+
+/// Events of processes that are gone.
+const ENDED: [&str; 6] = [
+    "gateway ended",
+    "gateway died",
+    "the outgoing gateway ended",
+    "host ended",
+    "host died: its workers end, calls wait",
+    "control ended",
+];
 
 /// The ports that callers and people use.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +47,22 @@ pub(crate) struct FrontPorts {
     pub(crate) admin: u16,
 }
 
+/// What is behind the gateway, beside the classifier's instances.
+#[derive(Clone, Debug)]
+pub(crate) struct Behind {
+    /// The provider's port.
+    pub(crate) provider: u16,
+    /// What runs the hosted model, if there is one.
+    pub(crate) python: Option<Python>,
+}
+
 /// The configuration, as a user would write it.
-pub(crate) fn config(folder: &Path, ports: FrontPorts, weights: [u32; 2]) -> String {
+pub(crate) fn config(
+    folder: &Path,
+    ports: FrontPorts,
+    behind: &Behind,
+    weights: [u32; 2],
+) -> String {
     let quoted = |path: PathBuf| Value::from(path.display().to_string()).to_string();
     let state = Value::from(format!("file:{}", folder.join("state").display())).to_string();
     let mut text = format!(
@@ -49,7 +76,7 @@ listeners:
 routes:
   - name: sentiment
     match:
-      - {{ path: {{ exact: /v1/predict }}, methods: [POST] }}
+      - {{ path: {{ exact: {predict} }}, methods: [POST] }}
       - {{ grpc: {{ service: tidegate.demo.Sentiment }} }}
     to:
       - {{ upstream: sentiment-v1, weight: {v1} }}
@@ -63,6 +90,16 @@ routes:
       backoff: {{ initial: 5ms, max: 50ms }}
       budget: {{ percent: 50%, min: 20 }}
       replay: true
+  - name: chat
+    match: {{ path: {{ exact: {chat} }} }}
+    to: [ {{ provider: {llm} }} ]
+{language}
+providers:
+  - name: {llm}
+    type: openai
+    base_url: "http://127.0.0.1:{provider}/v1"
+    api_tokens: {keys}
+    failover: {{ health_check_interval: 500ms }}
 
 upstreams:
 "#,
@@ -70,6 +107,18 @@ upstreams:
         listener = ports.listener,
         v1 = weights[0],
         v2 = weights[1],
+        predict = wire::PREDICT,
+        chat = provider::CHAT,
+        llm = provider::NAME,
+        provider = behind.provider,
+        keys = Value::from(provider::KEYS.as_slice()),
+        language = match behind.python {
+            Some(_) => format!(
+                "  - name: {service}\n    match: {{ path: {{ prefix: /{service} }} }}\n    to: [ {{ service: {service} }} ]\n",
+                service = hosted::SERVICE
+            ),
+            None => String::new(),
+        },
     );
     for version in Version::ALL {
         text.push_str(&format!(
@@ -85,6 +134,23 @@ upstreams:
             file = quoted(endpoints_file(folder, version)),
         ));
     }
+    if let Some(python) = &behind.python {
+        text.push_str(&format!(
+            r#"
+services:
+  - name: {name}
+    python: {{ path: {model}, class: "language:Language", executable: {executable} }}
+    data: {data}
+    replicas: {workers}
+    stop_grace: 5s
+"#,
+            name = hosted::SERVICE,
+            model = quoted(model_folder(folder)),
+            executable = quoted(python.executable.clone()),
+            data = quoted(model_folder(folder).join("appdata")),
+            workers = hosted::WORKERS,
+        ));
+    }
     text
 }
 
@@ -93,6 +159,7 @@ upstreams:
 pub(crate) struct Stack {
     folder: PathBuf,
     ports: FrontPorts,
+    behind: Behind,
     guard: Guard,
     supervisor: Supervisor,
 }
@@ -116,13 +183,19 @@ impl Stack {
     pub(crate) async fn start(
         folder: &Path,
         ports: FrontPorts,
+        behind: Behind,
         weights: [u32; 2],
         guard: &Guard,
     ) -> Result<Self, DemoError> {
-        replace(&config_file(folder), &config(folder, ports, weights))?;
+        if behind.python.is_some() {
+            hosted::write(folder)?;
+        }
+        let text = config(folder, ports, &behind, weights);
+        replace(&config_file(folder), &text)?;
         Ok(Self {
             folder: folder.to_owned(),
             ports,
+            behind,
             guard: guard.clone(),
             supervisor: Supervisor::start(folder, guard, false).await?,
         })
@@ -146,7 +219,7 @@ impl Stack {
 
     /// Changes the weights in the file; the gateway notices by itself.
     pub(crate) fn reweigh(&self, weights: [u32; 2]) -> Result<(), DemoError> {
-        let text = config(&self.folder, self.ports, weights);
+        let text = config(&self.folder, self.ports, &self.behind, weights);
         replace(&config_file(&self.folder), &text)
     }
 
@@ -265,10 +338,10 @@ async fn follow(
             }
         }
         match (event["message"].as_str(), pid) {
-            (Some("gateway started"), Some(pid)) => guard.add(pid),
-            (Some("gateway ended" | "gateway died" | "the outgoing gateway ended"), Some(pid)) => {
-                guard.remove(pid);
+            (Some("gateway started" | "host started" | "control started"), Some(pid)) => {
+                guard.add(pid);
             }
+            (Some(message), Some(pid)) if ENDED.contains(&message) => guard.remove(pid),
             (Some("gateway ready"), _) => served.send_modify(|count| *count += 1),
             _ => {}
         }
@@ -286,13 +359,24 @@ mod tests {
             admin: 9900,
         };
         let folder = Path::new("/tmp/a folder with \"quotes\"");
-        let text = config(folder, ports, [90, 10]);
-        match tidegate_config::load_str("demo.yaml", &text) {
-            Ok(loaded) => {
-                assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
-                assert_eq!(loaded.config.routes[0].to.len(), 2);
+        let python = Python {
+            executable: "/opt/a python/bin/python3".into(),
+            version: "3.9.1".into(),
+        };
+        for (python, routes) in [(None, 2), (Some(python), 3)] {
+            let behind = Behind {
+                provider: 8601,
+                python,
+            };
+            let text = config(folder, ports, &behind, [90, 10]);
+            match tidegate_config::load_str("demo.yaml", &text) {
+                Ok(loaded) => {
+                    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+                    assert_eq!(loaded.config.routes.len(), routes);
+                    assert_eq!(loaded.config.routes[0].to.len(), 2);
+                }
+                Err(problems) => panic!("{text}\n{problems}"),
             }
-            Err(problems) => panic!("{problems}"),
         }
     }
 }

@@ -18,26 +18,61 @@ const KEPT_FAILURES: usize = 10;
 /// One right answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
+    /// What it is about.
+    pub(crate) what: What,
+    /// Which instance, key or worker answered.
+    pub(crate) instance: String,
+    /// When the caller first sent the request.
+    pub(crate) sent: Instant,
+    /// When the answer was complete.
+    pub(crate) done: Instant,
+    /// Gateway processes that had been killed on purpose before the caller's connection was opened.
+    pub(crate) kills: u64,
+}
+
+impl Answer {
+    fn latency(&self) -> Duration {
+        self.done.saturating_duration_since(self.sent)
+    }
+
+    /// The classifier's opinion, if it is one.
+    pub(crate) fn opinion(&self) -> Option<&Opined> {
+        match &self.what {
+            What::Opinion(opinion) => Some(opinion),
+            What::Chat { .. } | What::Hosted => None,
+        }
+    }
+}
+
+/// What an answer is about.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// The classifier's opinion.
+    Opinion(Opined),
+    /// A chat completion of the provider of language models.
+    Chat {
+        /// As a stream of events.
+        streamed: bool,
+    },
+    /// An answer of the hosted model.
+    Hosted,
+}
+
+/// An opinion of the classifier.
+#[derive(Clone, Debug)]
+pub(crate) struct Opined {
     /// The text that was asked about.
     pub(crate) text: &'static str,
     /// What the instance said of it.
     pub(crate) label: Label,
     /// The feature that weighed most, with its log-odds.
     pub(crate) reason: Option<(String, f64)>,
-    /// When the caller first sent the request.
-    pub(crate) sent: Instant,
-    /// When the answer was complete.
-    pub(crate) done: Instant,
     /// Which version answered.
     pub(crate) version: Version,
-    /// Which instance answered.
-    pub(crate) instance: String,
     /// Whether the model was right about the text; a wrong opinion is a right answer of that model.
     pub(crate) hit: bool,
     /// Whether it came over gRPC.
     pub(crate) grpc: bool,
-    /// Gateway processes that had been killed on purpose before the caller's connection was opened.
-    pub(crate) kills: u64,
 }
 
 /// Answers and opinions of one version.
@@ -65,6 +100,12 @@ pub(crate) struct Totals {
     pub(crate) answered: u64,
     /// Of them over gRPC.
     pub(crate) grpc: u64,
+    /// Of them chat completions.
+    pub(crate) chats: u64,
+    /// Of those streamed.
+    pub(crate) streamed: u64,
+    /// Of them calls of the hosted model.
+    pub(crate) hosted: u64,
     /// Requests without one.
     pub(crate) failed: u64,
     /// Requests that were in flight in a gateway process that was killed, and that the caller's client sent again.
@@ -89,7 +130,7 @@ pub(crate) struct Recent {
 pub(crate) struct Second {
     /// Answers.
     pub(crate) answers: u32,
-    /// Slowest of them.
+    /// Slowest of the classifier's.
     pub(crate) slowest: Duration,
 }
 
@@ -98,12 +139,19 @@ pub(crate) struct Second {
 pub(crate) struct RecentAll {
     /// Answers a second.
     pub(crate) rate: f64,
-    /// Median latency.
+    /// Median latency of the classifier: the other models take the time that they take.
     pub(crate) p50: Duration,
-    /// 99th percentile.
+    /// 99th percentile of it.
     pub(crate) p99: Duration,
-    /// By instance.
+    /// By instance, key and worker.
     pub(crate) instances: BTreeMap<String, Recent>,
+}
+
+impl RecentAll {
+    /// An instance's, key's or worker's share; nothing where none answered.
+    pub(crate) fn of(&self, instance: &str) -> Recent {
+        self.instances.get(instance).copied().unwrap_or_default()
+    }
 }
 
 /// The count of everything.
@@ -156,15 +204,25 @@ impl Traffic {
     pub(crate) fn answered(&self, answer: Answer) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let latency = answer.done.saturating_duration_since(answer.sent);
-        let version = answer.version.index();
         inner.totals.answered += 1;
-        inner.totals.grpc += u64::from(answer.grpc);
-        inner.totals.versions[version].answers += 1;
-        inner.totals.versions[version].hits += u64::from(answer.hit);
-        inner.latency.record(latency);
-        if let Some(phase) = inner.phases.last_mut() {
-            phase.answers[version] += 1;
+        let mut slowest = Duration::ZERO;
+        match &answer.what {
+            What::Opinion(opinion) => {
+                let version = opinion.version.index();
+                inner.totals.grpc += u64::from(opinion.grpc);
+                inner.totals.versions[version].answers += 1;
+                inner.totals.versions[version].hits += u64::from(opinion.hit);
+                slowest = answer.latency();
+                inner.latency.record(slowest);
+                if let Some(phase) = inner.phases.last_mut() {
+                    phase.answers[version] += 1;
+                }
+            }
+            What::Chat { streamed } => {
+                inner.totals.chats += 1;
+                inner.totals.streamed += u64::from(*streamed);
+            }
+            What::Hosted => inner.totals.hosted += 1,
         }
         if let Some(awaited) = inner.awaited.get_mut(&answer.instance) {
             // An answer whose request was sent before may come from the instance's earlier life.
@@ -181,12 +239,12 @@ impl Traffic {
         match inner.seconds.back_mut() {
             Some((at, count)) if *at == second => {
                 count.answers += 1;
-                count.slowest = count.slowest.max(latency);
+                count.slowest = count.slowest.max(slowest);
             }
             _ => {
                 let count = Second {
                     answers: 1,
-                    slowest: latency,
+                    slowest,
                 };
                 inner.seconds.push_back((second, count));
                 if inner.seconds.len() > HISTORY {
@@ -265,7 +323,7 @@ impl Traffic {
         self.lock().phases.clone()
     }
 
-    /// Latencies since the start.
+    /// The classifier's latencies since the start.
     pub(crate) fn latency(&self) -> Histogram {
         self.lock().latency.clone()
     }
@@ -287,9 +345,13 @@ impl Traffic {
         all
     }
 
-    /// The latest answer.
+    /// The latest answer of the classifier.
     pub(crate) fn latest(&self) -> Option<Answer> {
-        self.lock().recent.back().cloned()
+        let inner = self.lock();
+        let mut newest_first = inner.recent.iter().rev();
+        newest_first
+            .find(|answer| answer.opinion().is_some())
+            .cloned()
     }
 
     /// Rates and latencies of the last moments.
@@ -304,13 +366,15 @@ impl Traffic {
         let mut all = Vec::with_capacity(inner.recent.len());
         let mut each: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
         for answer in &inner.recent {
-            let latency = answer.done.saturating_duration_since(answer.sent);
-            all.push(latency);
+            let latency = answer.latency();
+            if answer.opinion().is_some() {
+                all.push(latency);
+            }
             each.entry(&answer.instance).or_default().push(latency);
         }
         let rate = |count: usize| count as f64 / window;
         RecentAll {
-            rate: rate(all.len()),
+            rate: rate(inner.recent.len()),
             p99: quantile(&mut all, 0.99),
             p50: quantile(&mut all, 0.5),
             instances: each
@@ -331,7 +395,8 @@ impl Traffic {
     pub(crate) fn share(&self, instance: &str, version: Version, since: Instant) -> f64 {
         let inner = self.lock();
         let (mut its, mut all) = (0_u32, 0_u32);
-        for answer in inner.recent.iter().filter(|a| a.version == version) {
+        let of_version = |answer: &&Answer| answer.opinion().is_some_and(|o| o.version == version);
+        for answer in inner.recent.iter().filter(of_version) {
             if answer.sent >= since {
                 all += 1;
                 its += u32::from(answer.instance == instance);
@@ -372,17 +437,23 @@ mod tests {
 
     fn answer(start: Instant, ms: u64, instance: &str) -> Answer {
         Answer {
+            what: opinion(Version::V1),
+            instance: instance.into(),
+            sent: start,
+            done: start + Duration::from_millis(ms),
+            kills: 0,
+        }
+    }
+
+    fn opinion(version: Version) -> What {
+        What::Opinion(Opined {
             text: "",
             label: Label::Positive,
             reason: None,
-            sent: start,
-            done: start + Duration::from_millis(ms),
-            version: Version::V1,
-            instance: instance.into(),
+            version,
             hit: true,
             grpc: false,
-            kills: 0,
-        }
+        })
     }
 
     #[test]
@@ -393,7 +464,7 @@ mod tests {
         traffic.begin_phase([50, 50]);
         traffic.answered(answer(start, 2, "a"));
         traffic.answered(Answer {
-            version: Version::V2,
+            what: opinion(Version::V2),
             ..answer(start, 3, "b")
         });
         let phases = traffic.phases();
@@ -424,7 +495,7 @@ mod tests {
             traffic.answered(answer(start, 1, instance));
         }
         traffic.answered(Answer {
-            version: Version::V2,
+            what: opinion(Version::V2),
             ..answer(start, 1, "x")
         });
         assert!((traffic.share("a", Version::V1, start) - 0.5).abs() < 1e-9);
@@ -444,6 +515,31 @@ mod tests {
         });
         let first = start + Duration::from_millis(9);
         assert_eq!(traffic.first_after_kill(), Some(first));
+    }
+
+    #[test]
+    fn the_classifiers_latency_is_not_that_of_a_model_that_computes_for_long() {
+        let start = Instant::now();
+        let traffic = Traffic::new(start, [1, 1]);
+        traffic.answered(answer(start, 2, "a"));
+        for what in [What::Hosted, What::Chat { streamed: true }] {
+            traffic.answered(Answer {
+                what,
+                ..answer(start, 900, "b")
+            });
+        }
+        let totals = traffic.totals();
+        assert_eq!(
+            [
+                totals.answered,
+                totals.hosted,
+                totals.chats,
+                totals.streamed
+            ],
+            [3, 1, 1, 1]
+        );
+        assert_eq!(traffic.latency().longest(), Duration::from_millis(2));
+        assert_eq!(traffic.latest().map(|a| a.instance), Some("a".into()));
     }
 
     #[test]

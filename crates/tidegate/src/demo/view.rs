@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tidegate_admin::overview::Overview;
+
 use super::model::Version;
-use super::observer::Observer;
+use super::observer::{Observer, key_health};
 use super::report::thousands;
 use super::scene::{Scene, Shown};
 use super::style::{Style, columns, fit, wrap};
@@ -21,6 +23,8 @@ const STATUS_LINE: Duration = Duration::from_secs(5);
 const READABLE: Duration = Duration::from_millis(1600);
 /// Wider than this nothing gets better.
 const WIDEST: usize = 110;
+/// Lines of what has happened that stay, however many members there are.
+const FEWEST_OUTCOMES: usize = 4;
 /// Columns of the bar that shows an instance's share: where there is room, and where there is little.
 const BAR: [usize; 2] = [16, 10];
 /// Columns that the longer bar needs.
@@ -191,9 +195,17 @@ fn frame(
     out.push(String::new());
     now(shows, style, width, &mut out);
     out.push(String::new());
-    members(shows, &recent, style, width, &mut out);
+    // Below: an empty line, an answer, another one, and some of what was.
+    let height_of_members = height.saturating_sub(out.len() + 3 + FEWEST_OUTCOMES);
+    for section in sections(shows, &recent, style, width, height_of_members) {
+        out.extend(section);
+    }
     out.push(String::new());
-    out.extend(answer.as_ref().map(|answer| answer_line(answer, style)));
+    out.extend(
+        answer
+            .as_ref()
+            .and_then(|answer| answer_line(answer, style)),
+    );
     out.push(String::new());
     let outcomes = shows.scene.outcomes();
     // The newest that fit.
@@ -250,7 +262,7 @@ fn traffic_line(shows: &Shows, recent: &RecentAll, style: Style) -> String {
         latency(recent.p50),
         latency(recent.p99),
         thousands(totals.answered),
-        thousands(shows.observer.retries()),
+        thousands(shows.observer.retries() + shows.observer.failovers() + shows.scene.reruns()),
     )
 }
 
@@ -271,24 +283,65 @@ fn now(shows: &Shows, style: Style, width: usize, out: &mut Vec<String>) {
     out.extend(lines.into_iter().map(|line| format!("  {line}")));
 }
 
-fn members(shows: &Shows, recent: &RecentAll, style: Style, width: usize, out: &mut Vec<String>) {
+/// A group of members, its headline first.
+struct Section {
+    lines: Vec<String>,
+    /// What happens now concerns one of its members.
+    concerned: bool,
+}
+
+/// A member as a line shows it.
+struct Row {
+    name: String,
+    address: String,
+    state: String,
+    cause: String,
+    inflight: u64,
+}
+
+/// The sections for which there is room; what happens now is seen in any case.
+fn sections(
+    shows: &Shows,
+    recent: &RecentAll,
+    style: Style,
+    width: usize,
+    height: usize,
+) -> Vec<Vec<String>> {
+    let mut all = instances(shows, recent, style, width);
+    all.extend(shows.observer.overview().into_iter().flat_map(|overview| {
+        let (keys, workers) = (keys(&overview), workers(&overview));
+        let mut others = vec![section(shows, recent, "LLM provider", keys, style, width)];
+        if !workers.is_empty() {
+            let title = "hosted model (Python)";
+            others.push(section(shows, recent, title, workers, style, width));
+        }
+        others
+    }));
+    let mut room = height;
+    for section in all.iter().filter(|section| section.concerned) {
+        room = room.saturating_sub(section.lines.len());
+    }
+    all.retain(|section| {
+        let fits = section.lines.len() <= room;
+        if fits && !section.concerned {
+            room -= section.lines.len();
+        }
+        fits || section.concerned
+    });
+    all.into_iter().map(|section| section.lines).collect()
+}
+
+fn instances(shows: &Shows, recent: &RecentAll, style: Style, width: usize) -> Vec<Section> {
     let weights = shows.scene.weights();
     let all: u32 = weights.iter().sum();
-    let concerned = shows.scene.now().member;
     let members = shows.scene.members();
-    let rate = |member: &Shown| {
-        recent
-            .instances
-            .get(&member.name)
-            .copied()
-            .unwrap_or_default()
-    };
-    let total: f64 = members.iter().map(|member| rate(member).rate).sum();
-    for version in Version::ALL {
+    let rate = |member: &Shown| recent.of(&member.name).rate;
+    let total: f64 = members.iter().map(rate).sum();
+    let of = |version: Version| {
         let its: Vec<&Shown> = members.iter().filter(|m| m.version == version).collect();
-        let seen: f64 = its.iter().map(|member| rate(member).rate).sum();
+        let seen: f64 = its.iter().map(|member| rate(member)).sum();
         let weight = f64::from(weights[version.index()]) * 100.0 / f64::from(all.max(1));
-        out.push(format!(
+        let title = format!(
             "{}  weight {weight:.0}%  {}  {}",
             style.bold(&format!("sentiment-{}", version.name())),
             style.dim(&format!("now {:.0}%", seen * 100.0 / total.max(0.1))),
@@ -296,82 +349,145 @@ fn members(shows: &Shows, recent: &RecentAll, style: Style, width: usize, out: &
                 "right about {:.0}% of unseen texts",
                 shows.accuracy[version.index()] * 100.0
             )),
-        ));
-        for member in its {
-            let marked = concerned.as_deref() == Some(&*member.name);
-            let line = member_line(shows, member, rate(member), seen, marked, style, width);
-            out.push(fit(&line, width));
+        );
+        let rows = its.into_iter().map(|member| {
+            let (state, cause, inflight) = match shows.observer.member(&member.address) {
+                Some(view) => (view.state, view.cause, view.inflight),
+                None => ("not listed".to_owned(), String::new(), 0),
+            };
+            Row {
+                name: member.name.clone(),
+                address: member.address.clone(),
+                state,
+                cause,
+                inflight,
+            }
+        });
+        section(shows, recent, &title, rows.collect(), style, width)
+    };
+    Version::ALL.map(of).into()
+}
+
+fn keys(overview: &Overview) -> Vec<Row> {
+    let keys = overview.providers.iter().flat_map(|p| &p.keys);
+    let rows = keys.map(|key| {
+        let health = key_health(overview, &key.name).unwrap_or(&key.health);
+        Row {
+            name: key.name.clone(),
+            address: String::new(),
+            state: health.state.clone(),
+            cause: health.cause.clone(),
+            inflight: key.inflight,
         }
+    });
+    rows.collect()
+}
+
+fn workers(overview: &Overview) -> Vec<Row> {
+    let instances = overview.services.iter().flat_map(|s| &s.instances);
+    let rows = instances.map(|worker| Row {
+        name: worker.name.clone(),
+        address: worker
+            .pid
+            .map(|pid| format!("pid {pid}"))
+            .unwrap_or_default(),
+        state: worker.state.clone(),
+        cause: worker.cause.clone(),
+        inflight: worker.in_flight,
+    });
+    rows.collect()
+}
+
+fn section(
+    shows: &Shows,
+    recent: &RecentAll,
+    title: &str,
+    rows: Vec<Row>,
+    style: Style,
+    width: usize,
+) -> Section {
+    let concerned = shows.scene.now().member;
+    let rate: f64 = rows.iter().map(|row| recent.of(&row.name).rate).sum();
+    let mut lines = vec![style.bold(title)];
+    let mut of_now = false;
+    for row in rows {
+        let marked = concerned.as_deref() == Some(&*row.name);
+        of_now |= marked;
+        let line = row_line(shows, row, recent, rate, marked, style, width);
+        lines.push(fit(&line, width));
+    }
+    Section {
+        lines,
+        concerned: of_now,
     }
 }
 
-fn member_line(
+fn row_line(
     shows: &Shows,
-    member: &Shown,
-    recent: Recent,
-    version_rate: f64,
+    row: Row,
+    recent: &RecentAll,
+    all: f64,
     marked: bool,
     style: Style,
     width: usize,
 ) -> String {
-    let view = shows.observer.member(&member.address);
-    let (state, cause, inflight) = match (&view, shows.observer.is_fresh()) {
-        (_, false) => ("?".to_owned(), "the gateway is away".to_owned(), 0),
-        (Some(view), true) => (view.state.clone(), short(&view.cause), view.inflight),
-        (None, true) => ("not listed".to_owned(), String::new(), 0),
+    let Recent { rate, p50 } = recent.of(&row.name);
+    let (state, cause, inflight) = match shows.observer.is_fresh() {
+        false => ("?".to_owned(), "the gateway is away".to_owned(), 0),
+        true => (row.state, short(&row.cause), row.inflight),
     };
     let shown = format!("{state:<10}");
     let state = match &*state {
-        "healthy" => style.good(&format!("● {shown}")),
-        "warming" => style.warn(&format!("◐ {shown}")),
-        "ejected" => style.bad(&format!("✗ {shown}")),
+        "healthy" | "ready" => style.good(&format!("● {shown}")),
+        "warming" | "starting" => style.warn(&format!("◐ {shown}")),
+        "ejected" | "crash_loop" => style.bad(&format!("✗ {shown}")),
         "probing" | "draining" => style.warn(&format!("◌ {shown}")),
         _ => style.dim(&format!("○ {shown}")),
     };
-    let share = recent.rate / version_rate.max(0.1);
     let bar = BAR[usize::from(width < ROOMY)];
-    let filled = (share * bar as f64).round().clamp(0.0, bar as f64) as usize;
+    let filled = (rate / all.max(0.1) * bar as f64).round();
+    let filled = filled.clamp(0.0, bar as f64) as usize;
     let bar = format!(
         "{}{}",
         style.accent(&"█".repeat(filled)),
         style.dim(&"·".repeat(bar - filled))
     );
-    let name = format!("{:<5}", member.name);
+    let name = format!("{:<10}", row.name);
     let name = if marked {
         style.event(&format!("▶ {name}"))
     } else {
         format!("  {name}")
     };
     format!(
-        "{name} {} {state} {bar} {:>4.0}/s {:>7}  {inflight:>2} in flight  {}",
-        style.dim(&format!("{:<15}", member.address)),
-        recent.rate,
-        latency(recent.p50),
+        "{name} {} {state} {bar} {rate:>4.0}/s {:>7}  {inflight:>2} in flight  {}",
+        style.dim(&format!("{:<15}", row.address)),
+        latency(p50),
         style.dim(&cause),
     )
 }
 
 /// One of the many answers, with the model's reason: this is what it is all about.
-fn answer_line(answer: &Answer, style: Style) -> String {
-    let label = answer.label.name();
-    let verdict = if answer.hit {
+fn answer_line(answer: &Answer, style: Style) -> Option<String> {
+    let opinion = answer.opinion()?;
+    let label = opinion.label.name();
+    let verdict = if opinion.hit {
         style.good("rightly")
     } else {
         style.warn("wrongly")
     };
-    let reason = answer
+    let reason = opinion
         .reason
         .as_ref()
         .map_or_else(String::new, |(word, weight)| {
             style.dim(&format!(": “{word}” {weight:+.1}"))
         });
-    format!(
+    Some(format!(
         "“{}” {} {} says {}, {verdict}{reason}",
-        answer.text,
+        opinion.text,
         style.dim("→"),
         style.accent(&answer.instance),
         style.bold(label)
-    )
+    ))
 }
 
 /// One column a second, the newest at the right.

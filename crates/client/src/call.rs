@@ -131,7 +131,7 @@ impl Call {
         Ok(self)
     }
 
-    /// Whether an upload whose connection breaks goes on where it was. Default: yes, from 1 MiB on.
+    /// Whether an upload whose connection breaks goes on where it was. Default: yes, from 16 MiB on.
     pub fn resume(mut self, yes: bool) -> Self {
         self.resume = yes;
         self
@@ -325,15 +325,15 @@ impl<'a> Attempts<'a> {
         {
             return Err(Error::Deadline);
         }
+        let code = failed.code();
         let wait = self.retry.next(
             self.made,
-            failed.error.code(),
+            code,
             failed.pushback,
             !safe || failed.certain,
             fastrand::f64(),
         );
-        let allowed =
-            !self.retry.codes.contains(&failed.error.code()) || self.client.inner.tokens().failed();
+        let allowed = !self.retry.codes.contains(&code) || self.client.inner.tokens().failed();
         let Some(wait) = wait.filter(|_| allowed) else {
             return Err(failed.error);
         };

@@ -24,8 +24,8 @@ use crate::message::{Raw, UploadRequest, UploadStatus};
 use crate::upload::pump;
 use crate::{Call, Error};
 
-/// Uploads from this size on go on where they broke.
-const RESUME_FROM: u64 = 1 << 20;
+/// Uploads from this size on go on where they broke: the host keeps what it has of them, which smaller ones are not worth.
+const RESUME_FROM: u64 = 16 << 20;
 /// Messages that wait for the connection.
 const AHEAD: usize = 8;
 
@@ -293,8 +293,9 @@ impl Chaos<'_> {
             )
         };
         let of = |status: tonic::Status| Failed::of(&member.address, &status);
+        // Before the head nobody has promised a heartbeat: the service may be starting.
         let answer = tokio::select! {
-            answer = tokio::time::timeout(settings.silence, made) => answer.map_err(|_| silent())?.map_err(of)?,
+            answer = made => answer.map_err(of)?,
             failed = input_failed(&mut pumped) => return Err(failed),
         };
         member.answered();

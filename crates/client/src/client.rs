@@ -74,7 +74,7 @@ impl Client {
                 version: String::new(),
                 deadline: None,
                 retry: Retry::default(),
-                silence: Duration::from_secs(30),
+                silence: Duration::from_secs(10),
                 limit: 256 << 20,
                 balance: Balance::default(),
                 connect_timeout: Duration::from_secs(5),
@@ -185,7 +185,8 @@ impl Builder {
         self
     }
 
-    /// A streamed call whose host is silent for so long, without a heartbeat even, has lost its connection. Default 30 s.
+    /// A streamed call whose host has begun to answer and is silent for so long, without a heartbeat even, has lost its connection. Until the
+    /// answer's head a call waits for its deadline: the service may be starting. Default 10 s.
     #[must_use]
     pub fn heartbeat_timeout(mut self, silence: Duration) -> Self {
         self.settings.silence = silence;

@@ -110,8 +110,14 @@ impl Error {
     }
 }
 
-/// What Tidegate's host says before a method has begun.
-const NEVER_RAN: [&str; 2] = ["not_ready", "draining"];
+/// What Tidegate's host says before a method has begun: of itself, and of an upload that is elsewhere or not as far as was thought.
+const NEVER_RAN: [&str; 5] = [
+    "not_ready",
+    "draining",
+    "upload_taken",
+    "upload_offset",
+    "upload_unknown",
+];
 
 /// A failed attempt.
 #[derive(Debug)]
@@ -147,12 +153,21 @@ impl Failed {
             .get("grpc-retry-pushback-ms")
             .map(|text| text.to_str().unwrap_or(""));
         let told = Status::of(status);
+        let unsent = NEVER_RAN.contains(&told.reason.as_str());
         Self {
             pushback: crate::Pushback::read(pushback),
-            unsent: NEVER_RAN.contains(&told.reason.as_str()),
-            certain: !told.reason.is_empty() && told.code != Code::Unavailable,
+            unsent,
+            certain: !unsent && !told.reason.is_empty() && told.code != Code::Unavailable,
             connection: false,
             error: Error::Status(Box::new(told)),
+        }
+    }
+
+    /// What decides about another attempt: a call that has not begun is as good as one that found nobody.
+    pub(crate) fn code(&self) -> Code {
+        match self.unsent {
+            true => Code::Unavailable,
+            false => self.error.code(),
         }
     }
 

@@ -20,7 +20,7 @@ pub struct Retry {
     pub multiplier: f64,
     /// Codes that are tried again.
     pub codes: Vec<Code>,
-    /// Bounds retries when most calls fail. Default: not.
+    /// Bounds retries when most calls fail. Default: 100 tokens and a tenth of one back, enough for many callers that meet one restart.
     pub throttling: Option<Throttling>,
 }
 
@@ -34,7 +34,10 @@ impl Default for Retry {
             max: Duration::from_secs(30),
             multiplier: 2.0,
             codes: vec![Code::Unavailable, Code::Internal, Code::Unknown],
-            throttling: None,
+            throttling: Some(Throttling {
+                tokens: 100,
+                ratio: 0.1,
+            }),
         }
     }
 }

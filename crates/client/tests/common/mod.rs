@@ -316,7 +316,7 @@ impl Service<Request<UploadRequest>> for Status_ {
 }
 
 /// Methods: `digest` (the length and the sum of the input), `count` (items), `silent` (no heartbeat, no result), `slow` (three heartbeats
-/// first), `stays` (heartbeats for ever).
+/// first), `stays` (heartbeats for ever), `late` (its answer begins only after half a second).
 struct Chaos(Shared);
 
 pub(crate) struct Results(mpsc::Receiver<Result<Raw, Status>>);
@@ -342,6 +342,12 @@ impl Service<Request<Streaming<Raw>>> for Chaos {
         let state = Arc::clone(&self.0);
         Box::pin(async move {
             let (metadata, _, messages) = request.into_parts();
+            if metadata
+                .get("x-func-name")
+                .is_some_and(|name| name == "late")
+            {
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
             let (sender, receiver) = mpsc::channel(4);
             tokio::spawn(async move {
                 if let Err(status) = serve(&state, metadata, messages, &sender).await {
@@ -444,6 +450,9 @@ async fn serve(
             if kwargs["fails"] == true {
                 return Err(Status::unavailable("no more"));
             }
+        }
+        "late" => {
+            let _ = out.send(item(json!("begun"))).await;
         }
         "slow" => {
             for _ in 0..3 {

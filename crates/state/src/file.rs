@@ -158,7 +158,8 @@ fn create(path: &Path) -> io::Result<()> {
 #[async_trait]
 impl Backend for FileStore {
     async fn execute(&self, operation: Operation) -> Result<Answer, Error> {
-        let ended = || Error::unavailable("the thread that owns the state file ended");
+        // Also after a panic, which the thread survives.
+        let ended = || Error::unavailable("the thread that owns the state file did not answer");
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(ended)?;
         requests.send((operation, reply)).map_err(|_| ended())?;
@@ -240,6 +241,11 @@ impl Owner {
         self.ledger.expire(now, &mut effects);
         let mut answers = Vec::with_capacity(batch.len());
         for (operation, reply) in batch {
+            // Its caller has stopped waiting, as for a disk that hangs: it was told that nothing is known, so nothing is what
+            // should happen.
+            if reply.is_closed() {
+                continue;
+            }
             answers.push((reply, self.ledger.apply(operation, now, &mut effects)));
         }
         // After a failure no answer holds: they were read from a ledger that ran ahead of the file.
@@ -420,6 +426,9 @@ mod tests {
     const WELL: u8 = 0;
     const FULL: u8 = 1;
     const PANICS: u8 = 2;
+    const HANGS: u8 = 3;
+    /// It hangs, and somebody waits for it.
+    const STUCK: u8 = 4;
 
     /// A disk with a mood. One for each test: they run at the same time.
     #[derive(Debug)]
@@ -430,6 +439,13 @@ mod tests {
             match self.1.load(Ordering::SeqCst) {
                 FULL => Err(io::ErrorKind::StorageFull.into()),
                 PANICS => panic!("the disk is in a bad mood"),
+                HANGS | STUCK => {
+                    self.1.store(STUCK, Ordering::SeqCst);
+                    while self.1.load(Ordering::SeqCst) == STUCK {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    Ok(())
+                }
                 _ => Ok(()),
             }
         }
@@ -506,5 +522,30 @@ mod tests {
     async fn a_panic_costs_what_was_under_way_alone() {
         static MOOD: AtomicU8 = AtomicU8::new(WELL);
         recovers_from(&MOOD, PANICS, |path| open_on(path, &MOOD)).await;
+    }
+
+    #[tokio::test]
+    async fn what_its_caller_gave_up_is_not_done_when_the_disk_comes_back() {
+        static MOOD: AtomicU8 = AtomicU8::new(WELL);
+        let folder = tempfile::tempdir().unwrap();
+        let store = start(&folder.path().join("s"), |path| open_on(path, &MOOD)).unwrap();
+        let key = |text: &str| Key::parse(text).unwrap();
+        MOOD.store(HANGS, Ordering::SeqCst);
+        let under_way = tokio::spawn({
+            let (store, key) = (Arc::clone(&store), key("a"));
+            async move { store.put(&key, "x".into(), None, &Guard::NONE).await }
+        });
+        while MOOD.load(Ordering::SeqCst) != STUCK {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::pause();
+        let late = store.put(&key("b"), "y".into(), None, &Guard::NONE).await;
+        assert!(late.unwrap_err().is_unavailable());
+        assert!(under_way.await.unwrap().unwrap_err().is_unavailable());
+        tokio::time::resume();
+        MOOD.store(WELL, Ordering::SeqCst);
+        assert_eq!(store.get(&key("b")).await.unwrap(), None);
+        // What the disk had begun was done: that is not known, and was told as that.
+        assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, "x");
     }
 }

@@ -38,19 +38,20 @@ enum Said {
     Change(Change),
 }
 
-fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+/// A message as a frame of at most so many bytes behind its length.
+fn frame(message: &impl Serialize, most: usize) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 4];
     serde_json::to_writer(&mut frame, message)?;
     let length = u32::try_from(frame.len() - 4)
         .ok()
-        .filter(|length| *length as usize <= LARGEST_FRAME)
+        .filter(|length| *length as usize <= most)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"))?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     Ok(frame)
 }
 
 async fn send(to: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
-    to.write_all(&frame(message)?).await
+    to.write_all(&frame(message, LARGEST_FRAME)?).await
 }
 
 /// The next message; `None` when the other side closed. A message that cannot be understood is an error of kind

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{Call, Said, frame, receive};
+use super::{Call, LARGEST_FRAME, Said, frame, receive};
 use crate::error::Error;
 use crate::key::Prefix;
 use crate::operation::{Answer, Operation, PATIENCE};
@@ -48,15 +50,10 @@ impl Server {
 
     /// Takes no more calls, answers those that were taken, and lets go of the store. A client that does not read its
     /// answers is not waited for longer than a few seconds.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.stop.send_replace(true);
-        if tokio::time::timeout(PATIENCE, &mut self.task)
-            .await
-            .is_err()
-        {
-            self.task.abort();
-            let _ = self.task.await;
-        }
+        // Ends by itself, for each of its parts has a bound: the store's own, and that of the writers.
+        let _ = self.task.await;
     }
 }
 
@@ -90,17 +87,26 @@ async fn told(mut stop: watch::Receiver<bool>) {
 async fn connection(stream: UnixStream, store: Arc<dyn Store>, stop: watch::Receiver<bool>) {
     let (mut from, mut to) = stream.into_split();
     let (out, mut frames) = mpsc::channel::<Vec<u8>>(FRAMES);
+    let stopped = stop.clone();
+    // When it ends nothing more is taken to be written, so that nobody waits for it.
     let writer = async move {
+        let mut late = pin!(async {
+            told(stopped).await;
+            tokio::time::sleep(PATIENCE).await;
+        });
         while let Some(frame) = frames.recv().await {
-            if tokio::io::AsyncWriteExt::write_all(&mut to, &frame)
-                .await
-                .is_err()
-            {
+            let written = tokio::select! {
+                written = to.write_all(&frame) => written.is_ok(),
+                () = &mut late => false,
+            };
+            if !written {
                 return;
             }
         }
     };
-    let teller = tokio::spawn(tell(store.watch(&Prefix::all()), out.clone()));
+    // In a set, so that it ends with the connection also where that is broken off: it holds the store.
+    let mut teller = JoinSet::new();
+    teller.spawn(tell(store.watch(&Prefix::all()), out.clone()));
     let reader = async {
         let mut calls = JoinSet::new();
         let places = Arc::new(Semaphore::new(CALLS));
@@ -133,10 +139,9 @@ async fn connection(stream: UnixStream, store: Arc<dyn Store>, stop: watch::Rece
             () = told(stop.clone()) => {}
         }
         while calls.join_next().await.is_some() {}
-        teller.abort();
         drop(out);
         // Not waited for by the answers above: it holds the last sender.
-        let _ = teller.await;
+        teller.shutdown().await;
     };
     // The reader ends first when the client is gone or the server stops, and the writer then writes the rest out; a
     // writer that cannot write any more makes the reader end by the closed socket.
@@ -144,10 +149,26 @@ async fn connection(stream: UnixStream, store: Arc<dyn Store>, stop: watch::Rece
 }
 
 async fn say(out: &mpsc::Sender<Vec<u8>>, said: &Said) {
-    match frame(said) {
-        Ok(frame) => drop(out.send(frame).await),
-        Err(error) => tracing::warn!(%error, "an answer of the store cannot be sent"),
+    if let Some(frame) = framed(said, LARGEST_FRAME) {
+        let _ = out.send(frame).await;
     }
+}
+
+/// As a frame of at most so many bytes. What is longer is answered all the same: a caller that heard nothing would wait, and ask again.
+fn framed(said: &Said, most: usize) -> Option<Vec<u8>> {
+    let error = match frame(said, most) {
+        Ok(frame) => return Some(frame),
+        Err(error) => error,
+    };
+    tracing::warn!(%error, "what the store says cannot be sent");
+    let instead = match said {
+        Said::Answer { id, .. } => Said::Answer {
+            id: *id,
+            result: Err(Error::unavailable(format_args!("its answer: {error}"))),
+        },
+        Said::Change(_) => Said::Change(Change::Gap),
+    };
+    frame(&instead, LARGEST_FRAME).ok()
 }
 
 /// Tells a client what changes.
@@ -212,4 +233,54 @@ async fn run(store: &dyn Store, operation: Operation) -> Result<Answer, Error> {
         Operation::Lease { name } => Answer::Lease(store.lease(&name).await?),
         Operation::Add { adds } => Answer::Added(store.add_all(&adds).await?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+    use crate::store::Guard;
+
+    #[test]
+    fn an_answer_that_is_too_long_for_a_frame_is_told_as_that() {
+        let answer = Said::Answer {
+            id: 7,
+            result: Ok(Answer::Added(vec![u64::MAX; 1_000])),
+        };
+        let frame = framed(&answer, 1_000).unwrap();
+        match serde_json::from_slice(&frame[4..]).unwrap() {
+            Said::Answer { id: 7, result } => assert!(result.unwrap_err().is_unavailable()),
+            other => panic!("{other:?}"),
+        }
+        assert!(framed(&answer, LARGEST_FRAME).unwrap().len() > 1_000);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stops_lets_go_of_the_store_though_a_client_reads_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, socket) = (folder.path().join("f"), folder.path().join("s"));
+        let store = crate::file(&path).unwrap();
+        let key = Key::parse("large").unwrap();
+        let value = vec![0; 64 << 10];
+        store
+            .put(&key, value.into(), None, &Guard::NONE)
+            .await
+            .unwrap();
+        let server =
+            Server::start(StdListener::bind(&socket).unwrap(), Arc::clone(&store)).unwrap();
+        let mut client = UnixStream::connect(&socket).await.unwrap();
+        for id in 0..CALLS as u64 {
+            let operation = Operation::Get { key: key.clone() };
+            let call = frame(&Call { id, operation }, LARGEST_FRAME).unwrap();
+            client.write_all(&call).await.unwrap();
+        }
+        // Each call that waits to be answered has the store in its hands.
+        while Arc::strong_count(&store) < CALLS / 2 {
+            tokio::task::yield_now().await;
+        }
+        drop(store);
+        tokio::time::pause();
+        server.stop().await;
+        crate::file(&path).unwrap();
+    }
 }

@@ -7,15 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use smallvec::SmallVec;
 use tidegate_core::{MemberKey, NoPick, Pick, PickRequest, Scope, Verdict};
 use tidegate_route::retry::{AttemptOutcome, Decision, GiveUp, Tries};
 
-use super::outcome;
 use super::race::{Contender, Raced};
 use super::relay::Fault;
 use super::source::{Cursor, Source, SourceError};
 use super::timer::{Timer, rest};
+use super::{Context, head, outcome};
 use crate::clock;
 use crate::down::{Down, DownError};
 use crate::provider::attempt::Asking;
@@ -74,6 +75,35 @@ pub(crate) struct Deadline {
     pub(crate) at: Option<Instant>,
     /// The caller's own (`grpc-timeout`), not the route's: running out says nothing about the endpoint.
     pub(crate) callers: bool,
+}
+
+impl Deadline {
+    /// The earlier of the route's timeout and the caller's own deadline.
+    pub(crate) fn of(state: &RouteState, headers: &HeaderMap, context: Context<'_>) -> Self {
+        let routes = state
+            .route
+            .timeout
+            .and_then(|t| context.started.checked_add(t));
+        let callers = if context.is_grpc {
+            head::grpc_deadline(headers, context.started)
+        } else {
+            None
+        };
+        match (routes, callers) {
+            (Some(r), Some(c)) if c < r => Self {
+                at: Some(c),
+                callers: true,
+            },
+            (None, Some(c)) => Self {
+                at: Some(c),
+                callers: true,
+            },
+            (routes, _) => Self {
+                at: routes,
+                callers: false,
+            },
+        }
+    }
 }
 
 /// An endpoint's answer, its body still to come.
@@ -170,7 +200,7 @@ pub(crate) struct Loop<'a, 'd> {
 impl Loop<'_, '_> {
     /// Attempts until an answer is to be relayed or nothing more may be tried.
     pub(crate) async fn run(
-        mut self,
+        &mut self,
         plan: &[Planned],
     ) -> Result<Won, (Lost, Option<Arc<Traffic>>)> {
         let mut tries = Tries::default();
@@ -194,8 +224,7 @@ impl Loop<'_, '_> {
                     Ok(first) => Ok(first),
                     // With another target in line nobody waits.
                     Err(Lost::NoneFit(_)) if planned.service.is_some() && !more_targets => {
-                        self.await_instance(planned, &mut tried, &mut patience)
-                            .await
+                        Box::pin(self.await_instance(planned, &mut tried, &mut patience)).await
                     }
                     Err(none) => Err(none),
                 };

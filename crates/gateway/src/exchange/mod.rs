@@ -5,6 +5,7 @@
 
 pub(crate) mod attempt;
 mod await_instance;
+mod deliver;
 pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod instead;
@@ -29,6 +30,7 @@ use tidegate_wire::grpc;
 use tidegate_wire::h1::BodyLength;
 use tidegate_wire::headers::{Peer, Scheme};
 
+use self::forward::Ready;
 use crate::clock;
 use crate::down::Down;
 use crate::listener::ListenerState;
@@ -157,7 +159,7 @@ impl Drop for Running<'_> {
 pub(crate) async fn handle(
     worker: &Rc<Worker>,
     caller: &Caller,
-    mut request: Incoming,
+    request: &mut Incoming,
     down: &mut Down<'_>,
     watch: &Watch,
 ) {
@@ -172,23 +174,41 @@ pub(crate) async fn handle(
         is_grpc,
         is_head: request.method == Method::HEAD,
     };
-    let line = worker.shared.access.begin(&request, caller);
+    let line = worker.shared.access.begin(request, caller);
     let mut running = Running::new(context);
     running.logged = line.is_some();
-    let plan = match plan::plan(context, &mut request, &mut running) {
+    let plan = match plan::plan(context, request, &mut running) {
         Ok(plan) => Some(plan),
         Err(instead) => match *instead {
             instead::Instead::Unread(seen) => {
-                front::plan(context, seen, &mut request, down, &mut running).await
+                front::plan(context, seen, request, down, &mut running).await
             }
             instead => {
-                instead::answer(context, instead, down, &mut running).await;
+                Box::pin(instead::answer(context, instead, down, &mut running)).await;
                 None
             }
         },
     };
-    if let Some(plan) = plan {
-        forward::forward(context, plan, request, down, &mut running).await;
+    let ready = match plan {
+        Some(plan) => {
+            let waited = match plan.delay {
+                Some(delay) => {
+                    let headers = &request.headers;
+                    Box::pin(forward::injected(context, &plan.state, delay, headers, down)).await
+                }
+                None => Ok(()),
+            };
+            let is_h2 = down.is_h2();
+            Some(waited.and_then(|()| Ready::new(context, plan, request, is_h2, &mut running)))
+        }
+        None => None,
+    };
+    match ready {
+        Some(Ok(mut ready)) => forward::forward(context, &mut ready, down, &mut running).await,
+        Some(Err(lost)) => {
+            Box::pin(forward::lose(context, lost, down, &mut running)).await;
+        }
+        None => {}
     }
     if let Some(line) = line {
         worker

@@ -70,6 +70,8 @@ pub(crate) struct Seen {
 
 /// A request that its route has let in.
 struct Entered {
+    /// Leading bytes of the path that the route's match stands for.
+    matched: usize,
     busy: Option<Busy>,
     fault: FaultDecision,
     permit: Option<Box<Permit>>,
@@ -171,7 +173,20 @@ pub(crate) fn resume(
             .as_ref()
             .map_or(Model::Unread, |read| read.model()),
     };
-    let Some(found) = snapshot.router.find(&view) else {
+    let found = match (&seen.entered, &seen.state) {
+        // It is in already: only its body had to be read.
+        (Some(entered), Some(state)) => Some((state.clone(), entered.matched)),
+        _ => match snapshot.router.find(&view) {
+            Some(found) if found.needs_model => {
+                seen.needs_model = true;
+                seen.state = Some(snapshot.routes[found.route.index].clone());
+                return Err(Box::new(Instead::Unread(seen)));
+            }
+            Some(found) => Some((snapshot.routes[found.route.index].clone(), found.matched)),
+            None => None,
+        },
+    };
+    let Some((state, matched)) = found else {
         if context.is_grpc
             && let Some(builtin) = Builtin::find(request)
         {
@@ -197,16 +212,13 @@ pub(crate) fn resume(
         )
         .into());
     };
-    let state = &snapshot.routes[found.route.index];
-    if found.needs_model {
-        seen.needs_model = true;
-        seen.state = Some(state.clone());
-        return Err(Box::new(Instead::Unread(seen)));
+    let route = &state.route;
+    if seen.entered.is_none() {
+        running.report.route = Some(route.name.clone());
+        running.count_as(&state.own);
     }
-    running.report.route = Some(found.route.name.clone());
-    running.count_as(&state.own);
     if context.is_grpc
-        && let Action::Forward(forward) = &found.route.action
+        && let Action::Forward(forward) = &route.action
         && let [target] = forward.split.targets()
         && let Some(index) = upstream(target.resolve(&request.headers))
         && snapshot.service(index).is_some()
@@ -228,17 +240,17 @@ pub(crate) fn resume(
         Some(entered) => entered,
         None => {
             let permit = match asks {
-                true => accounts::admit(context, state, request)?,
+                true => accounts::admit(context, &state, request)?,
                 false => None,
             };
-            let busy = limits(worker, state, &view)?;
-            let fault = found
-                .route
+            let busy = limits(worker, &state, &view)?;
+            let fault = route
                 .fault
                 .as_ref()
                 .map(|f| f.decide(worker.random()))
                 .unwrap_or_default();
             Entered {
+                matched,
                 busy,
                 fault,
                 permit: permit.map(Box::new),
@@ -250,13 +262,13 @@ pub(crate) fn resume(
     }
     if asks {
         let Some(read) = &seen.read else {
-            seen.state = Some(state.clone());
+            seen.state = Some(state);
             seen.entered = Some(entered);
             return Err(Box::new(Instead::Unread(seen)));
         };
         if let Some(model) = read.listing() {
             return Err(Box::new(Instead::Listing(Box::new(Listing {
-                state: state.clone(),
+                state,
                 model: model.map(str::to_owned),
                 permit: entered.permit.map(|permit| *permit),
             }))));
@@ -265,12 +277,11 @@ pub(crate) fn resume(
             accounts::allowed(permit, model)?;
         }
     }
-    match &found.route.action {
+    match &route.action {
         Action::Forward(forward) => {
-            let changed = found
-                .route
+            let changed = route
                 .rewrite
-                .path(&path, found.matched)
+                .path(&path, matched)
                 .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
             let path = if *changed == *request.target.path() {
                 request
@@ -284,25 +295,25 @@ pub(crate) fn resume(
             if asks && let Some(read) = &seen.read {
                 read.pass_on(request, &path);
             }
-            let targets = targets(context, state, forward, &view, seen.read.as_deref())?;
+            let targets = targets(context, &state, forward, &view, seen.read.as_deref())?;
             let mirror = forward
                 .mirror
                 .as_ref()
                 .filter(|m| m.share.hit(worker.random() as u32));
             Ok(Plan {
                 mirror: mirror.and_then(|m| upstream(m.target.resolve(&request.headers))),
-                state: state.clone(),
                 targets,
                 path,
                 delay: entered.fault.delay,
                 busy: entered.busy,
                 permit: entered.permit,
                 read: seen.read,
+                state,
             })
         }
         Action::Redirect(redirect) => {
             let location = redirect
-                .location(&view, found.matched, seen.scheme.as_str(), caller.port)
+                .location(&view, matched, seen.scheme.as_str(), caller.port)
                 .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
             let headers = HeaderMap::from_iter([(LOCATION, location)]);
             Err(Box::new(Instead::Answer {

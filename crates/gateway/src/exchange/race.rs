@@ -288,12 +288,14 @@ impl Contender {
 
 impl Loop<'_, '_> {
     /// Runs one attempt, and hedges it if the route says so, until a head has come or nothing is left.
-    pub(super) async fn race(
+    ///
+    /// Not an `async fn`: that keeps its arguments twice.
+    pub(super) fn race(
         &mut self,
         planned: &Planned,
         first: Contender,
         tried: &mut SmallVec<[MemberKey; 4]>,
-    ) -> Raced {
+    ) -> impl Future<Output = Raced> {
         let worker: &Rc<Worker> = self.worker;
         let hedge = self
             .state
@@ -304,7 +306,7 @@ impl Loop<'_, '_> {
         let mut running: SmallVec<[Contender; 1]> = SmallVec::new();
         running.push(first);
         let mut made = 1;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             if self.timer.is_over(self.deadline.at, cx) {
                 for mut contender in running.drain(..) {
                     let kind = contender.silence().filter(|_| !self.deadline.callers);
@@ -407,7 +409,6 @@ impl Loop<'_, '_> {
             }
             Poll::Pending
         })
-        .await
     }
 
     fn hedged(&self, planned: &Planned, tried: &mut SmallVec<[MemberKey; 4]>) -> Option<Contender> {

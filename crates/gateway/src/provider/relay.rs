@@ -1,11 +1,12 @@
 //! The answer of a provider on its way to the caller, from its first content on.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tidegate_core::Verdict;
+use tidegate_core::{InFlight, Permit, Verdict};
 use tidegate_keys::{NoAnswer, Outcome};
 use tidegate_llm::classify::Evidence;
 use tidegate_llm::usage::Usage;
@@ -22,6 +23,7 @@ use crate::exchange::timer::Timer;
 use crate::exchange::{Context, Running, head};
 use crate::snapshot::RouteState;
 use crate::up::Up;
+use crate::upstream::Target;
 
 /// An answer is whole for the caller before the provider has closed its framing: so long is waited for that, to keep the connection.
 const LINGER: Duration = Duration::from_secs(1);
@@ -39,32 +41,48 @@ enum Ended {
 }
 
 /// A part of an answer; mostly all of it.
-pub(crate) struct Part<'a> {
+pub(super) struct Part<'a> {
     /// Who could be asked for the rest if it breaks off.
-    pub(crate) asked: Option<&'a Asked>,
+    pub(super) asked: Option<&'a Asked>,
     /// What the parts before it used.
-    pub(crate) before: Option<Usage>,
-    pub(crate) timer: Timer,
+    pub(super) before: Option<Usage>,
+    pub(super) timer: Timer,
 }
 
-/// Relays the answer and gives the verdict on the key. If it breaks off and can go on, the caller has not been told yet.
-pub(crate) async fn relay(
+/// An answer of which the caller has the head and the first content.
+pub(super) struct Begun<'a> {
+    up: Up,
+    cursor: Cursor,
+    asking: Box<Asking>,
+    part: Part<'a>,
+    /// The caller took it.
+    given: bool,
+    /// Bytes that the caller had before.
+    sent_before: u64,
+    _in_flight: InFlight<Arc<Target>>,
+    _permit: Permit,
+}
+
+/// How a part ended, besides well.
+enum Over {
+    /// It can go on, and the caller has not been told yet.
+    Broken(Broken),
+    /// What the caller is told, and how that is called.
+    Told(Bytes, &'static str),
+}
+
+/// Gives the caller the head and the first content. `None`: the answer is none of a provider's.
+pub(super) fn begin<'a>(
     context: Context<'_>,
     state: &RouteState,
     won: Won,
-    part: Part<'_>,
-    deadline: Deadline,
+    part: Part<'a>,
     down: &mut Down<'_>,
     running: &mut Running<'_>,
-) -> Option<Broken> {
-    let Part {
-        asked,
-        before,
-        timer,
-    } = part;
+) -> Option<Begun<'a>> {
     let Won {
-        mut up,
-        mut cursor,
+        up,
+        cursor,
         mut response,
         pick,
         latency,
@@ -72,11 +90,9 @@ pub(crate) async fn relay(
         traffic,
         permit,
         asking,
-        ..
     } = won;
     let mut asking = asking?;
     let worker = context.worker;
-    let _permit = permit;
     running.count_as(&traffic);
     // An answer may begin before the request has come whole.
     if cursor.done {
@@ -85,14 +101,12 @@ pub(crate) async fn relay(
     asking.key.content_began(worker.now());
     // The endpoint has answered; whether the key did is another matter.
     count(&upstream.attempts, worker.index, &Verdict::Ok);
-    let pick_id = pick.member().id().clone();
-    let _in_flight = pick.finish_held(Verdict::Ok, Some(latency), worker.now());
-    let provider = asking.provider.clone();
     if let Some(after) = asking.first_token.filter(|_| asking.stream) {
-        provider.stats.first_token(worker.index, after);
+        asking.provider.stats.first_token(worker.index, after);
     }
     let report = &mut running.report;
-    report.member = Some(pick_id);
+    report.member = Some(pick.member().id().clone());
+    let in_flight = pick.finish_held(Verdict::Ok, Some(latency), worker.now());
     let begun = report.talk.as_ref().is_some_and(|talk| talk.begun);
     head::response(&mut response.headers, response.status, down.is_h2());
     state.route.response_headers.apply(&mut response.headers);
@@ -107,95 +121,145 @@ pub(crate) async fn relay(
         report.bytes_down += piece.len() as u64;
         given = given.and_then(|()| down.data(piece, false));
     }
-    let mut pieces = 1;
-    let ended = match given {
-        Err(_) => Ended::Gone,
-        Ok(()) => {
+    Some(Begun {
+        up,
+        cursor,
+        asking,
+        part,
+        given: given.is_ok(),
+        sent_before,
+        _in_flight: in_flight,
+        _permit: permit,
+    })
+}
+
+/// Relays what follows and gives the verdict on the key.
+///
+/// Not an `async fn`: that keeps its arguments twice.
+pub(super) fn rest<'a>(
+    context: Context<'a>,
+    state: &'a RouteState,
+    mut begun: Begun<'a>,
+    deadline: Deadline,
+    down: &'a mut Down<'_>,
+    running: &'a mut Running<'_>,
+) -> impl Future<Output = Option<Broken>> {
+    async move {
+        let mut pieces = 1;
+        let mut ended = Ended::Gone;
+        if begun.given {
             let idle = state.route.idle_timeout;
             context.watch.set(idle.map(|t| clock::now() + t));
             let mut pump = Pump {
-                asking: &mut asking,
+                asking: &mut begun.asking,
                 down,
                 watch: context.watch,
                 idle,
                 deadline,
-                worker: worker.index,
-                timer,
+                worker: context.worker.index,
+                timer: std::mem::take(&mut begun.part.timer),
                 bytes: 0,
                 pieces: 1,
             };
-            let ended = pump.run(&mut up, &mut cursor).await;
-            report.bytes_down += pump.bytes;
+            ended = pump.run(&mut begun.up, &mut begun.cursor).await;
+            running.report.bytes_down += pump.bytes;
             pieces = pump.pieces;
-            ended
         }
-    };
-    let used = usage(&asking, report.bytes_down - sent_before, pieces, &ended);
-    provider.stats.used(worker.index, &asking.model, &used);
-    let spent = before.map_or(used, |before| before.plus(&used));
-    if let Some(talk) = &mut report.talk {
-        talk.provider = Some(provider.name().clone());
-        talk.model = Some(asking.model.clone());
-        talk.key = Some(asking.key.key().fingerprint.clone());
-        talk.usage = Some(spent);
-    }
-    let first_byte = asking.first_byte;
-    let (key, answer) = (asking.key, &mut asking.answer);
-    let now = worker.now();
-    let mut told = None;
-    match ended {
-        Ended::Whole => {
-            let ok = Evidence::ok(report.status);
-            key.finish(Outcome::Answer(&ok), first_byte, now);
-            keep(up);
-        }
-        Ended::Broken | Ended::Late(_) => {
-            let mut code = "stream_broken";
-            if let Ended::Late(broke) = ended {
-                code = "timeout";
-                answer.broken(broke);
+        match begun.end(context, &ended, pieces, running)? {
+            Over::Broken(broken) => return Some(broken),
+            Over::Told(told, code) => {
+                Box::pin(give_up(context, told, code, down, running)).await;
             }
-            up.cancel();
-            let outcome = match answer.evidence() {
-                Some(evidence) => Outcome::Answer(evidence),
-                None => Outcome::NoAnswer(NoAnswer::Reset),
-            };
-            match asked {
-                Some(asked) => asked.broke(key, outcome, first_byte, worker),
-                None => {
-                    key.finish(outcome, first_byte, now);
+        }
+        None
+    }
+}
+
+impl Begun<'_> {
+    /// Gives the verdict on the key, and lets go of it. `None`: there is nothing left to be done.
+    fn end(
+        mut self,
+        context: Context<'_>,
+        ended: &Ended,
+        pieces: u64,
+        running: &mut Running<'_>,
+    ) -> Option<Over> {
+        let worker = context.worker;
+        let report = &mut running.report;
+        let asking = &mut *self.asking;
+        let bytes = report.bytes_down - self.sent_before;
+        let used = usage(asking, bytes, pieces, ended);
+        let provider = &asking.provider;
+        provider.stats.used(worker.index, &asking.model, &used);
+        let spent = self.part.before.map_or(used, |before| before.plus(&used));
+        if let Some(talk) = &mut report.talk {
+            talk.provider = Some(provider.name().clone());
+            talk.model = Some(asking.model.clone());
+            talk.key = Some(asking.key.key().fingerprint.clone());
+            talk.usage = Some(spent);
+        }
+        let now = worker.now();
+        let Asking {
+            key,
+            mut answer,
+            first_byte,
+            model,
+            ledger,
+            ..
+        } = *self.asking;
+        let mut told = None;
+        match ended {
+            Ended::Whole => {
+                let ok = Evidence::ok(report.status);
+                key.finish(Outcome::Answer(&ok), first_byte, now);
+                keep(self.up);
+            }
+            Ended::Broken | Ended::Late(_) => {
+                let mut code = "stream_broken";
+                if let Ended::Late(broke) = ended {
+                    code = "timeout";
+                    answer.broken(*broke);
                 }
+                self.up.cancel();
+                let outcome = match answer.evidence() {
+                    Some(evidence) => Outcome::Answer(evidence),
+                    None => Outcome::NoAnswer(NoAnswer::Reset),
+                };
+                match self.part.asked {
+                    Some(asked) => asked.broke(key, outcome, first_byte, worker),
+                    None => {
+                        key.finish(outcome, first_byte, now);
+                    }
+                }
+                let terminal = answer.terminal_error();
+                let may_go_on = self.part.asked.is_some();
+                if let Some(unfinished) = answer.unfinished().filter(|_| may_go_on) {
+                    return Some(Over::Broken(Broken {
+                        unfinished,
+                        told: terminal,
+                        code,
+                        spent,
+                    }));
+                }
+                told = Some(Over::Told(terminal, code));
             }
-            let terminal = answer.terminal_error();
-            if let Some(unfinished) = answer.unfinished().filter(|_| asked.is_some()) {
-                return Some(Broken {
-                    unfinished,
-                    told: terminal,
-                    code,
-                    spent,
-                });
+            Ended::Over => {
+                let fault = Fault::new(FaultKind::Timeout, "the answer was not complete in time");
+                told = Some(Over::Told(answer.terminal(&fault), "timeout"));
+                self.up.cancel();
+                key.finish(Outcome::Cancelled, first_byte, now);
             }
-            told = Some((terminal, code));
+            Ended::Gone => {
+                self.up.cancel();
+                key.finish(Outcome::Cancelled, first_byte, now);
+            }
         }
-        Ended::Over => {
-            let fault = Fault::new(FaultKind::Timeout, "the answer was not complete in time");
-            told = Some((answer.terminal(&fault), "timeout"));
-            up.cancel();
-            key.finish(Outcome::Cancelled, first_byte, now);
+        if let Some(ledger) = &ledger {
+            ledger.sent(&model);
+            ledger.settle(&spent);
         }
-        Ended::Gone => {
-            up.cancel();
-            key.finish(Outcome::Cancelled, first_byte, now);
-        }
+        told
     }
-    if let Some(ledger) = &asking.ledger {
-        ledger.sent(&asking.model);
-        ledger.settle(&spent);
-    }
-    if let Some((told, code)) = told {
-        give_up(context, told, code, down, running).await;
-    }
-    None
 }
 
 /// Ends an answer that will not be whole.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tidegate_llm::Unfinished;
 use tidegate_llm::usage::Usage;
 
-use super::relay;
+use super::relay::{self, Part};
 use crate::clock;
 use crate::down::Down;
 use crate::exchange::attempt::{Deadline, Loop, Planned, Won};
@@ -37,38 +37,59 @@ pub(crate) struct Again<'a> {
     pub(crate) timer: Timer,
 }
 
+impl<'a> Again<'a> {
+    /// What the attempt that won was planned as, if it may go on.
+    fn planned(&self, won: &Won) -> Option<&'a Planned> {
+        let asking = won.asking.as_ref()?;
+        let is_it = |p: &&Planned| p.asked.as_ref().is_some_and(|asked| asked.is_of(asking));
+        self.targets.iter().find(is_it)
+    }
+}
+
 /// Relays the answer, and the rest of it from other attempts.
-pub(crate) async fn relay(
+///
+/// Not an `async fn`: that keeps its arguments twice. What goes on is rare, and boxed.
+pub(crate) fn relay<'a>(
+    context: Context<'a>,
+    state: &'a RouteState,
+    won: Won,
+    mut again: Again<'a>,
+    deadline: Deadline,
+    down: &'a mut Down<'_>,
+    running: &'a mut Running<'_>,
+) -> impl Future<Output = ()> {
+    let planned = again.planned(&won);
+    let part = Part {
+        asked: planned.and_then(|planned| planned.asked.as_deref()),
+        before: None,
+        timer: std::mem::take(&mut again.timer),
+    };
+    let begun = relay::begin(context, state, won, part, down, running);
+    async move {
+        let Some(begun) = begun else { return };
+        let broken = relay::rest(context, state, begun, deadline, down, running).await;
+        if let (Some(broken), Some(planned)) = (broken, planned) {
+            Box::pin(go_on(
+                context, state, broken, planned, again, deadline, down, running,
+            ))
+            .await;
+        }
+    }
+}
+
+/// Has the rest of an answer that broke off from other attempts.
+async fn go_on(
     context: Context<'_>,
     state: &RouteState,
-    mut won: Won,
-    again: Again<'_>,
+    mut broken: Broken,
+    mut planned: &Planned,
+    mut again: Again<'_>,
     deadline: Deadline,
     down: &mut Down<'_>,
     running: &mut Running<'_>,
 ) {
-    let Again {
-        targets,
-        request,
-        mut timer,
-    } = again;
-    let mut spent = None;
-    for last in (0..=MOST).map(|made| made == MOST) {
-        let asking = won.asking.as_ref();
-        let planned = asking.and_then(|asking| {
-            let is_it = |p: &&Planned| p.asked.as_ref().is_some_and(|asked| asked.is_of(asking));
-            targets.iter().filter(|_| !last).find(is_it)
-        });
-        let asked = planned.and_then(|planned| planned.asked.as_deref());
-        let part = relay::Part {
-            asked,
-            before: spent,
-            timer: std::mem::take(&mut timer),
-        };
-        let relayed = relay::relay(context, state, won, part, deadline, down, running);
-        let (Some(broken), Some(planned), Some(asked)) = (relayed.await, planned, asked) else {
-            return;
-        };
+    for made in 1..=MOST {
+        let Some(asked) = &planned.asked else { return };
         context
             .watch
             .set(state.route.idle_timeout.map(|t| clock::now() + t));
@@ -76,30 +97,42 @@ pub(crate) async fn relay(
             talk.begun = true;
         }
         asked.go_on_from(broken.unfinished);
-        let attempts = Loop {
+        let mut attempts = Loop {
             worker: context.worker,
             snapshot: context.snapshot,
             down: &mut *down,
             state,
-            request: &mut *request,
+            request: &mut *again.request,
             source: &mut Source::of_whole(Bytes::new(), None),
             grpc: false,
             deadline,
             watch: context.watch,
-            timer: &mut timer,
+            timer: &mut again.timer,
             beat: &mut asked.heartbeat(state),
             made: &mut running.report.attempts,
         };
-        match Box::pin(attempts.run(std::slice::from_ref(planned))).await {
-            Ok(next) => won = next,
+        let won = match attempts.run(std::slice::from_ref(planned)).await {
+            Ok(won) => won,
             Err(_) => {
                 asked.settle(&broken.spent);
                 relay::give_up(context, broken.told, broken.code, down, running).await;
                 return;
             }
-        }
-        let provider = &asked.provider;
-        provider.stats.went_on(context.worker.index);
-        spent = Some(broken.spent);
+        };
+        asked.provider.stats.went_on(context.worker.index);
+        let next = again.planned(&won).filter(|_| made < MOST);
+        let part = Part {
+            asked: next.and_then(|planned| planned.asked.as_deref()),
+            before: Some(broken.spent),
+            timer: std::mem::take(&mut again.timer),
+        };
+        let Some(begun) = relay::begin(context, state, won, part, down, running) else {
+            return;
+        };
+        let rest = relay::rest(context, state, begun, deadline, down, running);
+        let (Some(further), Some(next)) = (rest.await, next) else {
+            return;
+        };
+        (broken, planned) = (further, next);
     }
 }

@@ -154,7 +154,7 @@ async fn burst<G>(
             || old_at(listener, memory.born).is_some_and(|old| clock::now() >= old);
         conn.begin(&request);
         watch.set(None);
-        let incoming = Incoming {
+        let mut incoming = Incoming {
             method: request.method,
             target: request.target,
             version: head::version_of(request.version),
@@ -162,7 +162,7 @@ async fn burst<G>(
             body: request.body,
             upgrade: request.upgrade,
         };
-        handle(worker, &caller, incoming, &mut Down::H1(conn), watch).await;
+        handle(worker, &caller, &mut incoming, &mut Down::H1(conn), watch).await;
         if !conn.may_continue() {
             if conn.is_answered() && !conn.body_done() && skip(conn, watch).await {
                 continue;

@@ -115,13 +115,14 @@ where
         }
         streams.active.set(streams.active.get() + 1);
         let active = Active(streams.clone());
-        tokio::task::spawn_local(stream(
+        // Boxed: the runtime moves what it is given several times.
+        tokio::task::spawn_local(Box::pin(stream(
             worker.clone(),
             caller.clone(),
             request,
             respond,
             active,
-        ));
+        )));
     }
     // Nothing more is accepted; what was accepted is still written.
     let _ = poll_fn(|cx| conn.poll_closed(cx)).await;
@@ -185,13 +186,15 @@ impl Life {
 }
 
 /// One exchange.
-async fn stream(
+///
+/// Not an `async fn`: that keeps its arguments twice.
+fn stream(
     worker: Rc<Worker>,
     caller: Rc<Caller>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     active: Active,
-) {
+) -> impl Future<Output = ()> {
     let (mut parts, recv) = request.into_parts();
     let asked = websocket::asked(&parts);
     // What follows an extended CONNECT is no body.
@@ -209,12 +212,12 @@ async fn stream(
         }
     };
     let mut side = H2Stream::new(recv, respond, active.0.link.clone());
-    let refused = refusal(&parts, caller.listener.limits.headers);
+    let refused = refusal(&parts, caller.listener.limits.headers).map(Box::new);
     if asked == Asked::WebSocket {
         let nonce = u128::from(worker.random()) << 64 | u128::from(worker.random());
         websocket::from_connect(&mut parts, nonce);
     }
-    let incoming = Incoming {
+    let mut incoming = Incoming {
         method: parts.method,
         target: parts.uri,
         version: parts.version,
@@ -222,20 +225,24 @@ async fn stream(
         body,
         upgrade: asked == Asked::WebSocket,
     };
-    let mut down = Down::H2(&mut side);
-    if let Some(problem) = refused {
-        let is_grpc = tidegate_wire::grpc::is_grpc(&incoming.headers);
-        let is_head = incoming.method == http::Method::HEAD;
-        let _ = reply::problem(&mut down, &problem, is_grpc, is_head).await;
+    async move {
+        let _active = active;
+        let mut down = Down::H2(&mut side);
+        if let Some(problem) = refused {
+            let is_grpc = tidegate_wire::grpc::is_grpc(&incoming.headers);
+            let is_head = incoming.method == Method::HEAD;
+            let told = reply::problem(&mut down, &problem, is_grpc, is_head);
+            let _ = Box::pin(told).await;
+            side.stop_request();
+            return;
+        }
+        let watch = Watch::new(&worker.watches);
+        {
+            let mut exchange = pin!(handle(&worker, &caller, &mut incoming, &mut down, &watch));
+            poll_fn(|cx| clock::stand_still(|| exchange.as_mut().poll(cx))).await;
+        }
         side.stop_request();
-        return;
     }
-    let watch = Watch::new(&worker.watches);
-    {
-        let mut exchange = pin!(handle(&worker, &caller, incoming, &mut down, &watch));
-        poll_fn(|cx| clock::stand_still(|| exchange.as_mut().poll(cx))).await;
-    }
-    side.stop_request();
 }
 
 /// What the codec lets through and we do not.

@@ -92,9 +92,33 @@ def test_a_path_that_is_no_endpoint_is_404_in_the_callers_dialect(gateway, fault
         answer = send(gateway, target, {"model": "gpt-4"}, [*KEY_HEADERS["openai"], ("x-by", "all")])
         assert answer.status == 404 and answer.error_code() == "unsupported_endpoint", (target, answer.body)
         providers.error_of(answer)
-    answer = gateway.request("GET", "/v1/chat/completions", [*KEY_HEADERS["openai"], ("x-by", "all")])
-    assert answer.status in (404, 405)
     assert faulty.calls == []
+
+
+@pytest.mark.parametrize("by", ["all", "model"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_wrong_method_and_an_unknown_path_are_told_in_the_dialect_that_they_would_be_in(gateway, faulty, dialect, by):
+    """Whether the route takes any model or asks for it, and without a header that tells the dialect."""
+    target, _ = ask(dialect)
+    for method in ("GET", "PUT", "DELETE"):
+        answer = gateway.request(method, target, [("x-by", by)])
+        assert (answer.status, answer.error_code(), answer.header("allow")) == (405, "method_not_allowed", "POST"), (method, answer.body)
+        providers.error_of(answer, dialect)
+    unknown = {"openai": "/v1/files", "anthropic": "/v1/messages/batches", "gemini": "/v1beta/files"}[dialect]
+    for method, body in (("POST", b"{}"), ("GET", None)):
+        answer = gateway.request(method, unknown, [("x-by", by), ("content-type", "application/json")], body)
+        assert answer.status == 404, (method, answer.body)
+        assert answer.header("content-type") == "application/json"
+        providers.error_of(answer, dialect)
+    assert faulty.calls == []
+
+
+def test_a_gemini_caller_is_told_of_its_own_fields(tidegate, faulty):
+    gateway = tidegate(one(faulty, [A], "anthropic"))
+    target, _ = ask("gemini")
+    for body in ({"contents": []}, {}):
+        answer = send(gateway, target, body, KEY_HEADERS["gemini"])
+        assert answer.status == 400 and "contents" in answer.text() and "messages" not in answer.text()
 
 
 @pytest.mark.parametrize("behind", DIALECTS)

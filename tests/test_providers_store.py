@@ -71,13 +71,20 @@ def test_an_operator_restores_a_key_that_its_provider_refused(tidegate, faulty, 
     assert answer.status == 200, answer.body
     assert state(gateway, A) == "healthy"
     until(lambda: post(gateway).status == 200 and faulty.calls[-1].key == A, what="used again")
-    until(lambda: [event for event in gateway.events("member_returned") if event["member"] == key["name"]], 5, "it is told")
+    told = until(lambda: [event for event in gateway.events("member_returned") if event["member"] == key["name"]], 5, "it is told")
+    assert [event["cause"] for event in told] == ["restored by an operator"]
 
 
-def test_keys_that_look_alike_have_names_of_their_own(tidegate, faulty):
-    """Short keys show nothing of themselves: their names tell them apart."""
-    gateway = tidegate(one(faulty, ["short-one", "short-two"], failover=SELDOM))
+def test_keys_that_look_alike_have_names_of_their_own(tidegate, faulty, tmp_path):
+    """Short keys show nothing of themselves: their names tell them apart, also in the log of requests and in events."""
+    log = tmp_path / "access.log"
+    gateway = tidegate({**one(faulty, ["short-one", "short-two"], failover=SELDOM, choose="round_robin"), "access_log": {"to": str(log)}})
     names = [key["name"] for key in providers.seen(gateway)["keys"]]
+    assert [post(gateway).status for _ in range(4)] == [200] * 4
+    used = until(lambda: (lines := log.read_text().splitlines()) and len(lines) == 4 and {json.loads(line)["key"] for line in lines}, what="four lines")
+    assert used == set(names)
+    added = [event["member"] for event in gateway.events("member_added") if event["subject"] == "p"]
+    assert sorted(added) == sorted(names), "each is told once"
     assert len(set(names)) == 2 and all(name.startswith("…/") for name in names)
     samples = [labels for labels, _ in gateway.metrics()["tidegate_member_state"] if labels["pool"] == "p"]
     assert len({json.dumps(labels, sort_keys=True) for labels in samples}) == len(samples) == 2 * 5

@@ -32,6 +32,22 @@ def test_the_access_log_has_a_json_line_for_every_request(tidegate, server, tmp_
     assert any(isinstance(value, (int, float)) and ("duration" in key or key.endswith(("_us", "_ms"))) for key, value in first.items()), first
 
 
+def test_the_access_log_counts_the_bytes_of_answers_made_here(tidegate, server, tmp_path):
+    """An answer of the config, a problem, one in a dialect, and to HEAD none."""
+    path = tmp_path / "access.log"
+    provider = {"name": "p", "type": "openai", "base_url": f"http://{server(upstream.ok()).address}", "api_tokens": ["sk-of-the-test-0000"], "models": ["m"]}
+    routes = [
+        {"name": "own", "match": {"path": {"exact": "/own"}}, "respond": {"status": 200, "body": "hello"}},
+        {"name": "llm", "match": {"path": {"prefix": "/v1"}}, "to": [{"provider": "p"}]},
+    ]
+    gateway = tidegate({"routes": routes, "providers": [provider], "access_log": {"to": str(path)}})
+    asked = [("GET", "/own"), ("GET", "/nowhere"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("HEAD", "/own")]
+    lengths = [len(gateway.request(method, target, [], b"" if method == "POST" else None).body) for method, target in asked]
+    assert min(lengths[:4]) > 0 and lengths[4] == 0
+    lines = until(lambda: len(logged(gateway, path)) == len(asked) and logged(gateway, path), what="a line each")
+    assert [line["bytes_sent"] for line in lines] == lengths
+
+
 def test_a_failed_request_is_logged_even_when_none_are_sampled(tidegate, server, tmp_path):
     path = tmp_path / "access.log"
     gateway = tidegate({**simple(server(upstream.by_path({"/ok": upstream.ok()}, upstream.status(503)))), "access_log": {"to": str(path), "sample": "0%"}})

@@ -28,7 +28,7 @@ const rowsOf = (provider, rates, busiest) => provider.keys.flatMap(key => [
   ...key.models.map(model => ({ id: `${key.name}\n${model.model}`, provider: provider.name, model, health: model })),
 ]);
 
-/** With what the provider answered, unless the cause says it: `limited (seen by eu-2) (429 rate_limit_exceeded)`. */
+/** With what the provider answered last, unless the cause says it: `3 consecutive 5xx (503)`. */
 function cause({ cause, evidence }) {
   const told = cause && evidence ? [evidence.status, evidence.code].filter(part => part && !cause.includes(part)).join(' ') : '';
   return told ? `${cause} (${told})` : cause;

@@ -38,6 +38,37 @@ const FOREIGN: [(&str, &str, &str); 22] = [
     ("listen", "address", ""),
 ];
 
+/// What Higress's ai-proxy calls its keys, where we have no key of that very name.
+const HIGRESS: [&str; 22] = [
+    "activeProviderId",
+    "apiTokens",
+    "azureServiceUrl",
+    "awsAccessKey",
+    "awsRegion",
+    "awsSecretKey",
+    "cooldownDuration",
+    "failoverOnStatus",
+    "failureThreshold",
+    "firstByteTimeout",
+    "healthCheckInterval",
+    "healthCheckModel",
+    "healthCheckTimeout",
+    "maxRetries",
+    "modelMapping",
+    "openaiCustomUrl",
+    "pluginConfig",
+    "retryOnFailure",
+    "retryOnStatus",
+    "successThreshold",
+    "vertexProjectId",
+    "vertexRegion",
+];
+
+/// Whether a file that has this key was written for Higress.
+pub(crate) fn is_higress(word: &str) -> bool {
+    HIGRESS.contains(&word)
+}
+
 /// A key that was probably meant, with a remark.
 pub(crate) fn key(word: &str, candidates: &[&'static str]) -> Option<(&'static str, &'static str)> {
     if let Some(right) = closest(word, candidates.iter().copied()) {

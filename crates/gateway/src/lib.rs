@@ -44,7 +44,10 @@ use tidegate_wire::headers::Via;
 
 pub use instance::{HostReport, InstanceRecord, InstanceReport, ServiceReport};
 pub use provider::view::RestoreError;
-pub use tidegate_keys::account::{KeyError, KeyRequest, KeyUpdate, Secret as VirtualKeyToken};
+pub use service::implicit as upstream_of_service;
+pub use tidegate_keys::account::{
+    KeyError, KeyRequest, KeyUpdate, Secret as VirtualKeyToken, Span, used_of,
+};
 pub use tidegate_state::Error as StoreError;
 pub use tls::TlsError;
 

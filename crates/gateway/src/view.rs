@@ -190,6 +190,9 @@ pub struct SpendingView {
     pub limit: u64,
     /// What counts in the current span; what other replicas took in advance counts as used.
     pub used: u64,
+    /// What money is counted in (`EUR`); `None`: it is no money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 /// The store of durable state, as far as this process uses it.

@@ -97,17 +97,29 @@ pub const fn class_name(class: &Class) -> &'static str {
     }
 }
 
-/// Evidence in a line: `limited: 429 rate_limit_exceeded`.
-pub(crate) fn words(evidence: &Evidence) -> String {
-    let mut text = format!(
-        "{}: {}",
-        class_name(&evidence.class).replace('_', " "),
-        evidence.status
-    );
-    if let Some(code) = &evidence.code {
-        let _ = write!(text, " {code}");
+/// A cause in a line, everywhere: `limited (429 rate_limit_exceeded, seen by eu-2)`. `status`: 0 if there was no answer.
+pub(crate) fn cause(class: &str, status: u16, code: Option<&str>, seen_by: Option<&str>) -> String {
+    let mut text = class.replace('_', " ");
+    let mut told = String::new();
+    if status != 0 {
+        let _ = write!(told, "{status}");
+    }
+    if let Some(code) = code {
+        let _ = write!(told, "{}{code}", if told.is_empty() { "" } else { " " });
+    }
+    if let Some(replica) = seen_by {
+        let comma = if told.is_empty() { "" } else { ", " };
+        let _ = write!(told, "{comma}seen by {replica}");
+    }
+    if !told.is_empty() {
+        let _ = write!(text, " ({told})");
     }
     text
+}
+
+fn words(evidence: &Evidence) -> String {
+    let code = evidence.code.as_deref();
+    cause(class_name(&evidence.class), evidence.status, code, None)
 }
 
 impl Failover {
@@ -343,6 +355,26 @@ mod tests {
             judge(&policy, Class::ProviderDown, 503).verdict,
             Verdict::Failure(FailureKind::Gateway)
         );
+    }
+
+    #[test]
+    fn a_cause_has_one_form() {
+        let code = Some("rate_limit_exceeded");
+        for (told, text) in [
+            (
+                cause("limited", 429, code, None),
+                "limited (429 rate_limit_exceeded)",
+            ),
+            (cause("key_dead", 401, None, None), "key dead (401)"),
+            (cause("timeout", 0, None, None), "timeout"),
+            (cause("timeout", 0, None, Some("b")), "timeout (seen by b)"),
+            (
+                cause("limited", 429, code, Some("b")),
+                "limited (429 rate_limit_exceeded, seen by b)",
+            ),
+        ] {
+            assert_eq!(told, text);
+        }
     }
 
     #[test]

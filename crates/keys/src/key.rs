@@ -39,12 +39,14 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What people see of a key, everywhere: `sk-…9f3c`. Not its identity; two keys may look alike.
+/// What people see of a key, everywhere: `sk-…9f3c`, or `…/3fa2c1` where keys of one provider look alike. Not its identity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(Arc<str>);
 
 /// A key shorter than this shows nothing of itself: four of its letters would be too large a part.
 const SHORT: usize = 16;
+/// Digits of its identity behind a fingerprint that several keys have.
+const APART: usize = 6;
 
 impl Fingerprint {
     fn of(key: &str) -> Fingerprint {
@@ -66,6 +68,11 @@ impl Fingerprint {
             .position(|b| b == b'-' || b == b'_')
             .map_or("", |at| &shown[..=at]);
         Fingerprint(format!("{head}…{}", &shown[letters - 4..]).into())
+    }
+
+    /// For a key that looks like another one of its provider: with the beginning of its identity, which tells nothing of the key.
+    pub(crate) fn apart(&self, id: &KeyId) -> Fingerprint {
+        Fingerprint(format!("{}/{}", self.0, &id.as_str()[..APART]).into())
     }
 
     /// The text.

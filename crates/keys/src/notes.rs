@@ -74,12 +74,16 @@ fn named(model: &Scope) -> Option<Arc<str>> {
 
 /// Notes by key and scope. Locked on failures and by people only.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Mutex<BTreeMap<(KeyId, Scope), Note>>);
+pub(crate) struct Notes {
+    notes: Mutex<BTreeMap<(KeyId, Scope), Note>>,
+    /// How keys came back, until the event is told.
+    returns: Mutex<BTreeMap<(KeyId, Scope), String>>,
+}
 
 impl Notes {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(KeyId, Scope), Note>> {
         // Each note is whole or not there: what a panic left behind is good.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a note. One that tells why the key is out is not replaced by a later one that changed nothing.
@@ -103,12 +107,25 @@ impl Notes {
     }
 
     /// The key is back: what was noted no longer holds it.
-    pub(crate) fn release(&self, key: &KeyId, scope: &Scope, now: Time) {
-        if let Some(note) = self.lock().get_mut(&(key.clone(), scope.clone()))
+    pub(crate) fn release(&self, key: &KeyId, scope: &Scope, how: String, now: Time) {
+        let slot = (key.clone(), scope.clone());
+        if let Some(note) = self.lock().get_mut(&slot)
             && note.until.is_some_and(|until| until > now)
         {
             note.until = Some(now);
         }
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Mostly of keys that were not out, of which no event comes.
+        if returns.len() >= MOST && !returns.contains_key(&slot) {
+            returns.clear();
+        }
+        returns.insert(slot, how);
+    }
+
+    /// How a key came back, told once.
+    pub(crate) fn returned(&self, key: &KeyId, scope: &Scope) -> Option<String> {
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        returns.remove(&(key.clone(), scope.clone()))
     }
 
     pub(crate) fn get(&self, key: &KeyId, scope: &Scope) -> Option<Note> {
@@ -129,6 +146,8 @@ impl Notes {
     /// Forgets every key but these.
     pub(crate) fn retain(&self, wanted: impl Fn(&KeyId) -> bool) {
         self.lock().retain(|(key, _), _| wanted(key));
+        let mut returns = self.returns.lock().unwrap_or_else(PoisonError::into_inner);
+        returns.retain(|(key, _), _| wanted(key));
     }
 
     /// Everything that holds a key out, and everything else.

@@ -1,5 +1,6 @@
 //! What changed here and others should know: filled by requests and probes, emptied by the sharing task.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use tidegate_core::{Scope, Time};
@@ -23,7 +24,47 @@ pub(crate) enum What {
     /// It is out; [`Time::NEVER`]: until a probe passes.
     Out { until: Time, note: Note },
     /// Somebody made sure that it works.
-    Back { epoch: Option<u64> },
+    Back(Return),
+}
+
+/// How a key came back that was out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Return {
+    /// An operator said so; else a probe passed.
+    pub(crate) by_operator: bool,
+    /// Epoch of the prober's lease, where it held one.
+    pub(crate) epoch: Option<u64>,
+    /// The replica that made sure; `None`: this one.
+    pub(crate) seen_by: Option<String>,
+}
+
+impl Return {
+    pub(crate) fn by_operator() -> Return {
+        Return {
+            by_operator: true,
+            ..Return::default()
+        }
+    }
+
+    pub(crate) fn by_probe(epoch: Option<u64>) -> Return {
+        Return {
+            epoch,
+            ..Return::default()
+        }
+    }
+}
+
+impl fmt::Display for Return {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.by_operator {
+            true => "restored by an operator",
+            false => "probe passed",
+        })?;
+        match &self.seen_by {
+            Some(replica) => write!(f, " (seen by {replica})"),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::judge::{Outcome, class_name};
 use crate::key::ApiKey;
 use crate::notes::Note;
-use crate::outbox::{Slot, What};
+use crate::outbox::{Return, Slot, What};
 use crate::provider::Provider;
 use crate::registry::Keys;
 
@@ -325,8 +325,9 @@ pub(crate) fn settle(
             slots.extend(counted_out(provider, &due.slot, now));
         }
         for slot in slots {
-            keys.release(&slot, None, now);
-            provider.tell(slot, What::Back { epoch }, now);
+            let how = Return::by_probe(epoch);
+            keys.release(&slot, &how, None, now);
+            provider.tell(slot, What::Back(how), now);
         }
         return;
     }

@@ -17,10 +17,11 @@ use crate::choice::{Choice, MemberTag, Roster, Sessions};
 use crate::counts::Counts;
 use crate::failover::Failover;
 use crate::identity::{Identity, KeyId};
-use crate::key::{ApiKey, Token};
+use crate::judge;
+use crate::key::{ApiKey, Fingerprint, Token};
 use crate::mapping::Mapping;
 use crate::notes::{Note, Notes};
-use crate::outbox::{Change, Outbox, Slot, What};
+use crate::outbox::{Change, Outbox, Return, Slot, What};
 use crate::rotation::Rotation;
 use crate::settings::Settings;
 
@@ -96,10 +97,18 @@ impl std::fmt::Debug for Sessions {
 fn specs(origin: &str, tokens: &[(Token, u32)], identity: &Identity) -> Vec<MemberSpec<ApiKey>> {
     let none = [(Token::new(""), 1)];
     let tokens = if tokens.is_empty() { &none } else { tokens };
+    let mut alike: HashMap<Fingerprint, usize> = HashMap::new();
+    for (token, _) in tokens {
+        *alike.entry(token.fingerprint()).or_default() += 1;
+    }
     let spec = |(token, weight): &(Token, u32)| {
         let id = identity.of(origin, token.expose());
+        let fingerprint = token.fingerprint();
         let key = ApiKey {
-            fingerprint: token.fingerprint(),
+            fingerprint: match alike.get(&fingerprint) {
+                Some(2..) => fingerprint.apart(&id),
+                _ => fingerprint,
+            },
             token: token.clone(),
             id: id.clone(),
         };
@@ -220,6 +229,8 @@ impl Provider {
         }
         let live = self.live.load();
         self.notes.retain(|key| live.members.contains_key(key));
+        // The same keys in the same state: nothing happened that anybody should hear of.
+        drop(self.pool.drain_events());
     }
 
     /// Its name.
@@ -270,8 +281,8 @@ impl Provider {
                 key: key.clone(),
                 scope,
             };
-            self.release(&slot, now);
-            self.tell(slot, What::Back { epoch: None }, now);
+            self.release(&slot, &Return::by_operator(), now);
+            self.tell(slot, What::Back(Return::by_operator()), now);
         }
         true
     }
@@ -292,10 +303,8 @@ impl Provider {
         let Some(member) = self.live.load().member(&slot.key) else {
             return false;
         };
-        let cause = match &note.seen_by {
-            Some(replica) => format!("{} (seen by {replica})", note.class.replace('_', " ")),
-            None => note.class.replace('_', " "),
-        };
+        let (code, seen_by) = (note.code.as_deref(), note.seen_by.as_deref());
+        let cause = judge::cause(&note.class, note.status, code, seen_by);
         let verdict = Verdict::Evidence {
             cause: cause.into(),
             until: (until != Time::NEVER).then_some(until),
@@ -312,11 +321,12 @@ impl Provider {
     }
 
     /// A key works, as somebody made sure. False if it is not ours.
-    pub(crate) fn release(&self, slot: &Slot, now: Time) -> bool {
+    pub(crate) fn release(&self, slot: &Slot, how: &Return, now: Time) -> bool {
         let Some(member) = self.live.load().member(&slot.key) else {
             return false;
         };
-        self.notes.release(&slot.key, &slot.scope, now);
+        self.notes
+            .release(&slot.key, &slot.scope, how.to_string(), now);
         self.pool.report(member, &slot.scope, Verdict::Ok, now)
     }
 
@@ -324,7 +334,16 @@ impl Provider {
     /// ejections that requests alone brought about (evidence was told when it came).
     pub(crate) fn turn(&self, now: Time) -> (Time, Vec<PoolEvent>) {
         let next = self.pool.tick(now);
-        let events = self.pool.drain_events();
+        let mut events = self.pool.drain_events();
+        for event in &mut events {
+            // To the engine whoever says that a member works has checked it; who it was is known here.
+            if event.cause == Cause::CheckPassed
+                && let Some(key) = KeyId::parse(&event.member)
+                && let Some(how) = self.notes.returned(&key, &event.scope)
+            {
+                event.cause = Cause::Evidence(how.into());
+            }
+        }
         let counted =
             |e: &&PoolEvent| e.to == MemberState::Ejected && !matches!(e.cause, Cause::Evidence(_));
         if events.iter().any(|e| counted(&e)) {

@@ -10,7 +10,7 @@ use tidegate_core::{MemberState, Scope, Time, hash};
 use crate::identity::{Identity, KeyId};
 use crate::key::Fingerprint;
 use crate::notes::Note;
-use crate::outbox::{Outbox, Slot};
+use crate::outbox::{Outbox, Return, Slot};
 use crate::provider::Provider;
 use crate::settings::Settings;
 
@@ -113,6 +113,8 @@ impl Keys {
         if *old == identity {
             return;
         }
+        // What happened under the old names is told first.
+        self.turn(now);
         for provider in self.providers.load().values() {
             provider.rename(&old, &identity, now);
         }
@@ -215,9 +217,9 @@ impl Keys {
     }
 
     /// A key works for every provider that has it.
-    pub(crate) fn release(&self, slot: &Slot, but: Option<&str>, now: Time) {
+    pub(crate) fn release(&self, slot: &Slot, how: &Return, but: Option<&str>, now: Time) {
         for provider in self.others(but) {
-            provider.release(slot, now);
+            provider.release(slot, how, now);
         }
     }
 }

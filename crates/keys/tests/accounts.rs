@@ -33,10 +33,8 @@ impl Replica {
             output: Micros::from_units(2.0),
             cached_input: None,
         };
-        let accounts = Arc::new(Accounts::new(PriceTable::new([(
-            "priced*".to_owned(),
-            price,
-        )])));
+        let prices = PriceTable::new([("priced*".to_owned(), price)]);
+        let accounts = Arc::new(Accounts::new(prices, "EUR"));
         let clock = Arc::new(MonotonicClock::since(Instant::now()));
         let task = tokio::spawn(run(accounts.clone(), store.clone(), clock.clone()));
         let replica = Replica {

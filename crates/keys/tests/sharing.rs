@@ -176,6 +176,46 @@ async fn trap_8_replicas_agree_within_a_quarter_of_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_replica_tells_the_cause_with_status_and_code_and_who_saw_it() {
+    let store = memory();
+    let mut all = three(&store, &[0, 1], "").await;
+    tokio::time::sleep(SOON).await;
+    let told = |replica: &Replica| {
+        let events = replica.keys.drain_events().into_iter();
+        events.map(|e| e.cause).collect::<Vec<_>>()
+    };
+    all.iter().for_each(|replica| drop(told(replica)));
+    all[0].attempt(0, "m", Outcome::Answer(&dead()));
+    tokio::time::sleep(SOON).await;
+    let id = all[2].keys.identity().of("http://127.0.0.1:1", &token(0));
+    let provider = all[2].keys.provider("p").unwrap();
+    provider.restore(&id, all[2].now());
+    tokio::time::sleep(SOON).await;
+    let causes: Vec<_> = all.iter().map(told).collect();
+    assert_eq!(
+        causes[0],
+        [
+            "key dead (401 test_code)",
+            "restored by an operator (seen by three)"
+        ]
+    );
+    assert_eq!(
+        causes[1],
+        [
+            "key dead (401 test_code, seen by one)",
+            "restored by an operator (seen by three)"
+        ]
+    );
+    assert_eq!(
+        causes[2],
+        [
+            "key dead (401 test_code, seen by one)",
+            "restored by an operator"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_keeps_what_is_known_of_keys() {
     let store = memory();
     let mut first = Replica::start("one", &store, vec![settings(&[0, 1, 2], "")]).await;

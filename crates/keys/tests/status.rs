@@ -49,7 +49,7 @@ fn the_status_tells_cause_evidence_and_times_and_no_secret() {
     let keys = provider["keys"].as_array().unwrap();
     assert_eq!(keys[0]["fingerprint"], "sk-…0000");
     assert_eq!(keys[0]["state"], "ejected");
-    assert_eq!(keys[0]["cause"], "key dead: 401 test_code");
+    assert_eq!(keys[0]["cause"], "key dead (401 test_code)");
     assert_eq!(keys[0]["since"], 999_999_990_000u64);
     assert_eq!(keys[0].get("returns_at"), None);
     assert_eq!(
@@ -91,9 +91,68 @@ fn events_tell_every_change_once() {
     assert_eq!(
         told,
         [
-            "p sk-…0000 healthy → ejected: limited: 429 test_code",
+            "p sk-…0000 healthy → ejected: limited (429 test_code)",
             "p sk-…0000 ejected → probing: time over",
             "p sk-…0000 probing → healthy: trial passed",
         ]
     );
+}
+
+#[test]
+fn a_key_that_an_operator_restores_is_told_as_that() {
+    let mut bench = Bench::of(2, "");
+    bench.attempt(0, "m", Outcome::Answer(&dead()));
+    bench.keys.turn(bench.now);
+    bench.keys.drain_events();
+    let id = bench.keys.identity().of("http://127.0.0.1:1", &token(0));
+    bench.provider().restore(&id, bench.now);
+    bench.keys.turn(bench.now);
+    let causes: Vec<_> = bench
+        .keys
+        .drain_events()
+        .into_iter()
+        .map(|e| e.cause)
+        .collect();
+    assert_eq!(causes, ["restored by an operator"]);
+}
+
+#[test]
+fn keys_that_are_named_anew_are_not_told_as_added_again() {
+    let bench = Bench::of(2, "");
+    // Not told before the store's secret came.
+    bench.keys.adopt(Identity::new([9; 32]), bench.now);
+    bench.keys.turn(bench.now);
+    let causes: Vec<_> = bench
+        .keys
+        .drain_events()
+        .into_iter()
+        .map(|e| e.cause)
+        .collect();
+    assert_eq!(causes, ["added", "added"]);
+    bench.keys.adopt(Identity::new([8; 32]), bench.now);
+    bench.keys.turn(bench.now);
+    assert_eq!(bench.keys.drain_events(), []);
+}
+
+#[test]
+fn keys_that_look_alike_have_fingerprints_that_differ() {
+    let loaded = tidegate_config::load_str(
+        "t.yaml",
+        "listeners: [{ name: main, address: 127.0.0.1:8080 }]\n\
+         routes: [{ name: r, to: [{ provider: p }] }]\n\
+         providers: [{ name: p, type: openai, api_tokens: [one, two, sk-abcdefghijklmnop1234] }]\n",
+    )
+    .unwrap();
+    let bench = Bench::new(vec![Settings::of(&loaded.config.providers[0]).unwrap()]);
+    let members = bench.provider().pool().members();
+    let shown: Vec<_> = members
+        .iter()
+        .map(|m| m.payload().fingerprint.to_string())
+        .collect();
+    assert_eq!(shown[2], "sk-…1234");
+    assert!(shown[0] != shown[1], "{shown:?}");
+    for (shown, member) in shown[..2].iter().zip(&members) {
+        let id = member.payload().id.as_str();
+        assert_eq!(*shown, format!("…/{}", &id[..6]));
+    }
 }

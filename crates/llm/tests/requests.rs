@@ -42,6 +42,37 @@ fn each_callers_request_is_written_for_each_provider() {
 }
 
 #[test]
+fn what_is_wrong_is_told_with_the_names_of_the_callers_own_fields() {
+    let gemini = "/v1beta/models/m:generateContent";
+    for (path, body, param) in [
+        (
+            "/v1/chat/completions",
+            r#"{"model":"m","messages":[]}"#,
+            "messages",
+        ),
+        ("/v1/responses", r#"{"model":"m","input":[]}"#, "input"),
+        (gemini, r#"{"contents":[]}"#, "contents"),
+        (
+            gemini,
+            r#"{"contents":[{"parts":[{"text":"hi"}]}],"generationConfig":{"candidateCount":2}}"#,
+            "generationConfig.candidateCount",
+        ),
+        (
+            "/v1/chat/completions",
+            r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"n":2}"#,
+            "n",
+        ),
+    ] {
+        let call = call(path, body.to_owned()).unwrap();
+        for kind in [ProviderKind::Bedrock, ProviderKind::Cohere] {
+            let fault = prepare(&call, kind, "m").unwrap_err();
+            assert_eq!(fault.param.as_deref(), Some(param), "{body}: {fault}");
+            assert!(fault.message.contains(param), "{fault}");
+        }
+    }
+}
+
+#[test]
 fn the_same_dialect_passes_byte_for_byte_but_for_the_model() {
     let body: &[u8] = b" { \"x\" : [1.0, 1e2 ,\"\\u00e4\"],\t\"model\" : \"m\" , \"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"unknown\":{\"z\":1,\"a\":2} } ";
     let call = call("/v1/chat/completions", body).unwrap();

@@ -1,6 +1,7 @@
 //! Virtual keys as a table: a row a key, with what is used of each limit.
 
 use tidegate_gateway::view::{SpendingView, VirtualKeyView};
+use tidegate_gateway::{Span, used_of};
 
 use super::format::rate;
 use super::render::{Colour, Style};
@@ -51,33 +52,20 @@ pub(super) fn table(keys: &[VirtualKeyView], style: &Style) -> String {
     lines(&columns, &rows, style.width, style.colour).join("\n") + "\n"
 }
 
-/// `12 of 60 requests/minute`, `1.25 of 5/month` in the currency.
+/// `12 of 60 requests this minute`, `$1.25 of $10.00 this month`.
 fn used(spending: &SpendingView) -> String {
-    let per = &spending.per;
-    match spending.unit.as_str() {
-        "micros" => {
-            let units = |micros: u64| {
-                let text = format!("{:.2}", micros as f64 / 1e6);
-                text.trim_end_matches('0').trim_end_matches('.').to_owned()
-            };
-            format!(
-                "{} of {}/{per}",
-                units(spending.used),
-                units(spending.limit)
-            )
-        }
-        unit => {
-            let count = |n: u64| match n {
-                n if n < 10_000 => n.to_string(),
-                n => rate(n as f64),
-            };
-            format!(
-                "{} of {} {unit}/{per}",
-                count(spending.used),
-                count(spending.limit)
-            )
-        }
-    }
+    let count = |n: u64| match n {
+        n if n < 10_000 => n.to_string(),
+        n => rate(n as f64),
+    };
+    let per = match spending.per.as_str() {
+        "minute" => Span::Minute,
+        "day" => Span::Day,
+        _ => Span::Month,
+    };
+    let currency = spending.currency.as_deref().unwrap_or_default();
+    let (used, limit) = (spending.used, spending.limit);
+    used_of(used, limit, &spending.unit, per, currency, count)
 }
 
 /// A day in UTC, milliseconds since the Unix epoch: `2026-11-22`. By Howard Hinnant's `civil_from_days`.
@@ -115,25 +103,27 @@ mod tests {
     #[test]
     fn what_is_used_stands_beside_its_limit() {
         let spending = |unit: &str, per: &str, limit, used| {
+            let currency = (unit == "micros").then(|| "USD".to_owned());
             let (unit, per) = (unit.into(), per.into());
             super::used(&SpendingView {
                 unit,
                 per,
                 limit,
                 used,
+                currency,
             })
         };
         assert_eq!(
             spending("requests", "minute", 60, 12),
-            "12 of 60 requests/minute"
+            "12 of 60 requests this minute"
         );
         assert_eq!(
             spending("tokens", "day", 2_000_000, 15_000),
-            "15.0k of 2.00M tokens/day"
+            "15.0k of 2.00M tokens today"
         );
         assert_eq!(
             spending("micros", "month", 5_000_000, 1_250_000),
-            "1.25 of 5/month"
+            "$1.25 of $5.00 this month"
         );
     }
 

@@ -172,7 +172,7 @@ fn health(health: &KeyHealth) -> [Cell; 4] {
     ]
 }
 
-/// Why, with what the provider answered, unless the cause says it: `limited (seen by eu-2) (429 rate_limit_exceeded)`.
+/// Why, with what the provider answered last, unless the cause says it: `3 consecutive 5xx (503)`.
 fn cause(health: &KeyHealth) -> String {
     let mut cause = health.cause.clone();
     if let Some(evidence) = health.evidence.as_ref().filter(|_| !cause.is_empty()) {

@@ -45,6 +45,10 @@ impl Page<'_> {
             facts.push(format!("version {}", service.version));
         }
         facts.push(format!("{} of {} ready", service.ready, service.replicas));
+        if let Some(span_ms) = held_up(&service.instances) {
+            let since = span(span_ms);
+            facts.push(format!("its successor is not ready for {since}, the workers before serve on"));
+        }
         facts.push(format!("{} in workers", service.running));
         if service.waiting > 0 {
             facts.push(format!("{} waiting", service.waiting));
@@ -76,6 +80,22 @@ impl Page<'_> {
         let colour = self.style.colour;
         out.push(Colour::Strong.paint(&name, colour) + &Colour::Faint.paint(&facts, colour));
     }
+}
+
+/// For how long a new host's instances are not ready while those of the host before serve; `None`: nothing is being replaced.
+fn held_up(instances: &[InstanceView]) -> Option<u64> {
+    let serving: Vec<_> = instances
+        .iter()
+        .filter(|instance| instance.state == "ready")
+        .map(|instance| &instance.host)
+        .collect();
+    let coming = |instance: &&InstanceView| {
+        matches!(instance.state.as_str(), "starting" | "crash_loop")
+            && serving.iter().any(|host| **host != instance.host)
+            && !serving.contains(&&instance.host)
+    };
+    let coming = instances.iter().filter(coming);
+    coming.map(|instance| instance.since_ms).max()
 }
 
 fn row(instance: &InstanceView) -> Vec<Cell> {

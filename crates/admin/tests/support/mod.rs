@@ -162,12 +162,14 @@ pub(crate) fn virtual_key(id: &str, name: &str) -> VirtualKeyView {
                 per: "minute".into(),
                 limit: 60,
                 used: 12,
+                currency: None,
             },
             SpendingView {
                 unit: "micros".into(),
                 per: "month".into(),
                 limit: 5_000_000,
                 used: 1_250_000,
+                currency: Some("EUR".into()),
             },
         ],
     }

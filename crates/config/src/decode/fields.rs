@@ -201,6 +201,12 @@ impl<'n> Fields<'n> {
                     None => format!("known here: {}", self.known.join(", ")),
                 },
             };
+            let help = match suggest::is_higress(&key.text) {
+                true => {
+                    format!("{help} (`tidegate import higress FILE` translates ai-proxy's files)")
+                }
+                false => help,
+            };
             cx.error(
                 key.span,
                 format!("unknown key `{}`", shorten(&key.text)),

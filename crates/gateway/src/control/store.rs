@@ -30,8 +30,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(crate) struct Kept {
     url: StateUrl,
     pub(super) store: Arc<dyn Store>,
-    /// Ended when this is dropped.
-    tasks: Vec<JoinHandle<()>>,
+    /// Follows instances of services; ended when this is dropped.
+    instances: JoinHandle<()>,
+    /// What keeps keys and accounts in step, where there are providers; ended when this is dropped.
+    of_keys: Vec<JoinHandle<()>>,
 }
 
 impl fmt::Debug for Kept {
@@ -44,7 +46,8 @@ impl fmt::Debug for Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.instances.abort();
+        self.of_keys.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -81,17 +84,49 @@ impl Control {
         self.shared
             .providers
             .accounts
-            .set_prices(prices(&config.prices));
+            .set_prices(prices(&config.prices), &config.prices.currency);
+        let keys = !config.providers.is_empty();
         let kept = match wanted {
-            Wanted::Same => return,
+            Wanted::Same => {
+                let mut state = self.state();
+                if let Some(kept) = &mut state.kept {
+                    match (keys, kept.of_keys.is_empty()) {
+                        (true, true) => kept.of_keys = self.keep_keys(&kept.url, &kept.store),
+                        (false, false) => kept.of_keys.drain(..).for_each(|task| task.abort()),
+                        _ => {}
+                    }
+                }
+                return;
+            }
             Wanted::Nothing => None,
-            Wanted::Other(url, store) => Some(self.keep(url, store)),
+            Wanted::Other(url, store) => Some(self.keep(url, store, keys)),
         };
         // Dropped without the lock: the tasks of the one before end with it.
         let _before = std::mem::replace(&mut self.state().kept, kept);
     }
 
-    fn keep(&self, url: StateUrl, store: Arc<dyn Store>) -> Kept {
+    fn keep(&self, url: StateUrl, store: Arc<dyn Store>, keys: bool) -> Kept {
+        let of_keys = match keys {
+            true => self.keep_keys(&url, &store),
+            false => Vec::new(),
+        };
+        let node = self.opener.node().to_owned();
+        let instances = instances::follow(
+            store.clone(),
+            node,
+            self.instances.clone(),
+            self.shared.clone(),
+        );
+        tracing::info!(%url, "state kept");
+        Kept {
+            url,
+            store,
+            instances: tokio::spawn(instances),
+            of_keys,
+        }
+    }
+
+    fn keep_keys(&self, url: &StateUrl, store: &Arc<dyn Store>) -> Vec<JoinHandle<()>> {
         let shared = &self.shared;
         let keys = &shared.providers.keys;
         let clock: Arc<dyn Clock> = shared.clone();
@@ -102,21 +137,11 @@ impl Control {
         let holder = format!("{}-{:016x}", keys.replica(), crate::limits::secret());
         let probing = probe::probe(keys.clone(), store.clone(), clock.clone(), prober, holder);
         let accounts = account::run(shared.providers.accounts.clone(), store.clone(), clock);
-        let node = self.opener.node().to_owned();
-        let instances = instances::follow(
-            store.clone(),
-            node,
-            self.instances.clone(),
-            self.shared.clone(),
-        );
-        let tasks = vec![
-            tokio::spawn(instances),
+        vec![
             tokio::spawn(sharing),
             tokio::spawn(probing),
             tokio::spawn(accounts),
-        ];
-        tracing::info!(%url, "state kept");
-        Kept { url, store, tasks }
+        ]
     }
 
     /// Waits for the virtual keys, where there are routes that want one: before they are read every caller would be turned away.
@@ -140,6 +165,12 @@ impl Control {
         self.state().kept.as_ref().map(|kept| kept.store.clone())
     }
 
+    /// Whether keys and accounts are kept in it.
+    pub(crate) fn keeps_keys(&self) -> bool {
+        let state = self.state();
+        state.kept.as_ref().is_some_and(|kept| !kept.of_keys.is_empty())
+    }
+
     /// What is shown of it.
     pub(crate) fn store_view(&self) -> StoreView {
         match &self.state().kept {
@@ -160,10 +191,11 @@ impl Control {
             return;
         };
         let told = self.shared.providers.keys.told();
-        if tokio::time::timeout(LAST_WORDS, told).await.is_err() {
+        if !kept.of_keys.is_empty()
+            && tokio::time::timeout(LAST_WORDS, told).await.is_err() {
             tracing::warn!(url = %kept.url, "the store did not take what was found out of keys last");
         }
-        for task in kept.tasks.drain(..) {
+        for task in kept.of_keys.drain(..) {
             task.abort();
             // What it held, a lease among it, is given back when it is dropped.
             let _ = task.await;

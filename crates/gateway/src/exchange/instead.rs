@@ -64,11 +64,9 @@ pub(crate) async fn answer(
             state,
         } => {
             state.route.response_headers.apply(&mut headers);
-            if reply::whole(down, status, headers, body, context.is_head)
-                .await
-                .is_ok()
-            {
+            if let Ok(sent) = reply::whole(down, status, headers, body, context.is_head).await {
                 running.report.status = status.as_u16();
+                running.report.bytes_down = sent;
             }
         }
         Instead::Builtin(builtin, deadline) => {
@@ -93,10 +91,8 @@ pub(crate) async fn fail(
     let report = &mut running.report;
     report.code = problem.code;
     report.error = problem.status.is_server_error();
-    if reply::problem(down, problem, context.is_grpc, context.is_head)
-        .await
-        .is_ok()
-    {
+    if let Ok(sent) = reply::problem(down, problem, context.is_grpc, context.is_head).await {
+        report.bytes_down = sent;
         let as_grpc = context.is_grpc && down.is_h2();
         report.status = if as_grpc {
             200

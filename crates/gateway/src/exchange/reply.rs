@@ -87,13 +87,13 @@ impl Problem {
     }
 }
 
-/// Sends the problem; the exchange is over then. `is_head`: the request was HEAD.
+/// Sends the problem; the exchange is over then. `is_head`: the request was HEAD. Returns the bytes of its body.
 pub(crate) async fn problem(
     down: &mut Down<'_>,
     problem: &Problem,
     is_grpc: bool,
     is_head: bool,
-) -> Result<(), DownError> {
+) -> Result<u64, DownError> {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(&ERROR, HeaderValue::from_static(problem.code));
     if let Some(after) = problem.retry_after {
@@ -119,14 +119,15 @@ pub(crate) async fn problem(
     whole(down, problem.status, headers, problem.body(), is_head).await
 }
 
-/// Sends a whole answer.
+/// Sends a whole answer. Returns the bytes of its body.
 pub(crate) async fn whole(
     down: &mut Down<'_>,
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
     is_head: bool,
-) -> Result<(), DownError> {
+) -> Result<u64, DownError> {
+    let sent = if is_head { 0 } else { body.len() as u64 };
     let length = if body.is_empty() {
         BodyLength::None
     } else {
@@ -145,5 +146,6 @@ pub(crate) async fn whole(
     if !end {
         down.data(body, true)?;
     }
-    poll_fn(|cx| down.poll_flush(cx)).await
+    poll_fn(|cx| down.poll_flush(cx)).await?;
+    Ok(sent)
 }

@@ -35,6 +35,8 @@ const AT_ONCE: usize = 1024 * 1024;
 pub(crate) struct Read {
     /// None: no endpoint of any dialect.
     front: Option<Front>,
+    /// It would be one if it was a POST.
+    wants_post: bool,
     /// What it asks. None where there is nothing to be read (lists of models), or nobody to read it.
     call: OnceCell<Result<Rc<Call>, Fault>>,
     /// None: the body is still with the caller.
@@ -71,7 +73,7 @@ impl Read {
     /// A request that no dialect knows goes to the provider as it stands here, if the route has one that takes such.
     pub(crate) fn pass_on(&self, request: &Incoming, path: &PathAndQuery) {
         if let (None, Some(body)) = (&self.front, &self.body) {
-            let dialect = Front::dialect_of_headers(&request.headers);
+            let dialect = Front::dialect_of(request.target.path(), &request.headers);
             let method = request.method.clone();
             let call = Call::original(method, path.as_str(), dialect, body.bytes.clone());
             self.call.get_or_init(|| Ok(Rc::new(call)));
@@ -86,6 +88,10 @@ impl Read {
         match self.call.get() {
             Some(Ok(call)) => Ok(call),
             Some(Err(fault)) => Err(fault.clone()),
+            None if self.wants_post => Err(Fault::new(
+                FaultKind::WrongMethod,
+                "this endpoint takes POST and no other method",
+            )),
             None => Err(Fault::new(
                 FaultKind::UnsupportedEndpoint,
                 "this path is no endpoint of OpenAI's, Anthropic's or Gemini's API",
@@ -120,20 +126,25 @@ pub(crate) async fn plan(
     down: &mut Down<'_>,
     running: &mut Running<'_>,
 ) -> Option<Plan> {
+    let state = seen.state().cloned()?;
     if running.report.talk.is_none() {
-        running.report.talk = Talk::of_known(request);
+        // In front of a provider whatever is wrong is told in a dialect, also to one who asks what no dialect has.
+        running.report.talk = match state.providers().len() {
+            0 => Talk::of_known(request),
+            _ => Some(Talk::of(request)),
+        };
     }
     let front = running.report.talk.as_mut().and_then(|t| t.front.take());
     let lists = front
         .as_ref()
         .is_some_and(|front| front.endpoint == Endpoint::Models);
-    let state = seen.state().cloned()?;
     if lists && seen.needs_model() && front.as_ref().is_some_and(|f| f.model.is_none()) {
-        // Which of the routes it would be depends on the model: all of them.
-        Box::pin(listing::answer(context, None, down, running)).await;
+        // Which of the routes it would be depends on the model.
+        Box::pin(listing::answer_all(context, request, &seen, down, running)).await;
         return None;
     }
     let mut read = Read {
+        wants_post: front.is_none() && Front::wants_post(request.target.path()),
         front,
         call: OnceCell::new(),
         body: None,
@@ -193,7 +204,7 @@ async fn answered(
 ) {
     match instead {
         Instead::Listing(listing) => {
-            listing::answer(context, Some(*listing), down, running).await;
+            listing::answer(context, *listing, down, running).await;
         }
         other => instead::answer(context, other, down, running).await,
     }

@@ -43,7 +43,7 @@ impl Talk {
     fn with(request: &Incoming, front: Option<Front>) -> Box<Self> {
         Box::new(Self {
             dialect: front.as_ref().map_or_else(
-                || Front::dialect_of_headers(&request.headers),
+                || Front::dialect_of(request.target.path(), &request.headers),
                 |front| front.dialect,
             ),
             endpoint: front.as_ref().map(|front| front.endpoint),
@@ -151,11 +151,9 @@ pub(crate) async fn tell(
         return;
     }
     let ErrorAnswer { headers, body, .. } = told.answer;
-    if reply::whole(down, status, headers, body, context.is_head)
-        .await
-        .is_ok()
-    {
+    if let Ok(sent) = reply::whole(down, status, headers, body, context.is_head).await {
         report.status = status.as_u16();
+        report.bytes_down = sent;
     }
 }
 
@@ -206,7 +204,7 @@ pub(crate) async fn problem(
     let kind = match problem.status {
         StatusCode::TOO_MANY_REQUESTS => FaultKind::RateLimited,
         StatusCode::PAYLOAD_TOO_LARGE => FaultKind::BodyTooLarge,
-        StatusCode::NOT_FOUND => FaultKind::UnknownModel,
+        StatusCode::NOT_FOUND => FaultKind::UnsupportedEndpoint,
         StatusCode::SERVICE_UNAVAILABLE => FaultKind::ProviderUnavailable,
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => FaultKind::Timeout,
         StatusCode::BAD_GATEWAY => FaultKind::BadAnswer,

@@ -19,9 +19,6 @@ use crate::view::{
 };
 use crate::worker::Shared;
 
-/// Digits of its identity behind a fingerprint that several keys have.
-const APART: usize = 6;
-
 /// Why a key was not restored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
@@ -78,8 +75,10 @@ impl Handle {
         let found = found.ok_or_else(|| RestoreError::Provider(provider.to_owned()))?;
         let members = found.pool().members();
         let keys: Vec<&ApiKey> = members.iter().map(|m| m.payload()).collect();
-        let names = names(&keys);
-        let wanted = |at: &usize| names[*at] == key || keys[*at].fingerprint.as_str() == key;
+        let wanted = |at: &usize| {
+            let known = keys[*at];
+            known.fingerprint.as_str() == key || known.token.fingerprint().as_str() == key
+        };
         let (provider, key) = (provider.to_owned(), key.to_owned());
         let fitting: Vec<usize> = (0..keys.len()).filter(wanted).collect();
         match fitting[..] {
@@ -99,7 +98,7 @@ impl Handle {
     /// They have not been read from the store yet.
     pub fn virtual_keys(&self) -> Result<Vec<VirtualKeyView>, Error> {
         let accounts = &self.control.shared.providers.accounts;
-        if self.control.store().is_none() {
+        if !self.control.keeps_keys() {
             return Ok(Vec::new());
         }
         if !accounts.is_ready() {
@@ -150,7 +149,8 @@ impl Handle {
     ) -> Result<VirtualKeyView, KeyError> {
         let store = self.control.store().ok_or_else(|| unavailable(NO_STORE))?;
         let (before, key) = Accounts::update(&*store, id, update, unix_ms()).await?;
-        let change = key.differs_from(&before);
+        let currency = self.control.shared.providers.accounts.currency();
+        let change = key.differs_from(&before, &currency);
         tracing::info!(key = key.id, name = key.name, change, "virtual key changed");
         self.tell_of_key("virtual_key_changed", &key, &change);
         let accounts = &self.control.shared.providers.accounts;
@@ -174,22 +174,6 @@ fn unavailable(cause: &str) -> Error {
     Error::Unavailable {
         cause: cause.to_owned(),
     }
-}
-
-/// What keys are called: by fingerprint, and where several look alike with the beginning of their identity.
-fn names(keys: &[&ApiKey]) -> Vec<String> {
-    let mut alike: HashMap<&str, usize> = HashMap::new();
-    for key in keys {
-        *alike.entry(key.fingerprint.as_str()).or_default() += 1;
-    }
-    let name = |key: &&ApiKey| {
-        let fingerprint = key.fingerprint.as_str();
-        match alike[fingerprint] {
-            1 => fingerprint.to_owned(),
-            _ => format!("{fingerprint}/{}", &key.id.as_str()[..APART]),
-        }
-    };
-    keys.iter().map(name).collect()
 }
 
 fn provider(provider: &Provider, now: Time) -> ProviderView {
@@ -233,15 +217,13 @@ fn key_views(provider: &tidegate_keys::Provider, now: Time) -> Vec<KeyView> {
         .iter()
         .filter_map(|status| Some((status, *payloads.get(&status.key)?)))
         .collect();
-    let keys: Vec<&ApiKey> = known.iter().map(|(_, key)| *key).collect();
-    let names = names(&keys);
-    let view = |((status, key), name): (&(&MemberStatus, &ApiKey), String)| {
+    let view = |(status, key): &(&MemberStatus, &ApiKey)| {
         let health_of = |scope: &Scope, health: &HealthStatus| {
             health_view(health, provider.note(&key.id, scope), now)
         };
         KeyView {
-            name,
-            fingerprint: key.fingerprint.to_string(),
+            name: key.fingerprint.to_string(),
+            fingerprint: key.token.fingerprint().to_string(),
             weight: status.weight,
             health: health_of(&Scope::EMPTY, &status.health),
             inflight: u64::from(status.inflight),
@@ -260,7 +242,7 @@ fn key_views(provider: &tidegate_keys::Provider, now: Time) -> Vec<KeyView> {
                 .collect(),
         }
     };
-    known.iter().zip(names).map(view).collect()
+    known.iter().map(view).collect()
 }
 
 fn health_view(health: &HealthStatus, note: Option<Note>, now: Time) -> KeyHealth {
@@ -304,6 +286,7 @@ fn virtual_key(key: VirtualKey, used: Vec<Spending>) -> VirtualKeyView {
                 per: spending.per.as_str().to_owned(),
                 limit: spending.limit,
                 used: spending.used,
+                currency: spending.currency,
             })
             .collect(),
     }

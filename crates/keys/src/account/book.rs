@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use super::key::{self, Amount, Hash, VirtualKey};
 use super::meter::{Meter, Short, Unit, Window};
 use super::window::Span;
+use super::words::used_of;
 use crate::clock::Clock;
 
 /// Why a caller's key does not open the door.
@@ -39,19 +40,23 @@ pub enum Denied {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// A limit is reached.
-    #[error("{limit} {what} per {per} are used up", what = what, per = per.as_str())]
+    #[error("a limit of the virtual key is used up: {}", used_of(*used, *limit, what, *per, currency, |n| n.to_string()))]
     UsedUp {
         /// `requests`, `tokens`, or `micros` of the currency.
         what: &'static str,
+        /// What counts in this span; at least the limit.
+        used: u64,
         /// The limit.
         limit: u64,
         /// Its span.
         per: Span,
+        /// What money is counted in.
+        currency: Arc<str>,
         /// Until the span ends.
         retry_after: Duration,
     },
     /// More than is held here in advance; the store is being asked, which takes a moment.
-    #[error("the {what} per {per} are being counted", what = what, per = per.as_str())]
+    #[error("what the virtual key used of its {} per {} is being counted", match *what { "micros" => "budget", what => what }, per.as_str())]
     Unconfirmed {
         /// As above.
         what: &'static str,
@@ -97,6 +102,9 @@ pub struct Spending {
     pub limit: u64,
     /// What is counted in the current span, as far as this replica knows (other replicas' leases count as used).
     pub used: u64,
+    /// What money is counted in (`EUR`); `None`: it is no money.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 /// A virtual key with this replica's part of its limits.
@@ -144,12 +152,13 @@ impl Account {
         }
     }
 
-    pub(crate) fn spending(&self, unix_ms: u64) -> Vec<Spending> {
+    pub(crate) fn spending(&self, currency: &str, unix_ms: u64) -> Vec<Spending> {
         let of = |m: &Arc<Meter>| Spending {
             unit: m.unit.as_str(),
             per: m.span,
             limit: m.limit(),
             used: m.used(unix_ms),
+            currency: (m.unit == Unit::Micros).then(|| currency.to_owned()),
         };
         self.meters.iter().map(of).collect()
     }
@@ -159,11 +168,27 @@ impl Account {
 #[derive(Debug)]
 pub struct Accounts {
     book: ArcSwap<Book>,
-    prices: ArcSwap<PriceTable>,
+    prices: ArcSwap<Prices>,
     pub(crate) connected: AtomicBool,
     low: Mutex<Vec<Arc<Account>>>,
     pub(crate) wake: Notify,
     pub(crate) answered: Notify,
+}
+
+/// What tokens cost, and in what.
+#[derive(Debug)]
+struct Prices {
+    table: PriceTable,
+    currency: Arc<str>,
+}
+
+impl Default for Prices {
+    fn default() -> Prices {
+        Prices {
+            table: PriceTable::default(),
+            currency: "USD".into(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -187,15 +212,21 @@ impl Default for Accounts {
 
 impl Accounts {
     /// No keys yet, not ready.
-    pub fn new(prices: PriceTable) -> Accounts {
+    pub fn new(prices: PriceTable, currency: &str) -> Accounts {
         let accounts = Accounts::default();
-        accounts.set_prices(prices);
+        accounts.set_prices(prices, currency);
         accounts
     }
 
-    /// Takes over a price table, for requests that begin from now on.
-    pub fn set_prices(&self, prices: PriceTable) {
-        self.prices.store(Arc::new(prices));
+    /// Takes over a price table and what it is in (`EUR`), for requests that begin from now on.
+    pub fn set_prices(&self, table: PriceTable, currency: &str) {
+        let currency = currency.into();
+        self.prices.store(Arc::new(Prices { table, currency }));
+    }
+
+    /// What money is counted in.
+    pub fn currency(&self) -> Arc<str> {
+        self.prices.load().currency.clone()
     }
 
     /// True once the keys have been read from the store.
@@ -243,10 +274,11 @@ impl Accounts {
     /// The keys with what they have used, by name and id.
     pub fn list(&self, unix_ms: u64) -> Vec<(VirtualKey, Vec<Spending>)> {
         let book = self.book.load();
+        let currency = self.currency();
         let mut keys: Vec<_> = book
             .keys
             .values()
-            .map(|a| (a.key.clone(), a.spending(unix_ms)))
+            .map(|a| (a.key.clone(), a.spending(&currency, unix_ms)))
             .collect();
         keys.sort_by(|a, b| (&a.0.name, &a.0.id).cmp(&(&b.0.name, &b.0.id)));
         keys
@@ -335,7 +367,7 @@ impl Permit {
             let amount = match meter.unit {
                 Unit::Requests => 1,
                 Unit::Tokens => whole(usage.total()),
-                Unit::Micros => match prices.find(model) {
+                Unit::Micros => match prices.table.find(model) {
                     Some(price) => whole(price.cost(&usage).0),
                     None => {
                         return Err(Refused::NoPrice {
@@ -364,8 +396,11 @@ impl Permit {
                         Short::Unconfirmed => Refused::Unconfirmed { what, per },
                         Short::UsedUp => Refused::UsedUp {
                             what,
+                            // What is reserved may still be given back; the limit is reached all the same.
+                            used: meter.used(unix_ms).max(meter.limit()),
                             limit: meter.limit(),
                             per,
+                            currency: prices.currency.clone(),
                             retry_after: per.left(unix_ms),
                         },
                     });
@@ -417,7 +452,7 @@ pub struct Reservation {
     accounts: Arc<Accounts>,
     account: Arc<Account>,
     /// As they were when the request began.
-    prices: Arc<PriceTable>,
+    prices: Arc<Prices>,
     model: String,
     estimate: Estimate,
     /// Tokens of the answer that went by.
@@ -459,7 +494,7 @@ impl Reservation {
     }
 
     fn charge(&mut self, usage: Option<&Usage>) {
-        let price = self.prices.find(&self.model);
+        let price = self.prices.table.find(&self.model);
         for held in self.held.drain(..) {
             let used = match (held.unit, usage) {
                 (Unit::Requests, _) => held.amount,

@@ -35,6 +35,7 @@ mod request;
 mod sim;
 mod sync;
 mod window;
+mod words;
 
 pub use book::{Accounts, Denied, Estimate, Permit, Refused, Reservation, Spending};
 pub use key::{Amount, Budget, Limits, Secret, VirtualKey};
@@ -42,3 +43,4 @@ pub use manage::KeyError;
 pub use request::{KeyRequest, KeyUpdate, LimitsUpdate};
 pub use sync::run;
 pub use window::Span;
+pub use words::{money, used_of};

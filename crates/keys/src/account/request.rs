@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::key::{Amount, Budget, Limits, VirtualKey};
 use super::window::Span;
+use super::words::money;
 
 /// The largest limit: what the store's counters and JSON's numbers hold exactly.
 const MOST: u64 = 1 << 52;
@@ -115,8 +116,8 @@ impl KeyUpdate {
 }
 
 impl VirtualKey {
-    /// What differs from what it was before, for a log: `requests_per_minute: 60 → none`.
-    pub fn differs_from(&self, before: &VirtualKey) -> String {
+    /// What differs from what it was before, for a log: `requests_per_minute: 60 → none`. `currency`: what money is counted in.
+    pub fn differs_from(&self, before: &VirtualKey, currency: &str) -> String {
         let count = |n: Option<u64>| n.map_or("none".to_owned(), |n| n.to_string());
         let models = |models: &[String]| match models {
             [] => "all".to_owned(),
@@ -127,7 +128,7 @@ impl VirtualKey {
             some => {
                 let one = |b: &Budget| match b.amount {
                     Amount::Tokens(n) => format!("{n} tokens/{}", b.per.as_str()),
-                    Amount::Micros(n) => format!("{}/{}", n as f64 / 1e6, b.per.as_str()),
+                    Amount::Micros(n) => format!("{}/{}", money(n, currency), b.per.as_str()),
                 };
                 some.iter().map(one).collect::<Vec<_>>().join(",")
             }
@@ -282,7 +283,7 @@ mod tests {
         );
         assert_eq!(after.limits.tokens_per_minute, Some(9));
         assert_eq!(
-            after.differs_from(&before),
+            after.differs_from(&before, "USD"),
             "name: team → b; requests_per_minute: 60 → none; budgets: none → 7 tokens/day; ends: Thu, 01 Jan 1970 00:01:00 GMT → never"
         );
         assert!(apply(r#"{"name": ""}"#).is_err());

@@ -17,7 +17,7 @@ use tidegate_state::{Entry, Event, Guard, Key, Version};
 
 use super::record::{self, BACK, Fact, Record};
 use crate::identity::KeyId;
-use crate::outbox::{Change, Slot, What};
+use crate::outbox::{Change, Return, Slot, What};
 
 /// Pause before a write is tried again that the store did not take.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ impl Known {
     fn is_over(&self, now: Time) -> bool {
         match &self.fact {
             Fact::Out { until, .. } => *until <= now,
-            Fact::Back { .. } => self.at + BACK <= now,
+            Fact::Back(_) => self.at + BACK <= now,
         }
     }
 }
@@ -107,7 +107,7 @@ impl Exchange {
     pub(crate) fn local(&mut self, change: Change) -> Option<Applied> {
         let fact = match change.what {
             What::Out { until, note } => Fact::Out { until, note },
-            What::Back { epoch } => Fact::Back { epoch },
+            What::Back(how) => Fact::Back(how),
         };
         self.changes += 1;
         let id = self.changes;
@@ -116,7 +116,7 @@ impl Exchange {
                 (Fact::Out { until: old, .. }, Fact::Out { until: new, .. }) if new <= old => {
                     return None;
                 }
-                (Fact::Back { .. }, Fact::Back { .. }) => return None,
+                (Fact::Back(_), Fact::Back(_)) => return None,
                 _ => {}
             }
             known.fact = fact.clone();
@@ -125,7 +125,7 @@ impl Exchange {
             known.change = id;
         } else {
             // A slot of which nobody was told that it is out: nobody needs to hear that it is back.
-            if matches!(fact, Fact::Back { .. }) {
+            if matches!(fact, Fact::Back(_)) {
                 return None;
             }
             let known = Known {
@@ -179,7 +179,7 @@ impl Exchange {
                 return true;
             }
             known.version = None;
-            if known.is_over(now) || matches!(known.fact, Fact::Back { .. }) {
+            if known.is_over(now) || matches!(known.fact, Fact::Back(_)) {
                 // A finding that was not told yet still will be.
                 return known.dirty;
             }
@@ -224,7 +224,7 @@ impl Exchange {
         if known.dirty {
             let ours_counts = match (&known.fact, &fact) {
                 (Fact::Out { until: ours, .. }, Fact::Out { until: theirs, .. }) => ours > theirs,
-                (Fact::Back { .. }, Fact::Back { .. }) => false,
+                (Fact::Back(_), Fact::Back(_)) => false,
                 _ => known.at > at,
             };
             if ours_counts {
@@ -240,7 +240,10 @@ impl Exchange {
         (known.fact, known.at, known.dirty, known.change) = (fact.clone(), at, false, change);
         let back = Applied {
             slot: slot.clone(),
-            fact: Fact::Back { epoch: None },
+            fact: Fact::Back(Return {
+                seen_by: Some(record.by.clone()),
+                ..Return::default()
+            }),
         };
         let mut applied = vec![Applied { slot, fact }];
         if was_back {

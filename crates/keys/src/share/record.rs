@@ -12,7 +12,7 @@ use tidegate_state::{Entry, InvalidKey, Key, Prefix};
 
 use crate::identity::{KeyId, hex};
 use crate::notes::Note;
-use crate::outbox::Slot;
+use crate::outbox::{Return, Slot};
 
 /// An entry outlives what it says by so much, so that readers see it end by their own clock first.
 const SLACK: Duration = Duration::from_secs(60);
@@ -50,6 +50,9 @@ pub(crate) struct Record {
     /// Epoch of the prober's lease, where a probe brought it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) epoch: Option<u64>,
+    /// Whether an operator brought it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) by_operator: bool,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -60,7 +63,7 @@ fn millis(duration: Duration) -> u64 {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fact {
     Out { until: Time, note: Note },
-    Back { epoch: Option<u64> },
+    Back(Return),
 }
 
 impl Record {
@@ -79,10 +82,13 @@ impl Record {
             excerpt: String::new(),
             model: None,
             epoch: None,
+            by_operator: false,
         };
         match fact {
-            Fact::Back { epoch } => Record {
-                epoch: *epoch,
+            Fact::Back(how) => Record {
+                epoch: how.epoch,
+                by_operator: how.by_operator,
+                by: how.seen_by.clone().unwrap_or_else(|| by.to_owned()),
                 ..blank
             },
             Fact::Out { until, note } => {
@@ -114,7 +120,12 @@ impl Record {
         let elapsed = self.ttl() - left;
         let at = now - elapsed - Duration::from_millis(self.age_ms);
         if !self.out {
-            return (Fact::Back { epoch: self.epoch }, at);
+            let how = Return {
+                by_operator: self.by_operator,
+                epoch: self.epoch,
+                seen_by: (self.by != me).then(|| self.by.clone()),
+            };
+            return (Fact::Back(how), at);
         }
         let until = self.hold_ms.map_or(Time::NEVER, |hold| {
             now + Duration::from_millis(hold).saturating_sub(elapsed)

@@ -13,7 +13,7 @@ use super::task::{Sharer, delete, write};
 use crate::clock::{Clock, MonotonicClock};
 use crate::identity::{Identity, KeyId};
 use crate::notes::Note;
-use crate::outbox::{Slot, What};
+use crate::outbox::{Return, Slot, What};
 use crate::registry::Keys;
 use crate::settings::Settings;
 
@@ -124,8 +124,8 @@ impl Replica {
 
     fn back(&self, slot: &Slot) {
         let provider = self.keys.provider("p").unwrap();
-        provider.release(slot, self.now());
-        provider.tell(slot.clone(), What::Back { epoch: None }, self.now());
+        provider.release(slot, &Return::default(), self.now());
+        provider.tell(slot.clone(), What::Back(Return::default()), self.now());
     }
 
     /// How long a slot stays out yet: `None`: it is not; `Some(None)`: until a probe.

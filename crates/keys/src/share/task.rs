@@ -106,7 +106,7 @@ impl Sharer {
     fn apply(&self, applied: Applied, but: Option<&str>, now: Time) {
         match applied.fact {
             Fact::Out { until, note } => self.keys.hold(&applied.slot, until, &note, but, now),
-            Fact::Back { .. } => self.keys.release(&applied.slot, but, now),
+            Fact::Back(how) => self.keys.release(&applied.slot, &how, but, now),
         }
     }
 

@@ -1,6 +1,5 @@
 //! Writes a request.
 
-use crate::fault::{Fault, FaultKind};
 use crate::ir::{
     Format, Media, MediaKind, Part, Request, Role, Source, Text, ToolChoice, arguments, plain_id,
 };
@@ -9,14 +8,7 @@ use crate::json::{Arr, Obj, object};
 /// Most tokens of an answer must be told here: what is taken where the caller leaves it out. Every current model can do it.
 const MAX_TOKENS: u64 = 8192;
 
-pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault> {
-    if request.choices.is_some_and(|choices| choices > 1) {
-        return Err(Fault::new(
-            FaultKind::Untranslatable,
-            "this provider gives one answer: n must be 1",
-        )
-        .at("n"));
-    }
+pub(crate) fn write(request: &Request<'_>, model: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     object(&mut out, |body| {
         body.str("model", model);
@@ -71,7 +63,7 @@ pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault
             body.bool("stream", true);
         }
     });
-    Ok(out)
+    out
 }
 
 /// What is asked for where a dialect has JSON without a schema and the provider has not.

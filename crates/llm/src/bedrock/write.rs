@@ -7,13 +7,6 @@ use crate::ir::{
 use crate::json::{Arr, Obj, object};
 
 pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault> {
-    if request.choices.is_some_and(|choices| choices > 1) {
-        return Err(Fault::new(
-            FaultKind::Untranslatable,
-            "this provider gives one answer: n must be 1",
-        )
-        .at("n"));
-    }
     for part in request.turns.iter().flat_map(|turn| &turn.parts) {
         if let Part::Media(Media {
             source: Source::Url(_),

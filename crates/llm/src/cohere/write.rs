@@ -1,17 +1,9 @@
 //! Writes a chat request.
 
-use crate::fault::{Fault, FaultKind};
 use crate::ir::{Format, Media, MediaKind, Part, Request, Role, Source, ToolChoice, arguments};
 use crate::json::{Arr, Obj, object};
 
-pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault> {
-    if request.choices.is_some_and(|choices| choices > 1) {
-        return Err(Fault::new(
-            FaultKind::Untranslatable,
-            "this provider gives one answer: n must be 1",
-        )
-        .at("n"));
-    }
+pub(crate) fn write(request: &Request<'_>, model: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     object(&mut out, |body| {
         body.str("model", model);
@@ -92,7 +84,7 @@ pub(crate) fn write(request: &Request<'_>, model: &str) -> Result<Vec<u8>, Fault
             });
         }
     });
-    Ok(out)
+    out
 }
 
 fn write_messages(request: &Request<'_>, messages: &mut Arr<'_>) {

@@ -86,8 +86,27 @@ impl Front {
         })
     }
 
-    /// The dialect of errors for a request that is no known endpoint: told from headers alone.
-    pub fn dialect_of_headers(headers: &HeaderMap) -> Dialect {
+    /// Whether a path is an endpoint for POST.
+    pub fn wants_post(path: &str) -> bool {
+        Self::recognise(&Method::POST, path, None, &HeaderMap::new()).is_some()
+    }
+
+    /// The dialect of errors for a request that is no known endpoint: told from what its path would be with another method, then
+    /// from headers, then from words of the path that one dialect alone has.
+    pub fn dialect_of(path: &str, headers: &HeaderMap) -> Dialect {
+        if let Some(front) = Self::recognise(&Method::POST, path, None, headers) {
+            return front.dialect;
+        }
+        match Self::dialect_of_headers(headers) {
+            // Google's own version of the path is spoken by nobody else.
+            Dialect::OpenAi if path.contains("/v1beta/") => Dialect::Gemini,
+            Dialect::OpenAi if path.split('/').any(|part| part == "messages") => Dialect::Anthropic,
+            dialect => dialect,
+        }
+    }
+
+    /// The dialect that headers tell.
+    fn dialect_of_headers(headers: &HeaderMap) -> Dialect {
         if headers.contains_key("anthropic-version") {
             Dialect::Anthropic
         } else if headers.contains_key("x-goog-api-key")
@@ -109,11 +128,7 @@ fn list_of_models(path: &str, headers: &HeaderMap) -> Option<Front> {
     } else {
         Some(percent_decoded(after(path, "models")?)?)
     };
-    let dialect = match Front::dialect_of_headers(headers) {
-        // Google's own version of the path is spoken by nobody else.
-        Dialect::OpenAi if path.contains("/v1beta/") => Dialect::Gemini,
-        dialect => dialect,
-    };
+    let dialect = Front::dialect_of(path, headers);
     Some(Front {
         dialect,
         endpoint: Endpoint::Models,
@@ -169,6 +184,25 @@ mod tests {
     fn recognise(method: Method, path: &str) -> Option<(Dialect, Endpoint, Option<String>)> {
         let front = Front::recognise(&method, path, None, &HeaderMap::new())?;
         Some((front.dialect, front.endpoint, front.model))
+    }
+
+    #[test]
+    fn what_is_no_endpoint_has_a_dialect_all_the_same() {
+        let none = HeaderMap::new();
+        for (path, dialect, post) in [
+            ("/v1/chat/completions", Dialect::OpenAi, true),
+            ("/v1/messages", Dialect::Anthropic, true),
+            ("/v1/messages/batches", Dialect::Anthropic, false),
+            ("/v1beta/models/m:generateContent", Dialect::Gemini, true),
+            ("/v1beta/files", Dialect::Gemini, false),
+            ("/v1/files", Dialect::OpenAi, false),
+        ] {
+            assert_eq!(Front::dialect_of(path, &none), dialect, "{path}");
+            assert_eq!(Front::wants_post(path), post, "{path}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("anthropic-version", HeaderValue::from_static("2023-06-01"));
+        assert_eq!(Front::dialect_of("/v1/files", &headers), Dialect::Anthropic);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use thiserror::Error;
 
@@ -34,6 +34,8 @@ pub enum FaultKind {
     BodyTooLarge,
     /// The path is no endpoint of the dialect, or the provider does not have it.
     UnsupportedEndpoint,
+    /// The path is an endpoint for POST alone.
+    WrongMethod,
     /// The provider's dialect can't express what was asked.
     Untranslatable,
     /// No virtual key, or one that is unknown or revoked.
@@ -69,6 +71,7 @@ impl FaultKind {
             Self::ModelNotAllowed => "model_not_allowed",
             Self::BodyTooLarge => "body_too_large",
             Self::UnsupportedEndpoint => "unsupported_endpoint",
+            Self::WrongMethod => "method_not_allowed",
             Self::Untranslatable => "not_translatable",
             Self::Unauthorized => "invalid_virtual_key",
             Self::RateLimited => "rate_limited",
@@ -92,6 +95,7 @@ impl FaultKind {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ModelNotAllowed => StatusCode::FORBIDDEN,
             Self::UnknownModel | Self::UnsupportedEndpoint => StatusCode::NOT_FOUND,
+            Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited | Self::BudgetExhausted | Self::KeysLimited => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -169,6 +173,11 @@ impl Fault {
         answer
             .headers
             .insert(ERROR.clone(), HeaderValue::from_static(self.kind.code()));
+        if self.kind == FaultKind::WrongMethod {
+            answer
+                .headers
+                .insert(ALLOW, HeaderValue::from_static("POST"));
+        }
         if let Some(after) = self.retry_after {
             // Rounded up: a caller must not come back too early.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);

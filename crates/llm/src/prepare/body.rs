@@ -165,7 +165,7 @@ pub(super) fn translated(
     }
     let tree = json::parse(call.body())
         .map_err(|_| Fault::new(FaultKind::NotJson, "the body is no JSON"))?;
-    let mut request = translation::read_request(call.endpoint(), &tree)?;
+    let mut request = translation::read_request(call.endpoint(), &tree, spec.dialect())?;
     if let Some(resume) = resume {
         if request
             .turns

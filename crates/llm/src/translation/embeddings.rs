@@ -34,7 +34,10 @@ pub(crate) fn request(
     let tree = parse(body).map_err(|_| Fault::new(FaultKind::NotJson, "the body is no JSON"))?;
     let embed = read(front, &tree)?;
     if embed.inputs.is_empty() {
-        return Err(Fault::field("input", "a string or an array of strings"));
+        return Err(match front.dialect() {
+            Dialect::Gemini => Fault::field("content.parts", "an array of texts"),
+            _ => Fault::field("input", "a string or an array of strings"),
+        });
     }
     Ok(match to {
         Dialect::Gemini => gemini::embeddings::write(&embed, model),

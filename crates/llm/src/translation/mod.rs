@@ -118,20 +118,40 @@ impl Told<'_> {
     }
 }
 
-/// Reads a caller's request.
-pub(crate) fn read_request<'a>(endpoint: Endpoint, body: &Json<'a>) -> Result<Request<'a>, Fault> {
-    match endpoint {
-        Endpoint::Chat => openai::read_chat(body),
-        Endpoint::Responses => openai::read_responses(body),
-        Endpoint::Completions => openai::read_completions(body),
-        Endpoint::Messages => anthropic::read(body),
-        Endpoint::Generate => gemini::read(body, false),
-        Endpoint::StreamGenerate => gemini::read(body, true),
-        _ => Err(Fault::new(
-            FaultKind::UnsupportedEndpoint,
-            "the provider has no endpoint like this",
-        )),
+/// Reads a caller's request to a provider of the dialect `to`. What is wrong with it is told with the names of the caller's own
+/// fields.
+pub(crate) fn read_request<'a>(
+    endpoint: Endpoint,
+    body: &Json<'a>,
+    to: Dialect,
+) -> Result<Request<'a>, Fault> {
+    let (request, turns) = match endpoint {
+        Endpoint::Chat => (openai::read_chat(body)?, "messages"),
+        Endpoint::Responses => (openai::read_responses(body)?, "input"),
+        Endpoint::Completions => (openai::read_completions(body)?, "prompt"),
+        Endpoint::Messages => (anthropic::read(body)?, "messages"),
+        Endpoint::Generate => (gemini::read(body, false)?, "contents"),
+        Endpoint::StreamGenerate => (gemini::read(body, true)?, "contents"),
+        _ => {
+            return Err(Fault::new(
+                FaultKind::UnsupportedEndpoint,
+                "the provider has no endpoint like this",
+            ));
+        }
+    };
+    if request.turns.is_empty() {
+        return Err(Fault::field(turns, "a conversation with at least one turn"));
     }
+    let one_answer = matches!(to, Dialect::Anthropic | Dialect::Bedrock | Dialect::Cohere);
+    if one_answer && request.choices.is_some_and(|choices| choices > 1) {
+        let field = match endpoint.dialect() {
+            Dialect::Gemini => "generationConfig.candidateCount",
+            _ => "n",
+        };
+        let words = format!("this provider gives one answer: {field} must be 1");
+        return Err(Fault::new(FaultKind::Untranslatable, words).at(field));
+    }
+    Ok(request)
 }
 
 /// Writes it for a provider. `usage`: streams are to end with the usage.
@@ -141,18 +161,12 @@ pub(crate) fn write_request(
     model: &str,
     usage: bool,
 ) -> Result<Vec<u8>, Fault> {
-    if request.turns.is_empty() {
-        return Err(Fault::field(
-            "messages",
-            "a conversation with at least one message",
-        ));
-    }
     match spec.dialect() {
         Dialect::OpenAi => openai::write_chat(request, model, &spec.row().quirks, usage),
-        Dialect::Anthropic => anthropic::write(request, model),
+        Dialect::Anthropic => Ok(anthropic::write(request, model)),
         Dialect::Gemini => gemini::write(request, model),
         Dialect::Bedrock => bedrock::write(request, model),
-        Dialect::Cohere => cohere::write(request, model),
+        Dialect::Cohere => Ok(cohere::write(request, model)),
     }
 }
 

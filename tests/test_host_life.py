@@ -157,6 +157,43 @@ def test_a_stop_lets_running_calls_finish_says_not_serving_and_leaves_nothing(se
     assert spooled(host) == []
 
 
+def test_who_watches_health_is_told_when_a_drain_begins(serve, channel):
+    host = serve("Example", "--replicas", 2)
+    ch, asks = channel(host.port), channel(host.port)
+    until(lambda: serving_by_health(asks), 20, "serving")
+    names = ["", "ai.AI", "example"]
+    told = {name: [] for name in [*names, "unknown"]}
+    ends = {}
+
+    def watch(name):
+        watching = health_pb2_grpc.HealthStub(asks).Watch(health_pb2.HealthCheckRequest(service=name), timeout=60)
+        try:
+            for each in watching:
+                told[name].append(health_pb2.HealthCheckResponse.ServingStatus.Name(each.status))
+        except grpc.RpcError as error:
+            ends[name] = error.code().name
+
+    watching = [threading.Thread(target=watch, args=(name,), daemon=True) for name in told]
+    for each in watching:
+        each.start()
+    until(lambda: all(told.values()), 10, "a first answer to each")
+    made = Chaos(ch, "slow", {"seconds": 4}, timeout=60)
+    results = []
+    runs = threading.Thread(target=lambda: results.append(made.result()), daemon=True)
+    runs.start()
+    until(lambda: made.heartbeats, 10, "a heartbeat")
+    host.process.signal(signal.SIGTERM)
+    until(lambda: all(told[name][-1] == "NOT_SERVING" for name in names), 3, "told while the call still runs")
+    assert not results
+    for each in watching:
+        each.join(10)
+    assert {name: told[name] for name in names} == {name: ["SERVING", "NOT_SERVING"] for name in names}
+    assert told["unknown"] == ["SERVICE_UNKNOWN"]
+    assert set(ends.values()) == {"UNAVAILABLE"}
+    runs.join(10)
+    assert results and host.process.wait(20) == 0
+
+
 CHANGED = EXAMPLE.replace('return a + b', 'return a + b + 100')
 
 

@@ -28,7 +28,7 @@ use tidegate_config::model::{ConsulDiscovery, Discover, Upstream};
 pub use connect::{ClientTls, ConnectError, Connector, Plain, Stream};
 pub use consul::{ListenerFacts, RegisterError, Registration, RegistrationState};
 pub use endpoint::{Address, Endpoint, EndpointId, EndpointSet};
-pub use probe::{Health, Prober};
+pub use probe::{Health, Prober, check_once};
 pub use resolve::{ResolveError, Resolver};
 pub use source::{Update, Watch};
 pub use tls::SetupError;

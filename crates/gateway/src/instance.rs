@@ -27,6 +27,8 @@ pub struct InstanceRecord {
     pub cause: Option<String>,
     /// Versions of the model in memory.
     pub versions: Vec<String>,
+    /// Methods of its model that may run twice; `None` where no worker has told yet.
+    pub retryable: Option<Vec<String>>,
 }
 
 impl InstanceRecord {

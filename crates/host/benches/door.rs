@@ -100,6 +100,7 @@ fn measure(runtime: &tokio::runtime::Runtime) {
         ..About::default()
     };
     let options = DoorOptions {
+        parallel: 2,
         message: 256 << 20,
         ratio: 1000,
         heartbeat: Duration::from_secs(1),

@@ -11,12 +11,23 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tidegate_config::model::{
-    Engine, ModelVersions, Protocol, PythonModel, Run, Service, ServiceLimits,
+    Engine, HealthCheck, ModelVersions, Protocol, PythonModel, Run, Service, ServiceLimits,
 };
-use tidegate_host::{Call, Host, HostOptions, Model, State, Traced};
+use tidegate_host::{Call, Checks, Host, HostOptions, Model, State, Traced};
 
 const MODEL: &str =
     "from tidegate import Model\nclass Noop(Model):\n    def predict(self):\n        return None\n";
+
+/// No program is asked here.
+#[derive(Debug)]
+struct NoChecks;
+
+#[async_trait::async_trait]
+impl Checks for NoChecks {
+    async fn check(&self, _: &Service, _: &HealthCheck, _: u16) -> Result<(), String> {
+        Ok(())
+    }
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,6 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         versions: ModelVersions::default(),
         limits: ServiceLimits::default(),
         start_timeout: Duration::from_secs(60),
+        health_check: None,
         stop_grace: Duration::from_secs(10),
         data: PathBuf::from("data"),
         run: Run::Python(PythonModel {
@@ -51,8 +63,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let host = Host::start(HostOptions {
         run_dir: folder.join("run"),
         spool_dir: folder.join("spool"),
+        own_dir: folder.join("own"),
         base_dir: folder.clone(),
         events: Arc::new(Traced),
+        checks: Arc::new(NoChecks),
         services: vec![service],
     })
     .await?;

@@ -47,7 +47,9 @@ impl Board {
                 pid: None,
                 restarts: 0,
                 cause: None,
+                certain: false,
                 versions: Vec::new(),
+                retryable: None,
                 in_flight: 0,
                 memory: 0,
             });

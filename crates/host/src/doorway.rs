@@ -25,8 +25,16 @@ pub(crate) struct Doorway {
     path: PathBuf,
     model: Arc<dyn Model>,
     spool: Arc<Spool>,
-    limits: (u64, u64),
+    limits: Bounds,
     open: Option<Open>,
+}
+
+/// What of a configuration a door keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bounds {
+    message: u64,
+    ratio: u64,
+    parallel: usize,
 }
 
 #[derive(Debug)]
@@ -87,10 +95,15 @@ impl Doorway {
         }
         let listener = UnixListener::bind(&self.path)?;
         let (shutdown, told) = oneshot::channel::<()>();
-        let (message, ratio) = self.limits;
+        let Bounds {
+            message,
+            ratio,
+            parallel,
+        } = self.limits;
         let options = DoorOptions {
             message,
             ratio,
+            parallel,
             heartbeat: HEARTBEAT,
             spool: Arc::clone(&self.spool),
         };
@@ -129,9 +142,10 @@ impl Drop for Doorway {
     }
 }
 
-fn limits(service: &Service) -> (u64, u64) {
-    (
-        service.limits.message.bytes(),
-        u64::from(service.limits.ratio),
-    )
+fn limits(service: &Service) -> Bounds {
+    Bounds {
+        message: service.limits.message.bytes(),
+        ratio: u64::from(service.limits.ratio),
+        parallel: service.concurrency.max(1) as usize,
+    }
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::board::Board;
 use crate::call::Model;
+use crate::checks::Checks;
 use crate::events::Events;
 use crate::model::Slot;
 use crate::sdk;
@@ -34,12 +35,16 @@ const REAPED_WITHIN: Duration = Duration::from_secs(5);
 pub struct HostOptions {
     /// Folder for sockets and the copy of the Python SDK; its path should be short, since sockets' paths are at most 107 bytes.
     pub run_dir: PathBuf,
-    /// Folder for uploads and results that travel as files.
+    /// Folder for uploads that may be resumed; another host may have the same.
     pub spool_dir: PathBuf,
+    /// Folder of this host alone for inputs and results that travel as files; emptied at the start.
+    pub own_dir: PathBuf,
     /// What relative paths of services are relative to.
     pub base_dir: PathBuf,
     /// Takes events.
     pub events: Arc<dyn Events>,
+    /// Asks programs whether they are ready.
+    pub checks: Arc<dyn Checks>,
     /// What is hosted at the start.
     pub services: Vec<Service>,
 }
@@ -85,13 +90,15 @@ pub(crate) struct Shared {
     pub(crate) acceptor: Acceptor,
     pub(crate) spawner: Spawner,
     pub(crate) events: Arc<dyn Events>,
+    pub(crate) checks: Arc<dyn Checks>,
     pub(crate) board: Board,
     pub(crate) run_dir: PathBuf,
     pub(crate) spool_dir: PathBuf,
+    pub(crate) own_dir: PathBuf,
     pub(crate) base_dir: PathBuf,
     /// Where the Python SDK is.
     pub(crate) sdk: PathBuf,
-    /// For results that are files.
+    /// For results that are files: a folder a worker.
     pub(crate) results: PathBuf,
     pub(crate) workers_over_tcp: bool,
     pub(crate) settle: Duration,
@@ -126,8 +133,10 @@ impl Host {
         let HostOptions {
             run_dir,
             spool_dir,
+            own_dir,
             base_dir,
             events,
+            checks,
             services,
         } = options;
         let folder = |path: &PathBuf| {
@@ -135,9 +144,9 @@ impl Host {
             move |source| HostError::Folder { path, source }
         };
         std::fs::create_dir_all(&run_dir).map_err(folder(&run_dir))?;
-        let results = spool_dir.join(".results");
-        // Those of an earlier host have nobody who waits for them.
-        let _ = std::fs::remove_dir_all(&results);
+        // What an earlier host left there nobody waits for.
+        let _ = std::fs::remove_dir_all(&own_dir);
+        let results = own_dir.join(".results");
         std::fs::create_dir_all(&results).map_err(folder(&results))?;
         let sdk = sdk::unpack(&run_dir).map_err(folder(&run_dir))?;
         let socket = run_dir.join("workers.sock");
@@ -149,9 +158,11 @@ impl Host {
             acceptor,
             spawner,
             events,
+            checks,
             board: Board::new(),
             run_dir,
             spool_dir,
+            own_dir,
             base_dir,
             sdk,
             results,

@@ -7,6 +7,7 @@
 mod backoff;
 mod board;
 mod call;
+mod checks;
 pub mod door;
 mod doorway;
 mod events;
@@ -25,6 +26,7 @@ mod versions;
 mod worker;
 
 pub use call::*;
+pub use checks::Checks;
 pub use events::{Event, Events, Release, Stream, Traced, What};
 pub use host::{Host, HostError, HostOptions};
 pub use state::{Address, InstanceState, ServiceCounts, State};

@@ -21,6 +21,8 @@ pub(crate) struct Hello {
     pub(crate) token: String,
     pub(crate) epoch: u64,
     pub(crate) pid: Option<u32>,
+    /// Versions in memory, of one that connects again.
+    pub(crate) loaded: Vec<String>,
 }
 
 impl Default for Hello {
@@ -30,6 +32,7 @@ impl Default for Hello {
             token: String::new(),
             epoch: 0,
             pid: None,
+            loaded: Vec::new(),
         }
     }
 }
@@ -323,7 +326,9 @@ fn value(frame: &Frame) -> Result<Result<Value, Fault>, Broken> {
                 path,
                 len: part.size,
                 remove: part.remove,
+                open: None,
             };
+            let file = file.held();
             match std::fs::metadata(&file.path) {
                 Ok(found) if found.len() == part.size => Content::File(Arc::new(file)),
                 Ok(found) => {
@@ -376,6 +381,24 @@ struct WorkerFile {
     path: PathBuf,
     len: u64,
     remove: bool,
+    /// What its path leads to, where it has no name any more.
+    open: Option<std::fs::File>,
+}
+
+impl WorkerFile {
+    /// Without a name from here on, where the system can do so: nothing is left behind, however worker and host end.
+    fn held(mut self) -> Self {
+        if cfg!(target_os = "linux")
+            && self.remove
+            && let Ok(open) = std::fs::File::open(&self.path)
+        {
+            let _ = std::fs::remove_file(&self.path);
+            self.path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open)).into();
+            self.remove = false;
+            self.open = Some(open);
+        }
+        self
+    }
 }
 
 impl Spooled for WorkerFile {
@@ -531,9 +554,13 @@ mod tests {
             format!(r#"{{"json":0,"parts":[{{"size":{size},"file":{path:?},"remove":true}}]}}"#)
         };
         let kept = value(&result(&meta(&good, 3), b"")).unwrap().unwrap();
-        assert!(good.exists());
+        let Content::File(held) = &kept.parts[0].content else {
+            panic!("a file")
+        };
+        let path = held.path().to_owned();
+        assert_eq!(std::fs::read(&path).unwrap(), b"abc");
         drop(kept);
-        assert!(!good.exists());
+        assert!(!good.exists() && std::fs::read(&path).is_err());
         assert!(value(&result(&meta(&bad, 4), b"")).unwrap().is_err());
         assert!(!bad.exists());
     }

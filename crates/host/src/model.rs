@@ -84,11 +84,12 @@ impl Slot {
         };
         let outcome = outcome.await;
         cancel.armed = false;
+        // What waits in the queue is told by the group when it ends; this one may have run.
         outcome.unwrap_or_else(|_| {
             Err(Fault::new(
                 Code::Unavailable,
-                "draining",
-                "the host is ending",
+                "worker_crashed",
+                "the host ended before the call was answered",
             ))
         })
     }

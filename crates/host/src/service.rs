@@ -15,7 +15,7 @@ use crate::call::About;
 use crate::doorway::Doorway;
 use crate::group::{Group, Settings};
 use crate::host::{HostError, Shared};
-use crate::instance::{Instance, Spec};
+use crate::instance::{End, Instance, Spec};
 use crate::model::Slot;
 use crate::spool::{Spool, SpoolLimits};
 
@@ -165,12 +165,16 @@ impl Keeper {
             self.ended().await;
         }
         let differs = as_workers_see(&self.spec.service) != as_workers_see(&service);
+        if differs {
+            self.group.hope();
+        }
         let revision = self.spec.revision + u64::from(differs);
         self.spec = Arc::new(Spec { service, revision });
     }
 
     /// The same again, in new workers.
     fn aim_anew(&mut self) {
+        self.group.hope();
         self.spec = Arc::new(Spec {
             service: self.spec.service.clone(),
             revision: self.spec.revision + 1,
@@ -210,10 +214,7 @@ impl Keeper {
         let doorway = match &self.spec.service.run {
             Run::Command(_) => None,
             Run::Python(_) => {
-                let path = self
-                    .shared
-                    .run_dir
-                    .join(format!("i-{}-{number}.sock", self.name));
+                let path = socket(&self.shared.run_dir, &self.name, number);
                 let spool = self.spool()?;
                 let doorway = Doorway::open(path.clone(), slot.clone(), spool, &self.spec.service);
                 Some(doorway.map_err(|source| HostError::Folder { path, source })?)
@@ -239,8 +240,8 @@ impl Keeper {
             quota: limits.upload.bytes(),
             resume: limits.resume.unwrap_or(Duration::ZERO),
         };
-        let spool =
-            Spool::open(&path, limits).map_err(|source| HostError::Folder { path, source })?;
+        let spool = Spool::open_beside(&path, &self.shared.own_dir.join(&*self.name), limits)
+            .map_err(|source| HostError::Folder { path, source })?;
         self.spool = Some(Arc::clone(&spool));
         Ok(spool)
     }
@@ -264,9 +265,11 @@ impl Keeper {
     }
 
     fn end_from(&mut self, first: usize, grace: Duration) {
-        for (number, (instance, _)) in self.instances.split_off(&first) {
+        let leaving = self.instances.split_off(&first);
+        let end = End::new(grace, leaving.len());
+        for (number, (instance, _)) in leaving {
             self.ending
-                .insert(number, tokio::spawn(instance.end(grace)));
+                .insert(number, tokio::spawn(instance.end(end.clone())));
         }
     }
 
@@ -281,6 +284,23 @@ impl Keeper {
         self.ended().await;
         self.group.abandon();
     }
+}
+
+/// Longest path of a Unix socket.
+const LONGEST_SOCKET: usize = 107;
+
+/// The path of an instance's socket: by the service's name, or where that makes it too long, by a hash of it.
+fn socket(run: &std::path::Path, service: &str, number: usize) -> std::path::PathBuf {
+    let named = run.join(format!("i-{service}-{number}.sock"));
+    if named.as_os_str().len() <= LONGEST_SOCKET {
+        return named;
+    }
+    let hash = ring::digest::digest(&ring::digest::SHA256, service.as_bytes());
+    let short: String = hash.as_ref()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    run.join(format!("i-{short}-{number}.sock"))
 }
 
 /// What of a configuration needs new workers when it changes.
@@ -306,5 +326,21 @@ fn settings(service: &Service) -> Settings {
         memory: service.limits.memory.bytes(),
         versions_memory: service.versions.memory.bytes(),
         start_timeout: service.start_timeout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::socket;
+
+    #[test]
+    fn a_long_name_of_a_service_makes_no_path_too_long() {
+        let run = std::path::PathBuf::from(format!("/{}", "r".repeat(70)));
+        assert!(socket(&run, "short", 3).ends_with("i-short-3.sock"));
+        let (one, two) = ("a".repeat(64), "b".repeat(64));
+        let path = socket(&run, &one, 255);
+        assert!(path.as_os_str().len() <= super::LONGEST_SOCKET);
+        assert_ne!(path, socket(&run, &two, 255));
+        assert_eq!(path, socket(&run, &one, 255));
     }
 }

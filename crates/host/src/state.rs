@@ -72,8 +72,12 @@ pub struct InstanceState {
     pub restarts: u64,
     /// Why the last worker died or did not start.
     pub cause: Option<String>,
+    /// Whether the worker, or the system, said itself why it can't be had: the next start fails likewise.
+    pub certain: bool,
     /// Versions in memory.
     pub versions: Vec<String>,
+    /// Methods that may run twice; `None` while no worker has told, and for a `command`.
+    pub retryable: Option<Vec<String>>,
     /// Calls that the worker runs or that wait in its socket; renewed about every second.
     pub in_flight: usize,
     /// Resident memory of the worker in bytes, 0 if it is not known; renewed about every second.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hosted::{Hosted, call, python, runs, service, until, value};
 use serde_json::json;
-use tidegate_config::model::{ModelVersions, Run, ServiceLimits};
+use tidegate_config::model::{HealthCheck, ModelVersions, Probe, Run, ServiceLimits};
 use tidegate_config::values::SizeBound;
 use tidegate_host::{Address, Answer, Code, Content, Foreign, Part, State, What};
 
@@ -75,6 +75,141 @@ async fn a_call_whose_worker_is_killed_is_answered_by_the_next_one() {
         (Code::Unavailable, "worker_crashed")
     );
     assert!(fault.message.contains("signal 9"), "{}", fault.message);
+    assert_eq!(
+        hosted.call("predict", json!({"x": 1})).await.unwrap()["x"],
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_connects_again_is_the_same_one() {
+    for concurrency in [1, 2] {
+        let hosted = Hosted::start_over_tcp(tidegate_config::model::Service {
+            concurrency,
+            ..service()
+        })
+        .await;
+        let before = hosted.ready(1).await;
+        let pid = u64::from(before[0].pid.unwrap());
+        let first = hosted.path("first");
+        let fault = hosted.call("cut", json!({"path": first})).await;
+        let fault = fault.unwrap_err();
+        assert_eq!(
+            (fault.code, fault.reason),
+            (Code::Unavailable, "worker_crashed")
+        );
+        assert!(fault.message.contains("connection"), "{}", fault.message);
+        // What comes meanwhile waits for it.
+        let answer = hosted.call("predict", json!({"x": 2})).await.unwrap();
+        assert_eq!((&answer["x"], &answer["pid"]), (&json!(2), &json!(pid)));
+        let mut again = call("cut", json!({"path": hosted.path("second")}));
+        again.retry = Some(true);
+        assert_eq!(
+            value(hosted.model().call(again).await.unwrap()).unwrap(),
+            pid
+        );
+        let after = hosted.ready(1).await;
+        assert_eq!((after[0].pid, after[0].restarts), (before[0].pid, 0));
+        assert_eq!(hosted.host.counts()[0].deaths, 0);
+        let loads = |what: &What| matches!(what, What::Loaded { .. });
+        let loads = hosted
+            .events
+            .all()
+            .iter()
+            .filter(|e| loads(&e.what))
+            .count();
+        assert_eq!(loads, 1, "what it has in memory stays");
+        hosted.host.drain(Duration::from_secs(5)).await;
+        assert!(!runs(pid));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_wrote_and_nobody_was_told_of_goes_with_it() {
+    let hosted = Hosted::start(service()).await;
+    hosted.ready(1).await;
+    let fault = hosted.call("half_a_result", json!({})).await.unwrap_err();
+    assert_eq!(fault.reason, "worker_crashed");
+    until("nothing is left", || {
+        hosted.files().is_empty().then_some(())
+    })
+    .await;
+    // One that was told lives as long as somebody holds it, and its worker need not.
+    let answer = hosted
+        .model()
+        .call(call("big", json!({"size": 8 << 20})))
+        .await
+        .unwrap();
+    let _ = hosted.call("die", json!({})).await.unwrap_err();
+    hosted.ready(1).await;
+    let Answer::Value(value) = answer else {
+        panic!("a stream")
+    };
+    let Content::File(file) = &value.parts[0].content else {
+        panic!("so much is a file")
+    };
+    assert_eq!(std::fs::read(file.path()).unwrap(), vec![b'x'; 8 << 20]);
+    drop(value);
+    until("nothing is left", || {
+        hosted.files().is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_while_a_worker_is_replaced_lets_its_calls_finish() {
+    let hosted = std::sync::Arc::new(Hosted::start(service()).await);
+    let pid = hosted.ready(1).await[0].pid.unwrap();
+    let go = hosted.path("go");
+    let waits = call("wait_for", json!({"path": go}));
+    let model = hosted.model();
+    let running = tokio::spawn(async move { model.call(waits).await });
+    until("the call runs", || {
+        (hosted.host.counts()[0].running == 1).then_some(())
+    })
+    .await;
+    // The next worker does not become ready.
+    std::fs::write(hosted.path("model.py"), "import time\ntime.sleep(1000)\n").unwrap();
+    let reloading = {
+        let hosted = hosted.clone();
+        tokio::spawn(async move { hosted.host.reload(None).await })
+    };
+    hosted
+        .events
+        .wait(|what| matches!(what, What::Started { revision: 2 }).then_some(()))
+        .await;
+    let ending = {
+        let hosted = hosted.clone();
+        tokio::spawn(async move { hosted.host.drain(Duration::from_secs(60)).await })
+    };
+    hosted
+        .events
+        .wait(|what| matches!(what, What::Draining).then_some(()))
+        .await;
+    assert!(!running.is_finished());
+    std::fs::write(&go, "").unwrap();
+    let answer = value(running.await.unwrap().unwrap()).unwrap();
+    assert_eq!(answer, json!(pid));
+    ending.await.unwrap();
+    assert!(reloading.await.unwrap().is_err());
+    assert!(!runs(u64::from(pid)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_that_is_mended_makes_calls_wait_again() {
+    let broken = tidegate_config::model::Service {
+        run: python("model:Broken"),
+        ..service()
+    };
+    let hosted = Hosted::start(broken).await;
+    hosted.wait(|all| all[0].state == State::CrashLoop).await;
+    let fault = hosted.call("predict", json!({"x": 1})).await.unwrap_err();
+    assert_eq!(fault.reason, "no_worker");
+    hosted.host.apply(vec![service()]);
+    hosted
+        .events
+        .wait(|what| matches!(what, What::Started { revision: 2 }).then_some(()))
+        .await;
     assert_eq!(
         hosted.call("predict", json!({"x": 1})).await.unwrap()["x"],
         1
@@ -580,10 +715,7 @@ async fn large_arguments_and_results(hosted: Hosted) {
         assert_eq!(length, size as u64);
     }
     // Results that were files are gone with their handles.
-    let left = std::fs::read_dir(hosted.path("spool/.results"))
-        .unwrap()
-        .count();
-    assert_eq!(left, 0);
+    assert!(hosted.files().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -594,6 +726,45 @@ async fn large_arguments_and_results_travel_as_files() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_arguments_and_results_travel_over_tcp() {
     large_arguments_and_results(Hosted::start_over_tcp(service()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_ready_when_it_passes_its_checks() {
+    let program = "python3 -m http.server --bind 127.0.0.1 $PORT";
+    let wanted = tidegate_config::model::Service {
+        run: Run::Command(program.split(' ').map(String::from).collect()),
+        health_check: Some(HealthCheck {
+            interval: Duration::from_millis(20),
+            timeout: Duration::from_millis(20),
+            healthy_after: 2,
+            unhealthy_after: 1,
+            port: None,
+            host: None,
+            expected_statuses: Vec::new(),
+            probe: Probe::Http("/".into()),
+        }),
+        ..service()
+    };
+    let hosted = Hosted::start(wanted.clone()).await;
+    let waiting = hosted.wait(|all| all[0].cause.is_some()).await;
+    assert_eq!(waiting[0].state, State::Starting);
+    assert_eq!(waiting[0].cause.as_deref(), Some("it is not healthy yet"));
+    std::fs::write(hosted.path("healthy"), "").unwrap();
+    let pid = hosted.ready(1).await[0].pid;
+    // One that never passes takes nobody's place, and its last answer is told.
+    std::fs::remove_file(hosted.path("healthy")).unwrap();
+    hosted.host.apply(vec![tidegate_config::model::Service {
+        start_timeout: Duration::from_millis(1_500),
+        protocol: tidegate_config::model::Protocol::Http1,
+        ..wanted
+    }]);
+    let cause = hosted.events.wait(|what| match what {
+        What::ReloadFailed { cause } => Some(cause.clone()),
+        _ => None,
+    });
+    let cause = cause.await;
+    assert!(cause.ends_with(": it is not healthy yet"), "{cause}");
+    assert_eq!(hosted.ready(1).await[0].pid, pid);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The places of host processes: a lock file each in the runtime folder, which says that it lives and where its sockets are.
 //!
 //! During an upgrade two hosts live, so nothing has a fixed name. Sockets of instances must have short paths, whoever connects to them: where
-//! the runtime folder's is too long they are in a folder of the system's for temporary files.
+//! the runtime folder's is too long they are in a private folder of their own at one of the system's places for such things.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -49,11 +49,6 @@ impl HostDir {
     /// The system's.
     pub(crate) fn make(run: &Path, longest_name: usize) -> io::Result<Self> {
         let id = format!("{:08x}", random() as u32);
-        let own = run.join(format!("h-{id}"));
-        let sockets = match own.as_os_str().len() + 1 + longest_name <= LONGEST {
-            true => own,
-            false => std::env::temp_dir().join(format!("tidegate-{:016x}", random())),
-        };
         let lock = run.join(format!("{PREFIX}{id}{SUFFIX}"));
         let mut held = OpenOptions::new()
             .read(true)
@@ -62,8 +57,14 @@ impl HostDir {
             .mode(0o600)
             .open(&lock)?;
         rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
+        let sockets = match folder(&run.join(format!("h-{id}")), &short_places(), longest_name) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                let _ = std::fs::remove_file(&lock);
+                return Err(error);
+            }
+        };
         held.write_all(sockets.as_os_str().as_encoded_bytes())?;
-        DirBuilder::new().mode(0o700).create(&sockets)?;
         Ok(Self {
             id,
             sockets,
@@ -119,6 +120,44 @@ impl Place {
             let _ = host.send(&Order::Drain { keep_admin: false }, None);
         }
     }
+}
+
+/// Where a private folder may be made for sockets that fit nowhere else.
+fn short_places() -> Vec<PathBuf> {
+    let of_user = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let fixed = ["/tmp", "/run", "/dev/shm", "/var/tmp"].map(PathBuf::from);
+    let places = of_user.into_iter().chain([std::env::temp_dir()]);
+    places
+        .chain(fixed)
+        .filter(|place| place.is_absolute())
+        .collect()
+}
+
+/// Makes the folder for sockets: `own`, or where their paths would be too long, one that nobody else can enter at the first of `places`
+/// that has room for it.
+fn folder(own: &Path, places: &[PathBuf], longest_name: usize) -> io::Result<PathBuf> {
+    let length = |folder: &Path| folder.as_os_str().len() + 1 + longest_name;
+    let made = |folder: &Path| DirBuilder::new().mode(0o700).create(folder);
+    if length(own) <= LONGEST {
+        return made(own).map(|()| own.to_owned());
+    }
+    let mut refused = String::new();
+    for place in places {
+        let folder = place.join(format!("tidegate-{:016x}", random()));
+        if length(&folder) > LONGEST {
+            continue;
+        }
+        match made(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) => refused.push_str(&format!("; {}: {error}", place.display())),
+        }
+    }
+    Err(io::Error::other(format!(
+        "the path of a socket may have {LONGEST} bytes, those in {} would have {}, and no shorter folder can be made for them: give \
+         `state.url` a shorter path, or set XDG_RUNTIME_DIR or TMPDIR to a short one that can be written{refused}",
+        own.display(),
+        length(own),
+    )))
 }
 
 /// Places of hosts, of those that live and of those that died without leaving.
@@ -257,6 +296,32 @@ mod tests {
         assert!(living(&run)[0].report_socket().exists());
         host.remove();
         assert!(!host.sockets().exists() && living(&run).is_empty());
+    }
+
+    #[test]
+    fn a_place_that_is_too_long_or_closed_is_passed_over_and_where_none_is_left_that_is_told() {
+        let state = tempfile::tempdir().unwrap();
+        let own = state.path().join("n".repeat(90));
+        let long = state.path().join("m".repeat(90));
+        std::fs::create_dir(&long).unwrap();
+        let short = tempfile::Builder::new()
+            .prefix("s")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let missing = short.path().join("x");
+        let places = [long, missing, short.path().to_owned()];
+        let made = folder(&own, &places, 40).unwrap();
+        assert!(made.starts_with(short.path()));
+        let mode = std::fs::metadata(&made).unwrap().permissions();
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+            0o700
+        );
+        let told = folder(&own, &places[..2], 40).unwrap_err().to_string();
+        let length = (own.as_os_str().len() + 41).to_string();
+        for word in [own.to_str().unwrap(), &length, "107 bytes", "`state.url`"] {
+            assert!(told.contains(word), "{told}");
+        }
     }
 
     #[test]

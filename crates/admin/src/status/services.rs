@@ -47,7 +47,9 @@ impl Page<'_> {
         facts.push(format!("{} of {} ready", service.ready, service.replicas));
         if let Some(span_ms) = held_up(&service.instances) {
             let since = span(span_ms);
-            facts.push(format!("its successor is not ready for {since}, the workers before serve on"));
+            facts.push(format!(
+                "its successor is not ready for {since}, the workers before serve on"
+            ));
         }
         facts.push(format!("{} in workers", service.running));
         if service.waiting > 0 {

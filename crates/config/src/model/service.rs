@@ -1,6 +1,6 @@
 //! Services: models that Tidegate runs itself.
 
-use super::Protocol;
+use super::{HealthCheck, Protocol};
 use crate::checks::{By, Lasting, NotEmpty, SizeWithin, TIMER, Within};
 use crate::record::{one_of, record};
 use crate::values::{ByteSize, EnvText, SizeBound};
@@ -33,6 +33,9 @@ record! {
         limits: ServiceLimits = ServiceLimits::default(),
         /// Time that a worker has to become ready; it is started again when it is over. A request waits as long for one that is ready. Default 5m.
         start_timeout: Duration = Duration::from_secs(300) => TIMER,
+        /// How a `command` is asked whether it is ready, and from then on whether requests are sent to it. Default: it is when it accepts
+        /// connections.
+        health_check: Option<HealthCheck>,
         /// Time that calls under way have when their worker is to end. Default 30s.
         stop_grace: Duration = Duration::from_secs(30) => Lasting(Duration::ZERO, Duration::from_secs(86_400)),
         /// Folder of the models: each version has its own in it. Default `./appdata`.
@@ -51,8 +54,8 @@ one_of! {
     pub enum Run {
         /// A Python class. `python: "module:Class"` is short for `{ class }`.
         Python(PythonModel) = "python",
-        /// A program and its arguments that listens on the port `$PORT` of 127.0.0.1; it is ready when it accepts connections. `$PORT`
-        /// is replaced in the arguments and is a variable of its environment as well.
+        /// A program and its arguments that listens on the port `$PORT` of 127.0.0.1; it is ready when it accepts connections and passes
+        /// its `health_check`, if it has one. `$PORT` is replaced in the arguments and is a variable of its environment as well.
         Command(Vec<String>) = "command" => By(crate::validate::command),
     }
 }

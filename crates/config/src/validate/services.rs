@@ -170,6 +170,10 @@ pub(crate) fn service(service: &mut Service, fields: &Fields<'_>, cx: &mut Cx<'_
                 let help = "a Python model is spoken to in every protocol: remove it";
                 cx.error(span, "`protocol` without `command`", help);
             }
+            if let Some(span) = fields.span_of("health_check") {
+                let help = "a Python model is ready when it is loaded and warm: remove it";
+                cx.error(span, "`health_check` without `command`", help);
+            }
             let mut all: Vec<&str> = service.versions.preload.iter().map(|v| &**v).collect();
             all.push(&service.version);
             all.sort_unstable();
@@ -186,6 +190,15 @@ pub(crate) fn service(service: &mut Service, fields: &Fields<'_>, cx: &mut Cx<'_
             }
         }
         Run::Command(_) => {
+            if service
+                .health_check
+                .as_ref()
+                .is_some_and(|c| c.port.is_some())
+                && let Some(span) = fields.span_of("health_check")
+            {
+                let help = "remove `port`: each instance has its own, `$PORT`";
+                cx.error(span, "a port for the checks of a `command`", help);
+            }
             for key in PYTHON_ONLY {
                 if let Some(span) = fields.span_of(key) {
                     let message = format!("`{key}` means nothing to a `command`");

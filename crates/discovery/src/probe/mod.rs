@@ -68,6 +68,61 @@ struct Shared {
     on_health: Box<OnHealth>,
 }
 
+/// Asks one endpoint once, as an upstream's checks do.
+///
+/// # Errors
+/// Why it is not fit, in words.
+pub async fn check_once(
+    upstream: &Upstream,
+    health: &HealthCheck,
+    resolver: &Resolver,
+    address: &Address,
+) -> Result<(), String> {
+    let check = prepared(upstream, health, resolver).map_err(|error| error.to_string())?;
+    check.run(address).await
+}
+
+/// How endpoints of an upstream are checked.
+fn prepared(
+    upstream: &Upstream,
+    health: &HealthCheck,
+    resolver: &Resolver,
+) -> Result<Check, SetupError> {
+    let kind = match &health.probe {
+        Probe::Http(path) => Kind::Http {
+            path: path.clone(),
+            expected: health.expected_statuses.clone(),
+            prior_knowledge: upstream.protocol == Protocol::Http2,
+        },
+        Probe::Grpc(service) => Kind::Grpc {
+            service: service.clone(),
+        },
+        Probe::Tcp(_) => Kind::Tcp,
+    };
+    let alpn: &[&[u8]] = match (&kind, upstream.protocol) {
+        (Kind::Grpc { .. }, _) | (_, Protocol::Http2) => &[b"h2"],
+        (_, Protocol::Http1) => &[b"http/1.1"],
+        (_, Protocol::Auto) => &[b"h2", b"http/1.1"],
+    };
+    let tls = upstream
+        .tls
+        .as_ref()
+        .map(|tls| client_tls(tls, alpn))
+        .transpose()?;
+    let connector = Connector {
+        resolver: resolver.clone(),
+        tls,
+        timeout: health.timeout,
+    };
+    Ok(Check {
+        connector,
+        kind,
+        port: health.port,
+        host: health.host.clone(),
+        timeout: health.timeout,
+    })
+}
+
 impl Prober {
     /// Prepares the checks of an upstream; [`Prober::set`] starts them. `health` is usually `upstream.health_check`;
     /// `on_health` is called after every check, on the control runtime, and must not block.
@@ -80,41 +135,8 @@ impl Prober {
         resolver: &Resolver,
         on_health: impl Fn(&EndpointId, &Health) + Send + Sync + 'static,
     ) -> Result<Self, SetupError> {
-        let kind = match &health.probe {
-            Probe::Http(path) => Kind::Http {
-                path: path.clone(),
-                expected: health.expected_statuses.clone(),
-                prior_knowledge: upstream.protocol == Protocol::Http2,
-            },
-            Probe::Grpc(service) => Kind::Grpc {
-                service: service.clone(),
-            },
-            Probe::Tcp(_) => Kind::Tcp,
-        };
-        let alpn: &[&[u8]] = match (&kind, upstream.protocol) {
-            (Kind::Grpc { .. }, _) | (_, Protocol::Http2) => &[b"h2"],
-            (_, Protocol::Http1) => &[b"http/1.1"],
-            (_, Protocol::Auto) => &[b"h2", b"http/1.1"],
-        };
-        let tls = upstream
-            .tls
-            .as_ref()
-            .map(|tls| client_tls(tls, alpn))
-            .transpose()?;
-        let connector = Connector {
-            resolver: resolver.clone(),
-            tls,
-            timeout: health.timeout,
-        };
-        let check = Check {
-            connector,
-            kind,
-            port: health.port,
-            host: health.host.clone(),
-            timeout: health.timeout,
-        };
         let shared = Shared {
-            check,
+            check: prepared(upstream, health, resolver)?,
             interval: health.interval,
             healthy_after: health.healthy_after,
             unhealthy_after: health.unhealthy_after,

@@ -7,6 +7,14 @@ use super::call::{Call, End};
 use super::proto::{Fields, put_bytes, put_number};
 use crate::worker::Worker;
 
+/// What the health of a hosted model can be asked of, beside its own name.
+const OF_MODELS: [&str; 4] = [
+    "",
+    "ai.AI",
+    "inference.GRPCInferenceService",
+    "tidegate.Uploads",
+];
+
 /// The methods of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
@@ -75,6 +83,23 @@ pub(super) async fn not_serving(call: &mut Call<'_, '_>) -> End {
     }
 }
 
+/// Tells whether a hosted model takes calls, in any of the names that its instances know.
+pub(super) async fn watch_service(name: &str, call: &mut Call<'_, '_>) -> End {
+    let watched = async {
+        let asked = service(&call.only().await?)?;
+        let known = asked == name || OF_MODELS.contains(&&*asked);
+        follow(call, |worker| match known {
+            true => state(worker, name),
+            false => State::ServiceUnknown,
+        })
+        .await
+    };
+    match watched.await {
+        Ok(()) => End::ok(),
+        Err(end) => end,
+    }
+}
+
 async fn check(call: &mut Call<'_, '_>) -> Result<(), End> {
     let service = service(&call.only().await?)?;
     match state(call.context.worker, &service) {
@@ -104,12 +129,16 @@ async fn list(call: &mut Call<'_, '_>) -> Result<(), End> {
 /// Tells the state and every change until the caller leaves or the gateway drains.
 async fn watch(call: &mut Call<'_, '_>) -> Result<(), End> {
     let service = service(&call.only().await?)?;
+    follow(call, |worker| state(worker, &service)).await
+}
+
+async fn follow(call: &mut Call<'_, '_>, state: impl Fn(&Worker) -> State) -> Result<(), End> {
     let worker = call.context.worker;
     let mut told = None;
     loop {
         // Asked before the state: a drain that begins in between is told in the next turn.
         let draining = worker.shared.is_draining();
-        let state = state(worker, &service);
+        let state = state(worker);
         if told != Some(state) {
             told = Some(state);
             call.send(&state.message()).await?;

@@ -8,20 +8,24 @@ mod health;
 mod proto;
 mod reflection;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::Method as HttpMethod;
 
 use crate::down::Down;
 use crate::exchange::{Context, Incoming, Running};
+use crate::service::Service;
 
 /// A call that is answered here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Builtin {
     Health(health::Method),
     Reflection,
     /// A health check that goes to a service without a ready instance, or through a gateway that drains.
     NotServing,
+    /// A watch of a hosted model's health. It is the gateway that knows of all its instances, and of its own drain.
+    WatchService(Arc<str>),
 }
 
 impl Builtin {
@@ -44,13 +48,18 @@ impl Builtin {
         }
     }
 
-    /// The answer to a health check that a route sends to a service, where its instances can't give it.
+    /// The answer to a health call that a route sends to a service, where its instances can't give it.
     pub(crate) fn instead_of_service(
         request: &Incoming,
+        service: &Service,
         serves: impl Fn() -> bool,
     ) -> Option<Self> {
         match Self::find(request) {
             Some(Self::Health(health::Method::Check)) if !serves() => Some(Self::NotServing),
+            // A program that is hosted answers for itself.
+            Some(Self::Health(health::Method::Watch)) if service.is_model => {
+                Some(Self::WatchService(service.name.clone()))
+            }
             _ => None,
         }
     }
@@ -68,6 +77,7 @@ impl Builtin {
             Self::Health(method) => health::answer(method, &mut call).await,
             Self::Reflection => reflection::answer(&mut call).await,
             Self::NotServing => health::not_serving(&mut call).await,
+            Self::WatchService(name) => health::watch_service(&name, &mut call).await,
         };
         call.finish(end, running).await;
     }

@@ -16,6 +16,11 @@ use crate::instance::InstanceRecord;
 /// What tells one life of an instance from another at the same address.
 pub(super) const LIFE: &str = "life";
 
+/// Methods that may run twice, see [`BETWEEN_METHODS`].
+pub(super) const RETRYABLE: &str = "retryable";
+/// Names of methods are identifiers.
+pub(super) const BETWEEN_METHODS: &str = " ";
+
 /// Every instance of this node that is known.
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
@@ -133,6 +138,10 @@ impl Inner {
                     record.pid.unwrap_or(0)
                 );
                 endpoint.metadata.insert(LIFE.into(), life);
+                if let Some(methods) = &record.retryable {
+                    let methods = methods.join(BETWEEN_METHODS);
+                    endpoint.metadata.insert(RETRYABLE.into(), methods);
+                }
                 Some(endpoint)
             });
         Update {
@@ -243,6 +252,7 @@ mod tests {
             restarts: 0,
             cause: None,
             versions: Vec::new(),
+            retryable: Some(vec!["log".into(), "predict".into()]),
         }
     }
 
@@ -281,7 +291,9 @@ mod tests {
 
         put(&store, &record("ready", 2)).await;
         turn(&instances, &mut watch, &events).await;
-        assert_eq!(&*members.current().endpoints[0].id, "unix:/run/m-0.sock");
+        let endpoint = &members.current().endpoints[0];
+        assert_eq!(&*endpoint.id, "unix:/run/m-0.sock");
+        assert_eq!(endpoint.metadata[RETRYABLE], "log predict");
 
         let died = InstanceRecord {
             restarts: 1,

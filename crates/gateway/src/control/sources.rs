@@ -9,7 +9,7 @@ use tidegate_discovery::{Endpoint, EndpointId, Health, Prober, Update, Watch};
 use tokio::task::JoinHandle;
 
 use super::Control;
-use super::instances::LIFE;
+use super::instances::{BETWEEN_METHODS, LIFE, RETRYABLE};
 use crate::service::Service;
 use crate::snapshot::Snapshot;
 use crate::upstream::Upstream;
@@ -77,6 +77,7 @@ impl Control {
             Some(check) => {
                 let live = upstream.live.clone();
                 let shared = self.shared.clone();
+                let of = service.clone();
                 let on_health = move |id: &Arc<str>, health: &Health| {
                     let Some(member) = live.pool.members().into_iter().find(|m| m.id() == id)
                     else {
@@ -84,6 +85,10 @@ impl Control {
                     };
                     live.pool
                         .report(member.key(), &Scope::EMPTY, verdict(health), shared.now());
+                    // Whoever waits for an instance may have one now.
+                    if let Some(service) = of.as_ref().filter(|_| health.changed) {
+                        service.change(health.healthy);
+                    }
                 };
                 Some(Prober::start(
                     &upstream.config,
@@ -178,6 +183,11 @@ impl Lives {
         }
         upstream.set_endpoints(&update.endpoints, now);
         self.0 = lives;
+        let told = update.endpoints.iter().rev();
+        if let Some(methods) = told.filter_map(|e| e.metadata.get(RETRYABLE)).next() {
+            let methods = methods.split(BETWEEN_METHODS).filter(|m| !m.is_empty());
+            service.learn(methods.map(str::to_owned).collect());
+        }
         service.change(!update.endpoints.is_empty());
     }
 }

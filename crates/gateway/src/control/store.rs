@@ -168,7 +168,10 @@ impl Control {
     /// Whether keys and accounts are kept in it.
     pub(crate) fn keeps_keys(&self) -> bool {
         let state = self.state();
-        state.kept.as_ref().is_some_and(|kept| !kept.of_keys.is_empty())
+        state
+            .kept
+            .as_ref()
+            .is_some_and(|kept| !kept.of_keys.is_empty())
     }
 
     /// What is shown of it.
@@ -191,8 +194,7 @@ impl Control {
             return;
         };
         let told = self.shared.providers.keys.told();
-        if !kept.of_keys.is_empty()
-            && tokio::time::timeout(LAST_WORDS, told).await.is_err() {
+        if !kept.of_keys.is_empty() && tokio::time::timeout(LAST_WORDS, told).await.is_err() {
             tracing::warn!(url = %kept.url, "the store did not take what was found out of keys last");
         }
         for task in kept.of_keys.drain(..) {

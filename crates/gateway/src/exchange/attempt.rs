@@ -30,6 +30,12 @@ use crate::upstream::{Target, Upstream};
 use crate::watch::Watch;
 use crate::worker::Worker;
 
+/// How often a request may lose its instance without an answer before its caller is told: it may be what kills them.
+const REPEATS: u32 = 4;
+/// Before the second repeat, twice as long before each further one. The first is made at once; connections that were kept, of a host that just
+/// dies, are known to be dead a moment later.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// One upstream that the request may go to, or the one behind a provider.
 pub(crate) struct Planned {
     pub(crate) upstream: Arc<Upstream>,
@@ -219,6 +225,7 @@ impl Loop<'_, '_> {
             };
             let mut retrying = None;
             let mut patience = None;
+            let mut repeats = 0;
             loop {
                 let first = match self.begin(planned, &mut tried) {
                     Ok(first) => Ok(first),
@@ -275,9 +282,16 @@ impl Loop<'_, '_> {
                 let policy = &self.state.route.retry;
                 let may = self.source.replayable() || untouched(self.source);
                 let random = self.worker.random();
+                let mut rested = None;
                 let then = match &planned.asked {
                     // It is spared from here on, so that the next one is another, or is waited for.
                     None if unreached => Then::Free,
+                    // Its host died, most likely: the next one runs it.
+                    None if repeats < REPEATS && self.may_repeat(planned, &outcome) => {
+                        rested = (repeats > 0).then(|| PAUSE * (1 << (repeats - 1)));
+                        repeats += 1;
+                        Then::Free
+                    }
                     None if answer.is_some() && keeps_answers(planned, self.state) => Then::Stop,
                     None => {
                         let method = &self.request.method;
@@ -292,7 +306,7 @@ impl Loop<'_, '_> {
                     Then::Free if may => {
                         tries.counted -= 1;
                         tries.safe += u32::from(planned.asked.is_none());
-                        None
+                        rested
                     }
                     Then::Retry(pause) if may && self.in_time(pause) => {
                         match self.state.budget.try_retry(upstream.live.requests.held()) {
@@ -393,6 +407,17 @@ impl Loop<'_, '_> {
             return None;
         }
         contender.won(planned, response, permit)
+    }
+
+    /// Whether an instance that went away with the request unanswered is no reason to tell the caller: it may run twice, and another
+    /// instance, or the next one, runs it.
+    fn may_repeat(&self, planned: &Planned, outcome: &AttemptOutcome) -> bool {
+        matches!(outcome, AttemptOutcome::Reset { .. })
+            && keeps_answers(planned, self.state)
+            && planned
+                .service
+                .as_ref()
+                .is_some_and(|service| service.may_repeat(self.request))
     }
 
     fn in_time(&self, pause: Duration) -> bool {

@@ -221,13 +221,13 @@ pub(crate) fn resume(
         && let Action::Forward(forward) = &route.action
         && let [target] = forward.split.targets()
         && let Some(index) = upstream(target.resolve(&request.headers))
-        && snapshot.service(index).is_some()
+        && let Some(service) = snapshot.service(index)
     {
         let serves = || {
             let pool = &snapshot.upstreams[index.get()].live.pool;
             !worker.shared.is_draining() && pool.summary(&Scope::EMPTY).fit > 0
         };
-        if let Some(builtin) = Builtin::instead_of_service(request, serves) {
+        if let Some(builtin) = Builtin::instead_of_service(request, service, serves) {
             let deadline = head::grpc_deadline(&request.headers, context.started);
             return Err(Box::new(Instead::Builtin(builtin, deadline)));
         }

@@ -64,6 +64,8 @@ pub struct DoorOptions {
     pub message: u64,
     /// Times its compressed size that an upload may have beyond the first 64 MiB (`limits.ratio`).
     pub ratio: u64,
+    /// Requests of one stream of the Open Inference Protocol that run at a time, from 1.
+    pub parallel: usize,
     /// Between two signs of life of a call that takes long: 1 s.
     pub heartbeat: Duration,
     /// Where uploads lie; the doors of a service share it.

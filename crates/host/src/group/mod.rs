@@ -274,6 +274,16 @@ impl Group {
         });
     }
 
+    /// Has a worker without calls let go of everything, and end.
+    pub(crate) fn drain(&self, member: u64) {
+        self.change(|state, effects| {
+            if let Some(member) = state.members.iter().find(|other| other.id == member) {
+                member.link.out().put(Kind::Drain, 0, b"", b"");
+                effects.flush(&member.link);
+            }
+        });
+    }
+
     /// Resolves when a worker that gets no more calls has none.
     pub(crate) async fn idle(&self, member: u64) {
         let idle = {
@@ -304,6 +314,11 @@ impl Group {
             .as_deref()
             .filter(|_| state.members.is_empty())
             .map(no_worker)
+    }
+
+    /// Workers are started anew, or otherwise: why there were none says nothing of them.
+    pub(crate) fn hope(&self) {
+        self.change(|state, _| state.hopeless = None);
     }
 
     /// No worker is to be expected soon: those that wait are told.

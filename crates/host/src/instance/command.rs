@@ -2,15 +2,16 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tidegate_config::model::Service;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Spec;
-use super::live::{Death, Live, Tell};
+use super::live::{Death, Live, Tell, Unstarted};
 use super::model::Teller;
 use crate::events::What;
 use crate::host::Shared;
@@ -23,7 +24,13 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Between two looks at its memory.
 const WEIGH: Duration = Duration::from_millis(500);
 
-/// Starts a program, and resolves when it accepts connections.
+/// Between two checks at first; then as often as `health_check` says.
+const FIRST_CHECK: Duration = Duration::from_millis(50);
+
+/// Why a program that accepts connections is not ready, as it was told last.
+pub(super) type Unfit = Mutex<Option<String>>;
+
+/// Starts a program, and resolves when it accepts connections and passes its checks.
 ///
 /// # Errors
 /// Why it does not; nothing is left of it.
@@ -33,12 +40,13 @@ pub(super) async fn start(
     spec: &Arc<Spec>,
     words: &[String],
     epoch: u64,
-) -> Result<Live, String> {
+    unfit: &Unfit,
+) -> Result<Live, Unstarted> {
     let started = Instant::now();
     let port = free_port().map_err(|error| format!("no port is free: {error}"))?;
     let words: Vec<String> = words.iter().map(|word| with_port(word, port)).collect();
     let Some((program, arguments)) = words.split_first() else {
-        return Err("`command` is empty".to_owned());
+        return Err(Unstarted::certain("`command` is empty".to_owned()));
     };
     // A path is relative to the configuration's folder, where the program runs, too.
     let mut command = Command::new(program);
@@ -60,7 +68,8 @@ pub(super) async fn start(
             lines.line(pid, stream, text)
         })
         .await;
-    let mut process = spawned.map_err(|error| format!("cannot start `{program}`: {error}"))?;
+    let mut process = spawned
+        .map_err(|error| Unstarted::certain(format!("cannot start `{program}`: {error}")))?;
     let pid = process.pid();
     teller.tell(
         pid,
@@ -70,15 +79,19 @@ pub(super) async fn start(
     );
     loop {
         tokio::select! {
-            status = process.exited() => return Err(process.cause(status)),
+            status = process.exited() => return Err(process.cause(status).into()),
             accepted = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) => if accepted.is_ok() {
                 break;
             },
         }
         tokio::select! {
-            status = process.exited() => return Err(process.cause(status)),
+            status = process.exited() => return Err(process.cause(status).into()),
             () = tokio::time::sleep(LOOK) => {}
         }
+    }
+    tokio::select! {
+        status = process.exited() => return Err(process.cause(status).into()),
+        () = fit(shared, slot, &spec.service, port, unfit) => {}
     }
     let (tell, told) = mpsc::unbounded_channel();
     let (dead, death) = oneshot::channel();
@@ -88,10 +101,38 @@ pub(super) async fn start(
         told,
         dead,
     ));
-    let mut live = Live::new(spec.revision, started, None, tell, death);
+    let mut live = Live::new(spec.revision, started, tell, death);
     live.pid = Some(pid);
     live.port = Some(port);
     Ok(live)
+}
+
+/// Resolves when the program has passed the checks that its service wants, as often in a row as it wants.
+async fn fit(shared: &Shared, slot: &Slot, service: &Service, port: u16, unfit: &Unfit) {
+    let Some(check) = &service.health_check else {
+        return;
+    };
+    let (mut passed, mut pause) = (0, FIRST_CHECK);
+    loop {
+        match shared.checks.check(service, check, port).await {
+            Ok(()) => passed += 1,
+            Err(cause) => {
+                passed = 0;
+                let name = slot.group.service();
+                shared.board.refresh(name, slot.number, |state| {
+                    if state.state != crate::state::State::Ready {
+                        state.cause = Some(cause.clone());
+                    }
+                });
+                *unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
+            }
+        }
+        if passed >= check.healthy_after {
+            return;
+        }
+        tokio::time::sleep(pause.min(check.interval)).await;
+        pause *= 2;
+    }
 }
 
 /// A port of 127.0.0.1 that nobody listens on.

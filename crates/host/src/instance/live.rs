@@ -7,9 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::call::About;
-use crate::frame::Kind;
 use crate::group::Group;
-use crate::worker::link::Link;
 
 /// Time that a worker without calls has to let its models go.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
@@ -33,6 +31,33 @@ pub(super) struct Death {
     pub(super) answered: bool,
 }
 
+/// Why a worker did not become ready.
+#[derive(Debug)]
+pub(super) struct Unstarted {
+    pub(super) cause: String,
+    /// It said so itself, or the system did: the next one fails likewise.
+    pub(super) certain: bool,
+}
+
+impl Unstarted {
+    /// A cause that the next one meets as well.
+    pub(super) fn certain(cause: String) -> Self {
+        Self {
+            cause,
+            certain: true,
+        }
+    }
+}
+
+impl From<String> for Unstarted {
+    fn from(cause: String) -> Self {
+        Self {
+            cause,
+            certain: false,
+        }
+    }
+}
+
 /// A worker that is ready. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -47,7 +72,6 @@ pub(super) struct Live {
     /// From its start until it was ready.
     pub(super) took: Duration,
     pub(super) ready: Instant,
-    link: Option<Arc<Link>>,
     tell: mpsc::UnboundedSender<Tell>,
     dead: oneshot::Receiver<Death>,
     alive: bool,
@@ -57,7 +81,6 @@ impl Live {
     pub(super) fn new(
         revision: u64,
         started: Instant,
-        link: Option<Arc<Link>>,
         tell: mpsc::UnboundedSender<Tell>,
         dead: oneshot::Receiver<Death>,
     ) -> Self {
@@ -70,7 +93,6 @@ impl Live {
             revision,
             took: ready - started,
             ready,
-            link,
             tell,
             dead,
             alive: true,
@@ -104,9 +126,7 @@ impl Live {
             group.close_member(member);
             let _ = tokio::time::timeout(grace, group.idle(member)).await;
             let _ = self.tell.send(Tell::Expect);
-            if let Some(link) = &self.link {
-                link.send(Kind::Drain, 0, b"");
-            }
+            group.drain(member);
             RELEASE_WITHIN
         } else {
             let _ = self.tell.send(Tell::Terminate);

@@ -9,13 +9,14 @@
 mod command;
 mod live;
 mod model;
+mod reconnect;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tidegate_config::model::{Run, Service};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -25,7 +26,7 @@ use crate::events::{Event, What};
 use crate::host::Shared;
 use crate::model::Slot;
 use crate::state::State;
-use live::{Death, Live};
+use live::{Death, Live, Unstarted};
 
 /// What a worker is started with.
 #[derive(Debug)]
@@ -43,10 +44,26 @@ pub(crate) enum Order {
         done: oneshot::Sender<Result<(), String>>,
     },
     /// No more calls; running ones end within `grace`; then everything of it goes.
-    End {
-        grace: Duration,
-        done: oneshot::Sender<()>,
-    },
+    End { end: End, done: oneshot::Sender<()> },
+}
+
+/// How an instance ends.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    /// For the calls under way.
+    pub(crate) grace: Duration,
+    /// Of instances that end together: no worker goes before all doors are closed, since it may have calls that came through others.
+    pub(crate) together: Arc<Barrier>,
+}
+
+impl End {
+    /// Of so many instances.
+    pub(crate) fn new(grace: Duration, together: usize) -> Self {
+        Self {
+            grace,
+            together: Arc::new(Barrier::new(together)),
+        }
+    }
 }
 
 /// An instance that runs. Dropping it ends its worker at once.
@@ -97,9 +114,9 @@ impl Instance {
     }
 
     /// Resolves when nothing of it is left.
-    pub(crate) async fn end(self, grace: Duration) {
+    pub(crate) async fn end(self, end: End) {
         let (done, ended) = oneshot::channel();
-        if self.orders.send(Order::End { grace, done }).is_ok() {
+        if self.orders.send(Order::End { end, done }).is_ok() {
             let _ = ended.await;
         }
     }
@@ -128,7 +145,7 @@ struct Keeper {
 /// Why a stage was left.
 enum Left {
     Ready(Live),
-    Ended(Duration, oneshot::Sender<()>),
+    Ended(Option<Live>, End, oneshot::Sender<()>),
     /// The host is gone.
     Dropped,
 }
@@ -138,7 +155,7 @@ impl Keeper {
         loop {
             let mut live = match self.make_ready().await {
                 Left::Ready(live) => live,
-                Left::Ended(grace, done) => return self.end(None, grace, done).await,
+                Left::Ended(live, end, done) => return self.end(live, end, done).await,
                 Left::Dropped => return,
             };
             let wait = loop {
@@ -147,17 +164,17 @@ impl Keeper {
                     order = self.orders.recv() => match order {
                         Some(Order::Replace { spec, done }) => match self.replace(live, spec, done).await {
                             Left::Ready(next) => live = next,
-                            Left::Ended(grace, done) => return self.end(None, grace, done).await,
+                            Left::Ended(live, end, done) => return self.end(live, end, done).await,
                             Left::Dropped => return,
                         },
-                        Some(Order::End { grace, done }) => return self.end(Some(live), grace, done).await,
+                        Some(Order::End { end, done }) => return self.end(Some(live), end, done).await,
                         None => return,
                     },
                 }
             };
             match self.wait(wait).await {
                 None | Some(Left::Ready(_)) => {}
-                Some(Left::Ended(grace, done)) => return self.end(None, grace, done).await,
+                Some(Left::Ended(live, end, done)) => return self.end(live, end, done).await,
                 Some(Left::Dropped) => return,
             }
         }
@@ -167,7 +184,7 @@ impl Keeper {
     async fn make_ready(&mut self) -> Left {
         loop {
             let spec = Arc::clone(&self.spec);
-            let cause = tokio::select! {
+            let unstarted = tokio::select! {
                 started = start(&self.shared, &self.slot, &spec, self.epoch + 1) => match started {
                     Ok(live) => {
                         self.epoch += 1;
@@ -177,7 +194,7 @@ impl Keeper {
                         }
                         return Left::Ready(live);
                     }
-                    Err(cause) => cause,
+                    Err(unstarted) => unstarted,
                 },
                 order = self.orders.recv() => match self.taken(order) {
                     Some(left) => return left,
@@ -186,9 +203,11 @@ impl Keeper {
             };
             self.epoch += 1;
             for done in self.waiting.drain(..) {
-                let _ = done.send(Err(cause.clone()));
+                let _ = done.send(Err(unstarted.cause.clone()));
             }
-            let wait = self.died(&cause, Life::STILLBORN, None);
+            let certain = unstarted.certain;
+            self.board(|state| state.certain = certain);
+            let wait = self.died(&unstarted.cause, Life::STILLBORN, None);
             if let Some(left) = self.wait(wait).await {
                 return left;
             }
@@ -211,7 +230,7 @@ impl Keeper {
                 self.waiting.push(done);
                 None
             }
-            Some(Order::End { grace, done }) => Some(Left::Ended(grace, done)),
+            Some(Order::End { end, done }) => Some(Left::Ended(None, end, done)),
             None => Some(Left::Dropped),
         }
     }
@@ -221,6 +240,8 @@ impl Keeper {
         if let Some(doorway) = &mut self.doorway {
             doorway.follow(&spec.service);
         }
+        // How often the ones before died says nothing of those that come.
+        self.backoff = Backoff::default();
         self.spec = spec;
     }
 
@@ -252,10 +273,9 @@ impl Keeper {
                         });
                     }
                     order = self.orders.recv() => match order {
-                        Some(Order::End { grace, done: ended }) => {
+                        Some(Order::End { end, done: ended }) => {
                             let _ = done.send(Err("the instance is ending".to_owned()));
-                            live.retire(&self.slot.group, grace).await;
-                            return Left::Ended(Duration::ZERO, ended);
+                            return Left::Ended(live.is_alive().then_some(live), end, ended);
                         }
                         Some(Order::Replace { spec: newer, done: newer_done }) => {
                             let _ = done.send(Err("a newer one came".to_owned()));
@@ -301,7 +321,7 @@ impl Keeper {
                 let _ = done.send(Ok(()));
                 Left::Ready(new)
             }
-            Err(cause) => {
+            Err(Unstarted { cause, .. }) => {
                 self.event(
                     None,
                     What::ReloadFailed {
@@ -337,8 +357,13 @@ impl Keeper {
         self.slot
             .member
             .store(live.member.unwrap_or(0), Ordering::Relaxed);
+        let retryable = live.about.as_ref().map(|about| {
+            let methods = about.methods.iter().filter(|(_, method)| method.retry);
+            methods.map(|(name, _)| name.clone()).collect()
+        });
         self.board(|state| {
             state.state = State::Ready;
+            state.retryable = retryable;
             state.address = address;
             state.revision = live.revision;
             state.pid = live.pid;
@@ -395,15 +420,19 @@ impl Keeper {
         restart.wait
     }
 
-    async fn end(mut self, live: Option<Live>, grace: Duration, done: oneshot::Sender<()>) {
-        let deadline = Instant::now() + grace;
+    async fn end(mut self, live: Option<Live>, end: End, done: oneshot::Sender<()>) {
+        let deadline = Instant::now() + end.grace;
         let pid = live.as_ref().and_then(|live| live.pid);
         self.slot.ready.send_replace(false);
         self.event(pid, What::Draining);
         self.board(|state| state.state = State::Draining);
         if let Some(doorway) = self.doorway.take() {
             doorway.close(deadline).await;
+        } else if live.is_some() {
+            // Whoever sends it requests must have seen that it goes.
+            tokio::time::sleep(self.shared.settle).await;
         }
+        let _ = tokio::time::timeout_at(deadline, end.together.wait()).await;
         if let Some(mut live) = live {
             live.retire(
                 &self.slot.group,
@@ -437,20 +466,27 @@ async fn start(
     slot: &Arc<Slot>,
     spec: &Arc<Spec>,
     epoch: u64,
-) -> Result<Live, String> {
+) -> Result<Live, Unstarted> {
     let limit = spec.service.start_timeout;
+    let unfit = command::Unfit::default();
     let ready = async {
         match &spec.service.run {
             Run::Python(python) => model::start(shared, slot, spec, python, epoch).await,
-            Run::Command(command) => command::start(shared, slot, spec, command, epoch).await,
+            Run::Command(words) => command::start(shared, slot, spec, words, epoch, &unfit).await,
         }
     };
     tokio::time::timeout(limit, ready)
         .await
         .unwrap_or_else(|_| {
-            Err(format!(
+            let mut cause = format!(
                 "it was not ready within `start_timeout` ({} s)",
                 limit.as_secs_f64()
-            ))
+            );
+            let unfit = unfit.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(unfit) = &*unfit {
+                cause.push_str(": ");
+                cause.push_str(unfit);
+            }
+            Err(cause.into())
         })
 }

@@ -1,17 +1,19 @@
 //! A worker that speaks the worker protocol: from its start until it takes calls.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidegate_config::model::{PythonModel, Service};
+use tidegate_config::model::PythonModel;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Spec;
-use super::live::{Death, Live, Tell};
+use super::live::{Death, Live, Tell, Unstarted};
+use super::reconnect::Remote;
 use crate::call::About;
 use crate::events::{Event, Stream, What};
 use crate::frame::Kind;
@@ -23,6 +25,7 @@ use crate::versions::Pool;
 use crate::worker::accept::Connection;
 use crate::worker::process::Process;
 use crate::worker::reader::{Lost, Reader};
+use crate::worker::results::Results;
 
 /// Time between the end of a connection and the end of its process.
 const END_WITHIN: Duration = Duration::from_secs(1);
@@ -37,14 +40,18 @@ pub(super) async fn start(
     spec: &Arc<Spec>,
     python: &PythonModel,
     epoch: u64,
-) -> Result<Live, String> {
+) -> Result<Live, Unstarted> {
     let started = Instant::now();
     let service = &spec.service;
     let mut awaited = shared
         .acceptor
         .await_worker(epoch)
         .map_err(|error| format!("no worker can be started: {error}"))?;
-    let command = command(shared, slot, spec, python, epoch, &awaited.token);
+    let id = shared.members.fetch_add(1, Ordering::Relaxed) + 1;
+    let results = Results::make(shared.results.join(id.to_string()))
+        .map_err(|error| format!("no folder for results can be made: {error}"))?;
+    let mut command = command(shared, slot, spec, python, epoch, &awaited.token);
+    command.env("TIDEGATE_SPOOL", results.path());
     let program = command.get_program().to_string_lossy().into_owned();
     let teller = Teller::new(shared, slot, &service.name);
     let lines = teller.clone();
@@ -54,7 +61,8 @@ pub(super) async fn start(
             lines.line(pid, stream, text)
         })
         .await;
-    let mut process = spawned.map_err(|error| format!("cannot start `{program}`: {error}"))?;
+    let mut process = spawned
+        .map_err(|error| Unstarted::certain(format!("cannot start `{program}`: {error}")))?;
     let pid = process.pid();
     teller.tell(
         pid,
@@ -71,19 +79,26 @@ pub(super) async fn start(
 
     let mut connection = tokio::select! {
         connection = awaited.connection() => connection,
-        status = process.exited() => return Err(process.cause(status)),
+        status = process.exited() => return Err(process.cause(status).into()),
     };
     connection
         .reader
         .set_longest(service.limits.message.bytes());
     let data = shared.base_dir.join(&service.data);
-    let prepared = prepare(&mut connection, service, python, &data, &teller, pid);
-    let prepared = match prepared.await {
+    let preparing = Preparing {
+        spec: Arc::clone(spec),
+        python: python.clone(),
+        data: data.clone(),
+        teller,
+        pid,
+    };
+    let prepared = match preparing.prepare(&mut connection).await {
         Ok(prepared) => prepared,
-        Err(Unready::Told(cause)) => return Err(cause),
+        Err(Unready::Told(cause)) => return Err(Unstarted::certain(cause)),
         Err(Unready::Lost(lost)) => {
             let exited = tokio::time::timeout(END_WITHIN, process.exited()).await;
-            return Err(exited.map_or_else(|_| lost.to_string(), |status| process.cause(status)));
+            let cause = exited.map_or_else(|_| lost.to_string(), |status| process.cause(status));
+            return Err(cause.into());
         }
     };
 
@@ -101,36 +116,26 @@ pub(super) async fn start(
         about.class.clone_from(&python.class);
     }
     slot.data.store(Arc::new(data));
-    let id = shared.members.fetch_add(1, Ordering::Relaxed) + 1;
     let (kill, kills) = mpsc::unbounded_channel();
-    let link = Arc::clone(&connection.link);
-    let member = Member::new(
-        id,
-        slot.number,
-        spec.revision,
-        Arc::clone(&slot.instance),
-        Some(pid),
-        Arc::clone(&link),
-        connection.files,
-        service.concurrency,
-        prepared.pool,
-        kill,
-    );
+    let remote = (!connection.files).then(|| {
+        awaited.again();
+        Remote::new(shared, slot, preparing.clone(), awaited, id, kill.clone())
+    });
+    let member = member(id, slot, &preparing, &connection, prepared.pool, kill);
     let (tell, told) = mpsc::unbounded_channel();
     let (dead, death) = oneshot::channel();
     // It joins before it is published: a call that comes at once finds it.
     slot.group.join(member);
     let reading = tokio::spawn(read(Arc::clone(&slot.group), id, connection.reader));
-    tokio::spawn(watch(
-        Arc::clone(&slot.group),
-        id,
+    let watch = Watch {
+        group: Arc::clone(&slot.group),
+        member: id,
         process,
-        reading,
-        kills,
-        told,
-        dead,
-    ));
-    let mut live = Live::new(spec.revision, started, Some(link), tell, death);
+        remote,
+        results,
+    };
+    tokio::spawn(watch.run(reading, kills, told, dead));
+    let mut live = Live::new(spec.revision, started, tell, death);
     live.member = Some(id);
     live.pid = Some(pid);
     live.about = Some(Arc::new(about));
@@ -183,19 +188,51 @@ fn command(
         .env("TIDEGATE_INSTANCE", &*slot.instance)
         .env("TIDEGATE_REVISION", spec.revision.to_string())
         .env("TIDEGATE_EPOCH", epoch.to_string())
-        .env("TIDEGATE_LEASH", "0")
-        .env("TIDEGATE_SPOOL", &shared.results);
+        .env("TIDEGATE_LEASH", "0");
     command
 }
 
-/// A worker that has loaded what it must have loaded.
-struct Prepared {
-    ready: Ready,
+/// A worker as its group knows it.
+pub(super) fn member(
+    id: u64,
+    slot: &Slot,
+    preparing: &Preparing,
+    connection: &Connection,
     pool: Pool,
+    kill: mpsc::UnboundedSender<String>,
+) -> Member {
+    Member::new(
+        id,
+        slot.number,
+        preparing.spec.revision,
+        Arc::clone(&slot.instance),
+        Some(preparing.pid),
+        Arc::clone(&connection.link),
+        connection.files,
+        preparing.spec.service.concurrency,
+        pool,
+        kill,
+    )
+}
+
+/// What brings a worker that has connected to where it takes calls.
+#[derive(Debug, Clone)]
+pub(super) struct Preparing {
+    spec: Arc<Spec>,
+    python: PythonModel,
+    data: PathBuf,
+    pub(super) teller: Teller,
+    pub(super) pid: u32,
+}
+
+/// A worker that has loaded what it must have loaded.
+pub(super) struct Prepared {
+    pub(super) ready: Ready,
+    pub(super) pool: Pool,
 }
 
 /// Why it has not.
-enum Unready {
+pub(super) enum Unready {
     Told(String),
     Lost(Lost),
 }
@@ -212,100 +249,107 @@ impl From<message::Broken> for Unready {
     }
 }
 
-async fn prepare(
-    connection: &mut Connection,
-    service: &Service,
-    python: &PythonModel,
-    data: &Path,
-    teller: &Teller,
-    pid: u32,
-) -> Result<Prepared, Unready> {
-    let welcome = Welcome {
-        class: &python.class,
-        data,
-        concurrency: service.concurrency,
-        files: connection.files,
-        limits: WelcomeLimits {
-            message: service.limits.message.bytes(),
-        },
-    };
-    let welcome = serde_json::to_vec(&welcome).map_err(|error| Unready::Told(error.to_string()))?;
-    connection.link.send(Kind::Welcome, 0, &welcome);
-    let frame = answer(
-        &mut connection.reader,
-        teller,
-        pid,
-        &[Kind::Ready, Kind::Failed],
-    )
-    .await?;
-    if frame.kind == Kind::Failed {
-        let failed: Failed = message::meta(&frame)?;
-        for line in failed.traceback.lines() {
-            teller.line(pid, Stream::Stderr, line.to_owned());
-        }
-        return Err(Unready::Told(sentence(
-            &python.class,
-            &failed.kind,
-            &failed.message,
-        )));
+impl Preparing {
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
     }
-    let mut ready: Ready = message::meta(&frame)?;
-    let mut pool = Pool::new(service.versions.max_loaded);
-    let versions = std::iter::once(&service.version).chain(&service.versions.preload);
-    for (ticket, version) in versions.enumerate() {
-        if pool.stage(version).is_some() {
-            continue;
+
+    /// Tells the worker what it is to be, and has it load what it has not.
+    pub(super) async fn prepare(&self, connection: &mut Connection) -> Result<Prepared, Unready> {
+        let (service, python) = (&self.spec.service, &self.python);
+        let (teller, pid) = (&self.teller, self.pid);
+        let welcome = Welcome {
+            class: &python.class,
+            data: &self.data,
+            concurrency: service.concurrency,
+            files: connection.files,
+            limits: WelcomeLimits {
+                message: service.limits.message.bytes(),
+            },
+        };
+        let welcome =
+            serde_json::to_vec(&welcome).map_err(|error| Unready::Told(error.to_string()))?;
+        connection.link.send(Kind::Welcome, 0, &welcome);
+        let mut pool = Pool::new(service.versions.max_loaded);
+        for version in &connection.loaded {
+            if pool.stage(version).is_none() {
+                pool.begin(version);
+                pool.finish(version);
+            }
         }
-        let began = Instant::now();
-        pool.begin(version);
-        connection
-            .link
-            .send(Kind::Load, ticket as u64, &version_meta(version));
-        let frame = answer(
-            &mut connection.reader,
+        // One that connects again may still answer calls of before, which nobody waits for here any more.
+        let first = connection.loaded.is_empty();
+        let mut answers = Answers {
+            reader: &mut connection.reader,
             teller,
             pid,
-            &[Kind::Loaded, Kind::Error],
-        )
-        .await?;
-        if frame.kind == Kind::Error {
-            let raised: Raised = message::meta(&frame)?;
-            let (message, traceback) = (raised.message.clone(), raised.traceback);
-            teller.tell(
-                pid,
-                What::LoadFailed {
-                    version: version.clone(),
-                    message,
-                    traceback,
-                },
-            );
-            let what = if version.is_empty() {
-                python.class.clone()
-            } else {
-                format!("{} version `{version}`", python.class)
-            };
+            first,
+        };
+        let frame = answers.next(0, &[Kind::Ready, Kind::Failed]).await?;
+        if frame.kind == Kind::Failed {
+            let failed: Failed = message::meta(&frame)?;
+            for line in failed.traceback.lines() {
+                teller.line(pid, Stream::Stderr, line.to_owned());
+            }
             return Err(Unready::Told(sentence(
-                &what,
-                &raised.kind,
-                &raised.message,
+                &python.class,
+                &failed.kind,
+                &failed.message,
             )));
         }
-        let loaded: Loaded = message::meta(&frame)?;
-        if ticket == 0
-            && let Some(info) = loaded.info
-        {
-            ready.info.extend(info);
+        let mut ready: Ready = message::meta(&frame)?;
+        let versions = std::iter::once(&service.version).chain(&service.versions.preload);
+        for (number, version) in versions.enumerate() {
+            if pool.stage(version).is_some() {
+                continue;
+            }
+            let began = Instant::now();
+            pool.begin(version);
+            // No call of before has such a number.
+            let ticket = u64::MAX - number as u64;
+            connection
+                .link
+                .send(Kind::Load, ticket, &version_meta(version));
+            let frame = answers.next(ticket, &[Kind::Loaded, Kind::Error]).await?;
+            if frame.kind == Kind::Error {
+                let raised: Raised = message::meta(&frame)?;
+                let (message, traceback) = (raised.message.clone(), raised.traceback);
+                teller.tell(
+                    pid,
+                    What::LoadFailed {
+                        version: version.clone(),
+                        message,
+                        traceback,
+                    },
+                );
+                let what = if version.is_empty() {
+                    python.class.clone()
+                } else {
+                    format!("{} version `{version}`", python.class)
+                };
+                return Err(Unready::Told(sentence(
+                    &what,
+                    &raised.kind,
+                    &raised.message,
+                )));
+            }
+            let loaded: Loaded = message::meta(&frame)?;
+            if number == 0
+                && let Some(info) = loaded.info
+            {
+                ready.info.extend(info);
+            }
+            pool.finish(version);
+            teller.tell(
+                pid,
+                What::Loaded {
+                    version: version.clone(),
+                    took: began.elapsed(),
+                },
+            );
         }
-        pool.finish(version);
-        teller.tell(
-            pid,
-            What::Loaded {
-                version: version.clone(),
-                took: began.elapsed(),
-            },
-        );
+        Ok(Prepared { ready, pool })
     }
-    Ok(Prepared { ready, pool })
 }
 
 fn sentence(what: &str, kind: &str, message: &str) -> String {
@@ -316,38 +360,46 @@ fn sentence(what: &str, kind: &str, message: &str) -> String {
     }
 }
 
-/// Reads until one of these comes; what it logs meanwhile is told.
-async fn answer(
-    reader: &mut Reader,
-    teller: &Teller,
+/// What a worker sends before it takes calls.
+struct Answers<'a> {
+    reader: &'a mut Reader,
+    teller: &'a Teller,
     pid: u32,
-    kinds: &[Kind],
-) -> Result<crate::frame::Frame, Unready> {
-    loop {
-        let frame = reader.frame().await?;
-        if kinds.contains(&frame.kind) {
-            return Ok(frame);
-        }
-        match frame.kind {
-            Kind::Log => {
-                let log: Log = message::meta(&frame)?;
-                teller.tell(
-                    pid,
-                    What::Log {
-                        level: log.level,
-                        logger: log.logger,
-                        message: log.message,
-                    },
-                );
+    /// It has had no calls yet.
+    first: bool,
+}
+
+impl Answers<'_> {
+    /// Reads until one of these comes; what it logs meanwhile is told.
+    async fn next(&mut self, call: u64, kinds: &[Kind]) -> Result<crate::frame::Frame, Unready> {
+        loop {
+            let frame = self.reader.frame().await?;
+            if kinds.contains(&frame.kind) && frame.call == call {
+                return Ok(frame);
             }
-            Kind::Progress | Kind::Pong | Kind::Released => {}
-            other => return Err(message::Broken::Unexpected(other).into()),
+            match frame.kind {
+                Kind::Log => {
+                    let log: Log = message::meta(&frame)?;
+                    self.teller.tell(
+                        self.pid,
+                        What::Log {
+                            level: log.level,
+                            logger: log.logger,
+                            message: log.message,
+                        },
+                    );
+                }
+                Kind::Progress | Kind::Pong | Kind::Released => {}
+                Kind::Result | Kind::Item | Kind::Done | Kind::Error | Kind::Want
+                    if !self.first => {}
+                other => return Err(message::Broken::Unexpected(other).into()),
+            }
         }
     }
 }
 
 /// Hands what a worker sends to its group, until it sends no more.
-async fn read(group: Arc<Group>, member: u64, mut reader: Reader) -> Lost {
+pub(super) async fn read(group: Arc<Group>, member: u64, mut reader: Reader) -> Lost {
     let mut messages = Vec::new();
     loop {
         let read = reader.messages(&mut messages).await;
@@ -361,60 +413,98 @@ async fn read(group: Arc<Group>, member: u64, mut reader: Reader) -> Lost {
     }
 }
 
-/// Waits for the end of a worker, however it comes, and tells it when nothing of it is left.
-async fn watch(
+/// A worker that takes calls.
+struct Watch {
     group: Arc<Group>,
     member: u64,
-    mut process: Process,
-    mut reading: tokio::task::JoinHandle<Lost>,
-    mut kills: mpsc::UnboundedReceiver<String>,
-    mut told: mpsc::UnboundedReceiver<Tell>,
-    dead: oneshot::Sender<Death>,
-) {
-    let mut expected = false;
-    let mut killed = None;
-    let cause = loop {
-        tokio::select! {
-            status = process.exited() => {
-                // What it has sent is heard first.
-                let _ = tokio::time::timeout(END_WITHIN, &mut reading).await;
-                break killed.unwrap_or_else(|| process.cause(status));
-            }
-            lost = &mut reading => {
-                let within = if matches!(lost, Ok(Lost::Broken(_))) { Duration::ZERO } else { END_WITHIN };
-                let ended = tokio::time::timeout(within, process.exited()).await;
-                if let Ok(status) = ended {
+    process: Process,
+    /// Of one that may connect again.
+    remote: Option<Remote>,
+    /// Goes with it.
+    results: Results,
+}
+
+impl Watch {
+    /// Waits for its end, however it comes, and tells it when nothing of it is left.
+    async fn run(
+        mut self,
+        mut reading: JoinHandle<Lost>,
+        mut kills: mpsc::UnboundedReceiver<String>,
+        mut told: mpsc::UnboundedReceiver<Tell>,
+        dead: oneshot::Sender<Death>,
+    ) {
+        let (mut expected, mut answered, mut killed) = (false, false, None);
+        let process = &mut self.process;
+        let cause = loop {
+            tokio::select! {
+                status = process.exited() => {
+                    // What it has sent is heard first.
+                    let _ = tokio::time::timeout(END_WITHIN, &mut reading).await;
                     break killed.unwrap_or_else(|| process.cause(status));
                 }
-                process.kill();
-                process.exited().await;
-                break killed.unwrap_or_else(|| lost.map_or_else(|error| error.to_string(), |lost| lost.to_string()));
-            }
-            Some(cause) = kills.recv() => {
-                killed = Some(cause);
-                process.kill();
-            }
-            order = told.recv() => match order {
-                Some(Tell::Expect) => expected = true,
-                Some(Tell::Terminate) => {
-                    expected = true;
-                    process.terminate();
-                }
-                // Nobody holds the worker any more, or it has taken too long.
-                Some(Tell::Kill) | None => {
-                    expected = true;
-                    process.kill();
-                    if order.is_none() {
-                        process.exited().await;
-                        break "the host is ending".to_owned();
+                lost = async {
+                    match &mut self.remote {
+                        // One that connects again has lost the connection that it had, whatever is known of that here.
+                        Some(remote) => tokio::select! {
+                            lost = &mut reading => lost,
+                            () = remote.connected() => Ok(Lost::Closed),
+                        },
+                        None => (&mut reading).await,
                     }
+                } => {
+                    let broken = matches!(lost, Ok(Lost::Broken(_)));
+                    if let Some(remote) = &mut self.remote && !broken && !expected && killed.is_none() {
+                        reading.abort();
+                        answered |= self.group.leave(self.member, "its connection was lost", true);
+                        tokio::select! {
+                            back = remote.back() => if let Some(next) = back {
+                                reading = next;
+                                continue;
+                            },
+                            status = process.exited() => break process.cause(status),
+                            // It has no calls: whatever is wanted of it, it may end.
+                            _ = told.recv() => expected = true,
+                        }
+                        process.kill();
+                        process.exited().await;
+                        break "its connection was lost, and it has not connected again".to_owned();
+                    }
+                    let within = if broken { Duration::ZERO } else { END_WITHIN };
+                    let ended = tokio::time::timeout(within, process.exited()).await;
+                    if let Ok(status) = ended {
+                        break killed.unwrap_or_else(|| process.cause(status));
+                    }
+                    process.kill();
+                    process.exited().await;
+                    break killed.unwrap_or_else(|| lost.map_or_else(|error| error.to_string(), |lost| lost.to_string()));
                 }
-            },
-        }
-    };
-    reading.abort();
-    let answered = group.leave(member, &cause, expected);
-    let _ = dead.send(Death { cause, answered });
+                Some(cause) = kills.recv() => {
+                    killed = Some(cause);
+                    process.kill();
+                }
+                order = told.recv() => match order {
+                    Some(Tell::Expect) => expected = true,
+                    Some(Tell::Terminate) => {
+                        expected = true;
+                        process.terminate();
+                    }
+                    // Nobody holds the worker any more, or it has taken too long.
+                    Some(Tell::Kill) | None => {
+                        expected = true;
+                        process.kill();
+                        if order.is_none() {
+                            process.exited().await;
+                            break "the host is ending".to_owned();
+                        }
+                    }
+                },
+            }
+        };
+        reading.abort();
+        answered |= self.group.leave(self.member, &cause, expected);
+        self.results.remove().await;
+        let _ = dead.send(Death { cause, answered });
+    }
 }
 
 /// Tells events of one instance.

@@ -1,13 +1,16 @@
 //! Uploads that their owner may go on with after the connection broke: a file of the bytes before compression and a note beside it.
 //!
-//! Only whole, decompressed bytes are kept, so nothing of a decoder's state need outlive a connection, nor the process.
+//! Only whole, decompressed bytes are kept, so nothing of a decoder's state need outlive a connection, nor the process. During an upgrade two
+//! processes have the same folder: whoever has an upload holds its file's lock, and who makes one the folder's; what is in memory of an upload that
+//! nobody here has is only what was true when it was last looked at.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,9 @@ const MOST: usize = 1000;
 
 /// How long a call that lost its upload to another one may take to let go.
 const TAKE_OVER: Duration = Duration::from_secs(10);
+
+/// Between two tries to get an upload that another process has.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What is written beside an upload.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,8 +72,90 @@ impl Kept {
         if self.gate.available_permits() == 0 || !self.left().is_zero() {
             return false;
         }
-        self.unlink();
-        true
+        // Another process may have gone on with it, or have it.
+        if self.gone() {
+            return true;
+        }
+        if !self.left().is_zero() {
+            return false;
+        }
+        match lock(&self.path) {
+            Ok(Some(_lock)) => {
+                self.unlink();
+                true
+            }
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Whether another process has ended it. If not, what is known here becomes what is true.
+    pub(super) fn gone(&self) -> bool {
+        if self.gate.available_permits() == 0 {
+            return false;
+        }
+        match fs::metadata(&self.path) {
+            Ok(about) => {
+                self.learn(&about);
+                false
+            }
+            Err(error) => {
+                let gone = error.kind() == io::ErrorKind::NotFound;
+                if gone && let Some(spool) = self.spool.upgrade() {
+                    spool.give_back(self.taken.swap(0, Ordering::Relaxed));
+                }
+                gone
+            }
+        }
+    }
+
+    /// Whether the file is still this upload's: another process may have ended it, and another caller begun one of the same name.
+    fn is_noted(&self) -> bool {
+        self.gate.available_permits() == 0
+            || note(&self.path)
+                .is_some_and(|note| note.token == self.token && note.size == self.size)
+    }
+
+    /// What its file says.
+    fn learn(&self, about: &fs::Metadata) {
+        let len = about.len();
+        self.len.store(len, Ordering::Relaxed);
+        let taken = self.taken.swap(len, Ordering::Relaxed);
+        if let Some(spool) = self.spool.upgrade() {
+            spool
+                .used
+                .fetch_add(len.saturating_sub(taken), Ordering::Relaxed);
+            spool.give_back(taken.saturating_sub(len));
+        }
+        let age = about.modified().ok().and_then(|at| at.elapsed().ok());
+        if let Some(at) = age.and_then(|age| Instant::now().checked_sub(age)) {
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            *touched = (*touched).max(at);
+        }
+    }
+
+    /// Its file's lock, once no other process has it.
+    async fn lock(&self) -> Result<fs::File, Fault> {
+        let late = tokio::time::Instant::now() + TAKE_OVER;
+        loop {
+            match lock(&self.path) {
+                Ok(Some(held)) => {
+                    let about = held.metadata().map_err(|error| disk(&error))?;
+                    // One that was removed while its lock was awaited is another's no more.
+                    match fs::metadata(&self.path) {
+                        Ok(named) if named.ino() == about.ino() => {
+                            self.learn(&about);
+                            return Ok(held);
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(None) if tokio::time::Instant::now() >= late => return Err(busy()),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(unknown()),
+                Err(error) => return Err(disk(&error)),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     fn left(&self) -> Duration {
@@ -121,6 +209,8 @@ impl Kept {
 pub(crate) struct Claim {
     kept: Arc<Kept>,
     number: u64,
+    /// For other processes. Before the permit: the next call here finds it free.
+    lock: fs::File,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -190,6 +280,8 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.kept.touch();
+        // The file tells a later process.
+        let _ = self.lock.set_modified(SystemTime::now());
         // Nothing came, and nobody else waits for it: nothing to go on with.
         if self.offset() == 0 && *self.kept.claims.borrow() == self.number {
             self.forget();
@@ -223,7 +315,7 @@ impl Spool {
         offset: u64,
     ) -> Result<Claim, Fault> {
         check_names(id, token)?;
-        self.sweep();
+        self.expire();
         let kept = self.find_or_make(id, token, size, offset)?;
         kept.owned_by(token)?;
         if kept.size != size {
@@ -242,16 +334,12 @@ impl Spool {
             .await
             .ok()
             .and_then(Result::ok)
-            .ok_or_else(|| {
-                Fault::new(
-                    Code::FailedPrecondition,
-                    "upload_busy",
-                    "another call still has the upload",
-                )
-            })?;
+            .ok_or_else(busy)?;
+        let lock = kept.lock().await?;
         let claim = Claim {
             kept,
             number,
+            lock,
             _permit: permit,
         };
         // The call that had it may have ended well meanwhile.
@@ -279,6 +367,10 @@ impl Spool {
         size: u64,
         offset: u64,
     ) -> Result<Arc<Kept>, Fault> {
+        if let Ok(kept) = self.known(id) {
+            return Ok(kept);
+        }
+        let _making = making(&self.folder).map_err(|error| disk(&error))?;
         let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = all.get(id) {
             return Ok(kept.clone());
@@ -330,8 +422,8 @@ impl Spool {
     ///
     /// # Errors
     /// `upload_unknown`, `upload_token`.
-    pub(crate) fn status(&self, id: &str, token: &str) -> Result<Status, Fault> {
-        self.sweep();
+    pub(crate) fn status(self: &Arc<Self>, id: &str, token: &str) -> Result<Status, Fault> {
+        self.expire();
         let kept = self.known(id)?;
         kept.owned_by(token)?;
         Ok(Status {
@@ -346,17 +438,16 @@ impl Spool {
     ///
     /// # Errors
     /// `upload_token`, `upload_busy`.
-    pub(crate) fn remove(&self, id: &str, token: &str) -> Result<(), Fault> {
+    pub(crate) fn remove(self: &Arc<Self>, id: &str, token: &str) -> Result<(), Fault> {
         let Ok(kept) = self.known(id) else {
             return Ok(());
         };
         kept.owned_by(token)?;
         let Ok(_permit) = kept.gate.try_acquire() else {
-            return Err(Fault::new(
-                Code::FailedPrecondition,
-                "upload_busy",
-                "a call has the upload",
-            ));
+            return Err(busy());
+        };
+        let Ok(Some(_lock)) = lock(&kept.path) else {
+            return Err(busy());
         };
         self.kept
             .lock()
@@ -366,22 +457,35 @@ impl Spool {
         Ok(())
     }
 
-    fn known(&self, id: &str) -> Result<Arc<Kept>, Fault> {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(id)
-            .cloned()
-            .ok_or_else(unknown)
+    /// An upload of this process's, or one that another has left or has.
+    fn known(self: &Arc<Self>, id: &str) -> Result<Arc<Kept>, Fault> {
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = all.get(id) {
+            if !kept.gone() && kept.is_noted() {
+                return Ok(kept.clone());
+            }
+            if let Some(other) = all.remove(id) {
+                // Its file, if there is one, is another upload's.
+                self.give_back(other.taken.swap(0, Ordering::Relaxed));
+            }
+        }
+        let harmless = check_id(id).is_ok();
+        let kept = harmless.then(|| read(self, &self.folder.join(format!("{id}.part"))));
+        let kept = Arc::new(kept.flatten().ok_or_else(unknown)?);
+        self.used
+            .fetch_add(kept.taken.load(Ordering::Relaxed), Ordering::Relaxed);
+        all.insert(id.to_owned(), kept.clone());
+        Ok(kept)
     }
 }
 
 /// Finds the uploads that an earlier process kept; what belongs to none goes.
 pub(super) fn find(spool: &Arc<Spool>) -> io::Result<()> {
+    let _making = making(&spool.folder)?;
     for entry in fs::read_dir(&spool.folder)? {
         let path = entry?.path();
         match path.extension().and_then(|kind| kind.to_str()) {
-            Some("part") if !note_of(&path).exists() => fs::remove_file(&path)?,
+            Some("part") if !note_of(&path).exists() => remove(path, 0),
             Some("note") => {
                 let part = path.with_extension("part");
                 if let Some(kept) = read(spool, &part) {
@@ -393,7 +497,7 @@ pub(super) fn find(spool: &Arc<Spool>) -> io::Result<()> {
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .insert(kept.id.clone(), Arc::new(kept));
-                } else {
+                } else if !matches!(lock(&part), Ok(None)) {
                     remove(part, 0);
                     remove(path, 0);
                 }
@@ -406,7 +510,7 @@ pub(super) fn find(spool: &Arc<Spool>) -> io::Result<()> {
 
 fn read(spool: &Arc<Spool>, part: &Path) -> Option<Kept> {
     let id = part.file_stem()?.to_str()?;
-    let note: Note = serde_json::from_slice(&fs::read(note_of(part)).ok()?).ok()?;
+    let note = note(part)?;
     let about = fs::metadata(part).ok()?;
     let age = about.modified().ok()?.elapsed().unwrap_or_default();
     if age >= spool.limits.resume {
@@ -414,6 +518,27 @@ fn read(spool: &Arc<Spool>, part: &Path) -> Option<Kept> {
     }
     let at = Instant::now().checked_sub(age)?;
     Some(spool.entry(id, note, part.to_owned(), about.len(), at))
+}
+
+/// The lock of a file; `None`: another process has it.
+fn lock(path: &Path) -> io::Result<Option<fs::File>> {
+    let file = fs::File::options().write(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Nobody else makes an upload in the folder, or looks for those that are half made, until it is dropped.
+fn making(folder: &Path) -> io::Result<fs::File> {
+    let folder = fs::File::open(folder)?;
+    folder.lock()?;
+    Ok(folder)
+}
+
+fn note(part: &Path) -> Option<Note> {
+    serde_json::from_slice(&fs::read(note_of(part)).ok()?).ok()
 }
 
 fn note_of(part: &Path) -> PathBuf {
@@ -426,6 +551,14 @@ fn fingerprint(token: &str) -> Vec<u8> {
         .to_vec()
 }
 
+fn busy() -> Fault {
+    Fault::new(
+        Code::FailedPrecondition,
+        "upload_busy",
+        "another call still has the upload",
+    )
+}
+
 fn unknown() -> Fault {
     Fault::new(
         Code::NotFound,
@@ -434,21 +567,26 @@ fn unknown() -> Fault {
     )
 }
 
-/// An id becomes a file's name, so it is held to what is harmless there.
 fn check_names(id: &str, token: &str) -> Result<(), Fault> {
+    check_id(id)?;
+    if !(16..=256).contains(&token.len()) || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Fault::new(
+            Code::InvalidArgument,
+            "bad_request",
+            "x-tidegate-upload-token must be 16 to 256 visible ASCII characters",
+        ));
+    }
+    Ok(())
+}
+
+/// An id becomes a file's name, so it is held to what is harmless there.
+fn check_id(id: &str) -> Result<(), Fault> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if !(8..=128).contains(&id.len()) || !id.bytes().all(good) || id.starts_with('.') {
         return Err(Fault::new(
             Code::InvalidArgument,
             "bad_request",
             "x-tidegate-upload-id must be 8 to 128 of A-Z a-z 0-9 . _ - and not begin with a dot",
-        ));
-    }
-    if !(16..=256).contains(&token.len()) || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Fault::new(
-            Code::InvalidArgument,
-            "bad_request",
-            "x-tidegate-upload-token must be 16 to 256 visible ASCII characters",
         ));
     }
     Ok(())

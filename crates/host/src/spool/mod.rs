@@ -36,6 +36,8 @@ pub struct SpoolLimits {
 #[derive(Debug)]
 pub struct Spool {
     folder: PathBuf,
+    /// For files of one call.
+    calls: PathBuf,
     limits: SpoolLimits,
     used: AtomicU64,
     next: AtomicU64,
@@ -48,15 +50,26 @@ impl Spool {
     /// # Errors
     /// The folder can't be made, read or cleaned.
     pub fn open(folder: &Path, limits: SpoolLimits) -> io::Result<Arc<Self>> {
+        Self::open_beside(folder, folder, limits)
+    }
+
+    /// As [`Self::open`], in a folder that another process may use, too: uploads that may be resumed are those of both, and what serves one
+    /// call lies in `calls`, which is this process's alone.
+    ///
+    /// # Errors
+    /// One of the folders can't be made, read or cleaned.
+    pub fn open_beside(folder: &Path, calls: &Path, limits: SpoolLimits) -> io::Result<Arc<Self>> {
         fs::create_dir_all(folder)?;
+        fs::create_dir_all(calls)?;
         let spool = Arc::new(Self {
             folder: folder.to_owned(),
+            calls: calls.to_owned(),
             limits,
             used: AtomicU64::new(0),
             next: AtomicU64::new(0),
             kept: Mutex::new(HashMap::new()),
         });
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(calls)? {
             let path = entry?.path();
             if path.extension().is_some_and(|kind| kind == "call") {
                 fs::remove_file(&path)?;
@@ -72,11 +85,20 @@ impl Spool {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Removes uploads whose time is over; returns how many. Done at each new upload and by the doors' clock.
+    /// Removes uploads whose time is over, and forgets those that another process has ended; returns how many. Done by the doors' clock.
     pub fn sweep(&self) -> usize {
+        self.retain(|upload| !upload.gone() && !upload.expired())
+    }
+
+    /// Removes uploads whose time is over: at each look at one.
+    fn expire(&self) {
+        self.retain(|upload| !upload.expired());
+    }
+
+    fn retain(&self, stays: impl Fn(&Kept) -> bool) -> usize {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let before = kept.len();
-        kept.retain(|_, upload| !upload.expired());
+        kept.retain(|_, upload| stays(upload));
         before - kept.len()
     }
 
@@ -117,7 +139,7 @@ impl Spool {
     /// A name that no other file of this process has.
     fn fresh(&self) -> PathBuf {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.folder
+        self.calls
             .join(format!("{}-{number}.call", std::process::id()))
     }
 }

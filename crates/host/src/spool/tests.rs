@@ -486,3 +486,59 @@ proptest! {
         prop_assert!(given <= 1 << 20);
     }
 }
+
+#[tokio::test]
+async fn two_processes_share_what_may_be_resumed_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shared, calls) = (folder.path().join("kept"), folder.path().join("calls"));
+    let limits = SpoolLimits {
+        quota: 100 * MIB,
+        resume: Duration::from_secs(3600),
+    };
+    let opened = |name: &str| Spool::open_beside(&shared, &calls.join(name), limits).unwrap();
+    let first = opened("1");
+    let data = noise(1 << 20);
+    interrupted(&first, &data, 0, 300_000).await;
+    // The next one begins while the first still has calls.
+    let (_call, file) = CallFile::create(&first).unwrap();
+    let second = opened("2");
+    assert!(file.metadata().unwrap().is_file() && calls.join("1").read_dir().unwrap().count() == 1);
+    assert_eq!(second.status(ID, TOKEN).unwrap().offset, 300_000);
+    let stranger = "fedcba9876543210";
+    assert_eq!(
+        second.status(ID, stranger).unwrap_err().reason,
+        "upload_token"
+    );
+    interrupted(&second, &data, 300_000, 600_000).await;
+    // What the one got further, the other knows, either way.
+    assert_eq!(first.status(ID, TOKEN).unwrap().offset, 600_000);
+    assert_eq!((first.used(), second.used()), (600_000, 600_000));
+
+    // Only one of them has it at a time.
+    let held = first
+        .claim(ID, TOKEN, data.len() as u64, 600_000)
+        .await
+        .unwrap();
+    assert_eq!(second.remove(ID, TOKEN).unwrap_err().reason, "upload_busy");
+    let (next, ()) = tokio::join!(second.claim(ID, TOKEN, data.len() as u64, 600_000), async {
+        tokio::task::yield_now().await;
+        drop(held);
+    });
+    next.unwrap().done();
+    assert!(shared.read_dir().unwrap().next().is_none());
+    assert_eq!(
+        first.status(ID, TOKEN).unwrap_err().reason,
+        "upload_unknown"
+    );
+    assert_eq!((first.used(), second.used()), (0, 0));
+
+    // One that began after the other had opened the folder is found there, too.
+    interrupted(&first, &data, 0, 10_000).await;
+    assert_eq!(second.status(ID, TOKEN).unwrap().offset, 10_000);
+    // And what the one ends is nothing to the other: not its time, not its room.
+    first.remove(ID, TOKEN).unwrap();
+    interrupted(&first, &data, 0, 20_000).await;
+    assert_eq!((second.sweep(), second.used()), (0, 20_000));
+    first.remove(ID, TOKEN).unwrap();
+    assert_eq!((second.sweep(), second.used()), (1, 0));
+}

@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     pub(crate) link: Arc<Link>,
     /// Whether it sees the same files.
     pub(crate) files: bool,
+    /// Versions that it has in memory already.
+    pub(crate) loaded: Vec<String>,
 }
 
 /// Where workers connect.
@@ -58,6 +60,7 @@ struct Sought {
 #[derive(Debug)]
 pub(crate) struct Awaited {
     pub(crate) token: String,
+    epoch: u64,
     found: oneshot::Receiver<Connection>,
     expected: Arc<Expected>,
 }
@@ -160,6 +163,7 @@ impl Acceptor {
             .insert(token.clone(), Sought { epoch, found });
         Ok(Awaited {
             token,
+            epoch,
             found: receiver,
             expected: Arc::clone(&self.expected),
         })
@@ -217,6 +221,7 @@ impl Expected {
                             reader,
                             link: Link::new(write),
                             files,
+                            loaded: hello.loaded,
                         };
                         if let Err(unwanted) = sought.found.send(connection) {
                             unwanted.link.close();
@@ -232,6 +237,16 @@ impl Expected {
 }
 
 impl Awaited {
+    /// From now on the same worker may connect once more.
+    pub(crate) fn again(&mut self) {
+        let (found, receiver) = oneshot::channel();
+        let epoch = self.epoch;
+        self.expected
+            .lock()
+            .insert(self.token.clone(), Sought { epoch, found });
+        self.found = receiver;
+    }
+
     /// The worker's connection.
     pub(crate) async fn connection(&mut self) -> Connection {
         match (&mut self.found).await {

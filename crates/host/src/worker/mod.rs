@@ -7,3 +7,4 @@ pub(crate) mod memory;
 pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod reader;
+pub(crate) mod results;

@@ -262,6 +262,10 @@ impl Fake {
             "rows" => value(&json!({"a": kwargs["a"], "b": kwargs["b"]})),
             "predict" if kwargs.get("tensors").is_some() => Answer::Value(tensors()),
             "predict" if kwargs.get("stream").is_some() => items((0..2).map(item).collect()),
+            "predict" if kwargs.get("slow").is_some() => {
+                self.release.notified().await;
+                value(&json!("late"))
+            }
             "predict" if kwargs.get("hang").is_some() => std::future::pending().await,
             "predict" if kwargs.get("fail").is_some() => return Err(model_error()),
             _ => {
@@ -340,6 +344,7 @@ pub(crate) fn with(heartbeat: Duration) -> Served {
     let spool = Spool::open(&folder.path().join("spool"), limits).unwrap();
     let model = Arc::new(Fake::default());
     let options = DoorOptions {
+        parallel: 2,
         message: MESSAGE,
         ratio: 1000,
         heartbeat,

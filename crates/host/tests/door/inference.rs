@@ -1,6 +1,7 @@
 //! The Open Inference Protocol, gRPC and REST.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -342,7 +343,10 @@ async fn a_stream_answers_each_request_and_survives_one_that_fails() {
         request
     };
     let wants_final = "triton_enable_empty_final_response";
-    let requests = vec![with(&["fail"]), with(&["stream", wants_final]), with(&[])];
+    let mut requests = vec![with(&["fail"]), with(&["stream", wants_final]), with(&[])];
+    for (number, request) in requests.iter_mut().enumerate() {
+        request.id = format!("i-{number}");
+    }
     let mut client = Grpc::new(channel);
     client.ready().await.unwrap();
     let path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelStreamInfer");
@@ -355,10 +359,20 @@ async fn a_stream_answers_each_request_and_survives_one_that_fails() {
     let mut list = Vec::new();
     while let Some(answer) = answers.message().await.unwrap() {
         let response = answer.infer_response.unwrap();
-        assert_eq!(response.id, "i-1");
         let last = response.parameters.get("triton_final_response").cloned();
-        list.push((answer.error_message, response.outputs.len(), last));
+        list.push((
+            response.id,
+            answer.error_message,
+            response.outputs.len(),
+            last,
+        ));
     }
+    // Each request's own come in their order, whatever came between.
+    list.sort_by(|one, other| one.0.cmp(&other.0));
+    let list: Vec<_> = list
+        .into_iter()
+        .map(|(_, error, outputs, last)| (error, outputs, last))
+        .collect();
     assert_eq!(list[0].0, "KeyError: no key 'x'\nsecond line");
     let flag = |value| Some(parameter(value));
     assert_eq!(
@@ -371,6 +385,56 @@ async fn a_stream_answers_each_request_and_survives_one_that_fails() {
     );
     assert!(list[4].0.is_empty() && list[4].1 > 0);
     assert_eq!(list.len(), 5);
+}
+
+#[tokio::test]
+async fn a_streams_requests_run_beside_each_other_and_no_more_than_the_instance_runs() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    let request = |id: &str, name: Option<&str>| {
+        let mut request = asked(vec![], vec![]);
+        request.id = id.to_owned();
+        request.parameters = name
+            .map(|name| (name.to_owned(), parameter(true)))
+            .into_iter()
+            .collect();
+        request
+    };
+    let (requests, sent) = tokio::sync::mpsc::unbounded_channel();
+    for (id, name) in [("a", Some("slow")), ("b", Some("slow")), ("c", None)] {
+        requests.send(request(id, name)).unwrap();
+    }
+    let sent = stream::unfold(sent, |mut sent| async { Some((sent.recv().await?, sent)) });
+    let mut client = Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelStreamInfer");
+    let codec = ProstCodec::<ModelInferRequest, ModelStreamInferResponse>::default();
+    let mut answers = client
+        .streaming(tonic::Request::new(sent), path, codec)
+        .await
+        .unwrap()
+        .into_inner();
+    let calls = |count: usize| {
+        let model = door.model.clone();
+        until(move || model.calls.load(Ordering::SeqCst) == count)
+    };
+    calls(2).await;
+    assert_eq!(door.model.running.load(Ordering::SeqCst), 2);
+    // One of the two goes on, and makes room for the third.
+    door.model.release.notify_one();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let answer = answers.message().await.unwrap().unwrap();
+        ids.push(answer.infer_response.unwrap().id);
+    }
+    assert_eq!(ids[1], "c", "it overtakes the one that is slow");
+    drop(requests);
+    door.model.release.notify_one();
+    let last = answers.message().await.unwrap().unwrap();
+    ids.push(last.infer_response.unwrap().id);
+    ids.sort();
+    assert_eq!(ids, ["a", "b", "c"]);
+    assert!(answers.message().await.unwrap().is_none());
 }
 
 const PATH: &str = "/v2/models/fake/infer";

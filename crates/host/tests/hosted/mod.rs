@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_config::model::{
-    Engine, ModelVersions, Protocol, PythonModel, Run, Service, ServiceLimits,
+    Engine, HealthCheck, ModelVersions, Protocol, PythonModel, Run, Service, ServiceLimits,
 };
 use tidegate_host::{
-    Answer, Call, Event, Events, Fault, Host, HostOptions, InstanceState, Model, State, What,
+    Answer, Call, Checks, Event, Events, Fault, Host, HostOptions, InstanceState, Model, State,
+    What,
 };
 
 /// A model with all that a test may ask of one.
@@ -34,6 +35,17 @@ class Test(Model):
             open(path, "w").close()
             os._exit(3)
         return os.getpid()
+    def cut(self, path: str):
+        if not os.path.exists(path):
+            open(path, "w").close()
+            import socket
+            from tidegate._model import current
+            current.get().worker.link.sock.shutdown(socket.SHUT_RDWR)
+        return os.getpid()
+    def half_a_result(self):
+        with open(os.path.join(os.environ["TIDEGATE_SPOOL"], "part"), "wb") as out:
+            out.write(b"x" * (1 << 20))
+        os.kill(os.getpid(), signal.SIGKILL)
     def train(self):
         return {"trained": True}
     def sleep(self, seconds: float):
@@ -117,6 +129,20 @@ pub(crate) struct Hosted {
     pub(crate) folder: tempfile::TempDir,
 }
 
+/// A program is healthy when there is this file.
+#[derive(Debug)]
+struct File(PathBuf);
+
+#[async_trait::async_trait]
+impl Checks for File {
+    async fn check(&self, _: &Service, _: &HealthCheck, _: u16) -> Result<(), String> {
+        match self.0.exists() {
+            true => Ok(()),
+            false => Err("it is not healthy yet".to_owned()),
+        }
+    }
+}
+
 /// A service of the test model.
 pub(crate) fn service() -> Service {
     Service {
@@ -130,6 +156,7 @@ pub(crate) fn service() -> Service {
         versions: ModelVersions::default(),
         limits: ServiceLimits::default(),
         start_timeout: Duration::from_secs(60),
+        health_check: None,
         stop_grace: Duration::from_secs(20),
         data: PathBuf::from("data"),
         run: python("model:Test"),
@@ -160,8 +187,10 @@ impl Hosted {
         let options = HostOptions {
             run_dir: folder.path().join("run"),
             spool_dir: folder.path().join("spool"),
+            own_dir: folder.path().join("own"),
             base_dir: folder.path().to_owned(),
             events: events.clone(),
+            checks: Arc::new(File(folder.path().join("healthy"))),
             services: vec![service],
         };
         let host = match tcp {
@@ -211,6 +240,21 @@ impl Hosted {
         kwargs: serde_json::Value,
     ) -> Result<serde_json::Value, Fault> {
         value(self.model().call(call(method, kwargs)).await?)
+    }
+
+    /// What lies in its folders of inputs and results.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.path("own"), self.path("spool")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.file_type().unwrap().is_dir() {
+                    true => folders.push(entry.path()),
+                    false => found.push(entry.path()),
+                }
+            }
+        }
+        found
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use http_body::Frame;
 use hyper::body::Incoming;
@@ -322,7 +323,7 @@ async fn model_infer(
     Ok(echo.answer(door, outputs))
 }
 
-/// `ModelStreamInfer`: the requests of a stream one after the other.
+/// `ModelStreamInfer`: as many requests of a stream at a time as the instance runs; answers go as they come, each with its request's id.
 fn stream(door: &Arc<Door>, request: Request<Incoming>) -> Response<Body> {
     let head = match CallHead::read(request.headers()) {
         Ok(head) => head,
@@ -361,28 +362,55 @@ impl Streamed {
     async fn all(&self, body: Incoming) -> Result<(), Fault> {
         let limit = self.door.options.message;
         let mut messages = Messages::new(body, limit);
+        let mut running = FuturesUnordered::new();
+        // What ends the stream when the requests that run are answered.
+        let mut end = None;
         loop {
+            let reads = end.is_none() && running.len() < self.door.options.parallel;
             let message = tokio::select! {
-                message = messages.next() => message,
-                () = self.door.closed() => return Err(not_ready()),
+                Some(answered) = running.next(), if !running.is_empty() => {
+                    answered?;
+                    continue;
+                }
+                message = messages.next(), if reads => message,
+                () = self.door.closed(), if end.is_none() => {
+                    end = Some(Err(not_ready()));
+                    continue;
+                }
+                else => return end.unwrap_or(Ok(())),
             };
-            let Some(message) = message else {
-                return Ok(());
-            };
-            let (compressed, message) = message?;
-            let message = grpc::plain(compressed, message, self.head.encoding, limit)?;
-            let request = ModelInferRequest::decode(message)
-                .map_err(|error| bad_request(format!("a message does not parse: {error}")))?;
-            let echo = Echo::of(&request);
-            if let Err(fault) = self.one(request, &echo).await {
-                // Only this request has failed, the stream goes on.
-                self.send(ModelStreamInferResponse {
-                    error_message: told(&fault).into_owned(),
-                    infer_response: Some(echo.answer(&self.door, Vec::new())),
-                })
-                .await?;
+            match message {
+                None => end = Some(Ok(())),
+                Some(Err(fault)) => end = Some(Err(fault)),
+                Some(Ok(message)) => match self.request(message, limit) {
+                    Ok(request) => running.push(self.answered(request)),
+                    Err(fault) => end = Some(Err(fault)),
+                },
             }
         }
+    }
+
+    fn request(
+        &self,
+        (compressed, message): (bool, bytes::Bytes),
+        limit: u64,
+    ) -> Result<ModelInferRequest, Fault> {
+        let message = grpc::plain(compressed, message, self.head.encoding, limit)?;
+        ModelInferRequest::decode(message)
+            .map_err(|error| bad_request(format!("a message does not parse: {error}")))
+    }
+
+    /// Answers one request. Its failure is its own, the stream goes on.
+    async fn answered(&self, request: ModelInferRequest) -> Result<(), Fault> {
+        let echo = Echo::of(&request);
+        let Err(fault) = self.one(request, &echo).await else {
+            return Ok(());
+        };
+        self.send(ModelStreamInferResponse {
+            error_message: told(&fault).into_owned(),
+            infer_response: Some(echo.answer(&self.door, Vec::new())),
+        })
+        .await
     }
 
     async fn one(&self, request: ModelInferRequest, echo: &Echo) -> Result<(), Fault> {

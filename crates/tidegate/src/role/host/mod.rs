@@ -5,6 +5,7 @@
 //! workers beside the other's; when its instances are ready it asks the other one to go, which has its instances drain and ends. Meanwhile
 //! calls go to either, so none is lost, and no protocol of adoption is needed.
 
+mod checks;
 mod events;
 mod publish;
 mod report;
@@ -13,7 +14,7 @@ mod source;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,13 +38,8 @@ const ASK_TIME: Duration = Duration::from_secs(5);
 /// Time for gateways to see that instances drain, before they take no more calls.
 const SEEN: Duration = Duration::from_millis(150);
 
-/// Whether a start failed for a reason that the worker, or the system, told: the next one fails likewise.
-fn is_told(cause: &str) -> bool {
-    cause.contains("` cannot be had: ") || cause.starts_with("cannot start ")
-}
-
-/// Beginning of the name of a spool that is not the usual one.
-const SPOOL_OF: &str = "spool-";
+/// Beginning of the name of a host's own folder in the spool; no service's name begins so.
+const OWN: &str = ".host-";
 
 /// Why the role ends before it serves.
 #[derive(Debug, thiserror::Error)]
@@ -136,15 +132,19 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
     let node = hostdir::node(&order.run)?;
     let others = hostdir::living(&order.run);
     let dir = HostDir::make(&order.run, longest_socket(config))?;
+    let spool = spool(&loaded);
+    let own = own_folder(&spool, &order.run, dir.id());
     let host = Arc::new(
         Host::start(HostOptions {
             run_dir: dir.sockets().to_owned(),
-            spool_dir: spool(&loaded, dir.id(), &others),
+            spool_dir: spool,
+            own_dir: own.clone(),
             base_dir: std::env::current_dir()?,
             events: match order.plain {
                 true => Arc::new(Plain),
                 false => Arc::new(Traced),
             },
+            checks: Arc::new(checks::Asked::default()),
             services: config.services.clone(),
         })
         .await?,
@@ -229,6 +229,7 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
     }
     host.drain(grace(&hosted.config)).await;
     publisher.remove().await;
+    let _ = std::fs::remove_dir_all(&own);
     dir.remove();
     Ok(())
 }
@@ -271,8 +272,7 @@ async fn prove(host: Arc<Host>, reporter: Channel, unproven: bool) {
             return;
         }
         // A worker that says why it can't have the model says so again. One that is killed may have more luck.
-        let told = |i: &&InstanceState| i.cause.as_ref().is_some_and(|c| is_told(c));
-        if let (true, Some(dead)) = (unproven, now.iter().find(told)) {
+        if let (true, Some(dead)) = (unproven, now.iter().find(|i| i.certain)) {
             let cause = dead.cause.as_deref().unwrap_or_default();
             let reason = format!("{}: {cause}", dead.service);
             let _ = reporter.send(&Report::Hopeless { reason }, None);
@@ -303,22 +303,27 @@ fn longest_socket(config: &Config) -> usize {
     names.max().unwrap_or(0).max(24) + "i--255.sock".len()
 }
 
-/// Uploads are large: they lie beside the durable state, not in memory as folders for temporary files may. A host empties its folder when it
-/// begins, so one that begins while another lives has its own; those of hosts that died are removed.
-fn spool(loaded: &Loaded, id: &str, others: &[hostdir::Place]) -> PathBuf {
+/// Uploads are large: they lie beside the durable state, not in memory as folders for temporary files may.
+fn spool(loaded: &Loaded) -> PathBuf {
     let state = loaded.config.state.folder.clone().unwrap_or_default();
-    let state = std::path::absolute(&state).unwrap_or(state);
-    let own = |name: &str| name.strip_prefix(SPOOL_OF).map(str::to_owned);
-    for entry in std::fs::read_dir(&state).into_iter().flatten().flatten() {
-        let host = entry.file_name().to_str().and_then(own);
-        if host.is_some_and(|host| others.iter().all(|other| other.id != host)) {
-            let _ = std::fs::remove_dir_all(entry.path());
+    std::path::absolute(&state).unwrap_or(state).join("spool")
+}
+
+/// This host's own folder in the spool. Those of hosts that died are removed.
+fn own_folder(spool: &Path, run: &Path, id: &str) -> PathBuf {
+    let own = |name: &str| name.strip_prefix(OWN).map(str::to_owned);
+    let entries = std::fs::read_dir(spool).into_iter().flatten().flatten();
+    let found: Vec<_> = entries
+        .filter_map(|entry| Some((own(entry.file_name().to_str()?)?, entry.path())))
+        .collect();
+    // Looked at afterwards: a host has its place before it has such a folder.
+    let living = hostdir::living(run);
+    for (host, path) in found {
+        if living.iter().all(|place| place.id != host) {
+            let _ = std::fs::remove_dir_all(path);
         }
     }
-    match others {
-        [] => state.join("spool"),
-        _ => state.join(format!("{SPOOL_OF}{id}")),
-    }
+    spool.join(format!("{OWN}{id}"))
 }
 
 /// The longest grace of all services.

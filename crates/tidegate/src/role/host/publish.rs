@@ -208,6 +208,7 @@ fn record(host: &str, instance: &InstanceState) -> InstanceRecord {
         restarts: instance.restarts,
         cause: instance.cause.clone(),
         versions: instance.versions.clone(),
+        retryable: instance.retryable.clone(),
     }
 }
 
@@ -230,7 +231,9 @@ mod tests {
             pid: Some(7),
             restarts: 0,
             cause: None,
+            certain: false,
             versions: Vec::new(),
+            retryable: None,
             in_flight: 0,
             memory: 0,
         }

@@ -70,7 +70,8 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<(StatusCode, Json<CreatedKey>), Problem> {
     let request: KeyRequest = read(&shared, body, "request for a key").await?;
-    // In a task of its own: a caller that hangs up does not leave a key behind that nobody knows the outcome of.
+    // In a task of its own: a caller that hangs up does not stop the write half way. Its key is made all the same; nobody has the
+    // token, and the list shows it, to be revoked.
     let source = Arc::clone(&shared.source);
     let made = tokio::spawn(async move { source.create_virtual_key(&request).await });
     let made = made.await.map_err(|_| lost())?;

@@ -445,6 +445,28 @@ proptest! {
 }
 
 #[test]
+fn a_callers_key_in_the_query_of_an_original_request_goes_nowhere() {
+    let mut spec = spec(ProviderKind::Gemini);
+    spec.original = true;
+    for (target, goes) in [
+        ("/v1beta/files?key=tg-1", "/v1beta/files"),
+        (
+            "/v1beta/files?a=1&key=tg-1&monkey=2",
+            "/v1beta/files?a=1&monkey=2",
+        ),
+        ("/v1beta/files?keys=1", "/v1beta/files?keys=1"),
+    ] {
+        let dialect = tidegate_llm::Dialect::Gemini;
+        let call = tidegate_llm::Call::original(http::Method::GET, target, dialect, Bytes::new());
+        let headers = http::HeaderMap::new();
+        let prepared = call
+            .prepare(&spec, Secret::Key("k"), "", &headers, OPTIONS)
+            .unwrap();
+        assert!(prepared.target.ends_with(goes), "{}", prepared.target);
+    }
+}
+
+#[test]
 fn an_original_request_passes_with_its_path_and_only_the_key_is_another() {
     let mut spec = spec(ProviderKind::Cohere);
     spec.original = true;

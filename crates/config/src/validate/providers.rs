@@ -75,6 +75,18 @@ pub(crate) fn provider(provider: &mut Provider, fields: &Fields<'_>, cx: &mut Cx
             );
         }
     }
+    let failover = &provider.failover;
+    if !failover.on_status.is_empty()
+        && failover.health_check_model.is_none()
+        && failover.cooldown.is_zero()
+        && let Some(span) = fields.span_of("failover")
+    {
+        cx.error(
+            span,
+            "`on_status` without `health_check_model` and without `cooldown`: a key that is out would never come back",
+            "add `health_check_model: MODEL`, so that probes bring keys back, or `cooldown: 1m`",
+        );
+    }
     keys(provider, fields, cx);
 }
 

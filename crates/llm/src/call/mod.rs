@@ -4,6 +4,7 @@ mod form;
 mod prefix;
 mod shallow;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -132,8 +133,10 @@ impl Call {
 
     /// A request that is passed on as it is, to a provider whose dialect is `original`: any path (which goes to the provider
     /// as it stands here, so it is the provider's own), any body. The model is looked for in the body (where it can then be
-    /// mapped) and in the path; it may be empty. `dialect` is that of errors.
+    /// mapped) and in the path; it may be empty. `dialect` is that of errors. A `key` of the query is the caller's own (Google's
+    /// clients put it there) and goes nowhere.
     pub fn original(method: Method, target: &str, dialect: Dialect, body: Bytes) -> Self {
+        let target = &*without_key(target);
         let found = Fields::read(&body).unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
         let in_path = || {
@@ -296,6 +299,22 @@ impl Call {
             Some(b": ping\n\n")
         }
     }
+}
+
+/// A target without the parameter `key`.
+fn without_key(target: &str) -> Cow<'_, str> {
+    let is_key = |pair: &str| pair.split('=').next() == Some("key");
+    let Some((path, query)) = target.split_once('?') else {
+        return Cow::Borrowed(target);
+    };
+    if !query.split('&').any(is_key) {
+        return Cow::Borrowed(target);
+    }
+    let rest: Vec<&str> = query.split('&').filter(|pair| !is_key(pair)).collect();
+    Cow::Owned(match rest.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", rest.join("&")),
+    })
 }
 
 /// Headers of a stream to a caller.

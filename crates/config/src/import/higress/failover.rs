@@ -51,7 +51,7 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
     );
     put("health_check_model", model.map(Yaml::text));
     put("cooldown", cooldown.map(|ms| duration(ms, 30 * DAY_MS)));
-    if model.is_none() && cooldown.is_none() {
+    if model.is_none() && cooldown.is_none_or(|ms| ms == 0) {
         cx.note(
             failover.span,
             "neither healthCheckModel nor cooldownDuration, which Higress refuses: by statuses alone a key would never come back, so answers are classified and the model that failed is probed",

@@ -7,3 +7,4 @@ mod http;
 mod inference;
 mod life;
 mod unary;
+mod uploads;

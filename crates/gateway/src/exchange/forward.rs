@@ -186,6 +186,14 @@ pub(crate) async fn forward(
                 .await;
         }
         Ok(won) => {
+            // An upstream answered, so no provider did.
+            if let Some(asked) = ready
+                .targets
+                .iter()
+                .find_map(|target| target.asked.as_ref())
+            {
+                asked.unused();
+            }
             let begun = deliver::begin(
                 context,
                 &ready.state,
@@ -219,12 +227,14 @@ pub(crate) async fn forward(
             if let Some(traffic) = traffic {
                 running.count_as(&traffic);
             }
+            let asked = ready
+                .targets
+                .iter()
+                .find_map(|target| target.asked.as_ref());
+            if let Some(asked) = asked.filter(|_| lost.is_refusal()) {
+                asked.unused();
+            }
             if let Some(last) = ready.targets.last() {
-                if let Some(asked) = &last.asked
-                    && lost.is_refusal()
-                {
-                    asked.unused();
-                }
                 match (&last.asked, &mut running.report.talk) {
                     (Some(asked), Some(talk)) => asked.tell(talk),
                     _ => running.report.upstream = Some(last.upstream.name.clone()),
@@ -295,7 +305,12 @@ fn outgoing(
 }
 
 /// Tells the caller why there is no answer.
-pub(crate) async fn lose(context: Context<'_>, lost: Lost, down: &mut Down<'_>, running: &mut Running<'_>) {
+pub(crate) async fn lose(
+    context: Context<'_>,
+    lost: Lost,
+    down: &mut Down<'_>,
+    running: &mut Running<'_>,
+) {
     let unavailable = |code, detail| {
         Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,

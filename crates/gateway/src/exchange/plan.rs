@@ -144,35 +144,13 @@ pub(crate) fn resume(
         caller,
         ..
     } = context;
-    let raw_path = if request.target.path().is_empty() {
-        "/"
-    } else {
-        request.target.path()
-    };
-    let path = normalize(raw_path, snapshot.paths)
+    let path = normalize(raw_path(request), snapshot.paths)
         .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
-    let host = match request.target.authority() {
-        Some(authority) => authority.host(),
-        None => request
-            .headers
-            .get(HOST)
-            .and_then(|h| std::str::from_utf8(h.as_bytes()).ok())
-            .map_or("", without_port),
-    };
-    let view = RequestView {
-        host,
-        path: &path,
-        query: request.target.query(),
-        method: &request.method,
-        headers: &request.headers,
-        source: seen.source,
-        caller_region: snapshot.local.region(),
-        caller_zone: snapshot.local.zone(),
-        model: seen
-            .read
-            .as_ref()
-            .map_or(Model::Unread, |read| read.model()),
-    };
+    let model = seen
+        .read
+        .as_ref()
+        .map_or(Model::Unread, |read| read.model());
+    let view = view(context, request, seen.source, &path, model);
     let found = match (&seen.entered, &seen.state) {
         // It is in already: only its body had to be read.
         (Some(entered), Some(state)) => Some((state.clone(), entered.matched)),
@@ -273,9 +251,6 @@ pub(crate) fn resume(
                 permit: entered.permit.map(|permit| *permit),
             }))));
         }
-        if let (Some(permit), Model::Named(model)) = (&entered.permit, view.model) {
-            accounts::allowed(permit, model)?;
-        }
     }
     match &route.action {
         Action::Forward(forward) => {
@@ -294,6 +269,10 @@ pub(crate) fn resume(
             };
             if asks && let Some(read) = &seen.read {
                 read.pass_on(request, &path);
+                // What no dialect knows may name no model: then it is none that the key is bound to.
+                if let (Some(permit), Ok(call)) = (&entered.permit, read.call()) {
+                    accounts::allowed(permit, call.model())?;
+                }
             }
             let targets = targets(context, &state, forward, &view, seen.read.as_deref())?;
             let mirror = forward
@@ -333,6 +312,56 @@ pub(crate) fn resume(
                 state: state.clone(),
             }))
         }
+    }
+}
+
+/// The route that a request like this one takes for a model, by the caller's name of it.
+pub(crate) fn route_for(
+    context: Context<'_>,
+    request: &Incoming,
+    seen: &Seen,
+    model: &str,
+) -> Option<Arc<RouteState>> {
+    let snapshot = context.snapshot;
+    let path = normalize(raw_path(request), snapshot.paths).ok()?;
+    let view = view(context, request, seen.source, &path, Model::Named(model));
+    let found = snapshot.router.find(&view)?;
+    Some(snapshot.routes[found.route.index].clone())
+}
+
+fn raw_path(request: &Incoming) -> &str {
+    match request.target.path() {
+        "" => "/",
+        path => path,
+    }
+}
+
+/// What routes may match.
+fn view<'v>(
+    context: Context<'v>,
+    request: &'v Incoming,
+    source: Option<IpAddr>,
+    path: &'v str,
+    model: Model<'v>,
+) -> RequestView<'v> {
+    let host = match request.target.authority() {
+        Some(authority) => authority.host(),
+        None => request
+            .headers
+            .get(HOST)
+            .and_then(|h| std::str::from_utf8(h.as_bytes()).ok())
+            .map_or("", without_port),
+    };
+    RequestView {
+        host,
+        path,
+        query: request.target.query(),
+        method: &request.method,
+        headers: &request.headers,
+        source,
+        caller_region: context.snapshot.local.region(),
+        caller_zone: context.snapshot.local.zone(),
+        model,
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Asking {
     /// The caller gets a stream.
     pub(crate) stream: bool,
     pub(crate) ledger: Option<Rc<Ledger>>,
+    /// The ledger knows that the provider has the request.
+    charged: bool,
     first_content: Option<Duration>,
     pub(crate) idle: Option<Duration>,
     /// When there must be content.
@@ -96,6 +98,7 @@ impl Asking {
             asked_bytes: made.asked_bytes,
             stream: made.stream,
             ledger: made.ledger,
+            charged: false,
             first_content: timeouts.first_content,
             idle: timeouts.idle,
             due: None,
@@ -122,8 +125,12 @@ impl Asking {
     ) -> Poll<Result<UpResponse, Fault>> {
         if !self.headed {
             let polled = relay::poll_head(up, down, &mut self.source, cursor, false, cx);
-            if cursor.done && self.due.is_none() {
-                self.due = self.first_content.map(|t| clock::now() + t);
+            if cursor.done {
+                // An answer in one piece has its head at the end of the work: whoever leaves before has made the provider work too.
+                self.charge();
+                if self.due.is_none() {
+                    self.due = self.first_content.map(|t| clock::now() + t);
+                }
             }
             match polled {
                 Poll::Ready(Ok(response)) => {
@@ -134,8 +141,8 @@ impl Asking {
                         // What it says beside its status is worth little time.
                         let soon = clock::now() + REFUSAL;
                         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
-                    } else if let Some(ledger) = &self.ledger {
-                        ledger.sent(&self.model);
+                    } else {
+                        self.charge();
                     }
                 }
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
@@ -162,6 +169,15 @@ impl Asking {
             return Poll::Ready(Err(Fault::Gone));
         }
         Poll::Pending
+    }
+
+    /// The provider works on it, and will count.
+    fn charge(&mut self) {
+        if !std::mem::replace(&mut self.charged, true)
+            && let Some(ledger) = &self.ledger
+        {
+            ledger.sent(&self.model);
+        }
     }
 
     /// Sends what is left of the request. The answer decides what it means if that is not taken.

@@ -38,7 +38,11 @@ pub(crate) async fn answer(
         permit,
     } = listing;
     let wanted: BTreeSet<ProviderIndex> = state.providers().collect();
-    let lives = lives(wanted.iter().map(|at| &context.snapshot.providers[at.get()]));
+    let lives = lives(
+        wanted
+            .iter()
+            .map(|at| &context.snapshot.providers[at.get()]),
+    );
     let mut models: Vec<Model<'_>> = Vec::new();
     for (owner, live) in &lives {
         for name in &live.models {
@@ -47,7 +51,15 @@ pub(crate) async fn answer(
             }
         }
     }
-    tell(context, &models, model.as_deref(), Some(&state), down, running).await;
+    tell(
+        context,
+        &models,
+        model.as_deref(),
+        Some(&state),
+        down,
+        running,
+    )
+    .await;
 }
 
 /// Answers one who asks where the route depends on the model: with those for which this request, whoever makes it, has a route that

@@ -15,7 +15,7 @@ use tidegate_discovery::{Address, ClientTls, Connector};
 use tidegate_keys::ApiKey;
 use tidegate_keys::probe::Probe;
 use tidegate_llm::classify::{Class, Evidence};
-use tidegate_llm::{Answer, Broke, Call, PrepareOptions, Prepared, Secret, Step};
+use tidegate_llm::{Answer, Broke, Call, FaultKind, PrepareOptions, Prepared, Secret, Step};
 
 use crate::upstream::Upstream;
 use crate::worker::Shared;
@@ -68,9 +68,12 @@ async fn ask(
     let call = Call::probe(model);
     let prepared = match call.prepare(spec, Secret::of(token), model, &HeaderMap::new(), options) {
         Ok(prepared) => prepared,
-        Err(fault) => {
-            return Evidence::local(Class::CallerFault, 0, "probe-unfit", &fault.message);
+        // A key that can't be written into a request is as good as dead.
+        Err(fault) if fault.kind == FaultKind::Internal => {
+            return Evidence::local(Class::KeyDead, 0, "key-unusable", &fault.message);
         }
+        // Nobody was asked: that is no word about the key, neither for nor against it.
+        Err(fault) => return down("probe-unfit", &fault.message),
     };
     let members = upstream.live.pool.members();
     if members.is_empty() {

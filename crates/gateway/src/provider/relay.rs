@@ -355,11 +355,7 @@ impl Pump<'_, '_> {
     async fn run(&mut self, up: &mut Up, cursor: &mut Cursor) -> Ended {
         let mut last = clock::now();
         let mut ended = self.asking.whole;
-        // What is whole waits for nobody but the caller.
-        let mut alarm = match ended {
-            true => self.deadline.at,
-            false => self.next_alarm(last),
-        };
+        let mut alarm = next_alarm(self.deadline.at, self.asking.idle, last, ended);
         let mut fault = None;
         let stats = self.asking.provider.stats.clone();
         if ended && self.down.data(Bytes::new(), true).is_err() {
@@ -379,10 +375,12 @@ impl Pump<'_, '_> {
                         return Poll::Ready(Ended::Late(Broke::Idle));
                     }
                 }
-                alarm = self.next_alarm(last);
+                alarm = next_alarm(self.deadline.at, self.asking.idle, last, ended);
             }
             if self.watch.poll_over(cx).is_ready() {
-                return Poll::Ready(match ended {
+                // A caller that takes nothing is the one who is idle.
+                let callers = ended || self.down.poll_room(cx).is_pending();
+                return Poll::Ready(match callers {
                     true => Ended::Gone,
                     false => Ended::Late(Broke::Idle),
                 });
@@ -437,9 +435,32 @@ impl Pump<'_, '_> {
         })
         .await
     }
+}
 
-    fn next_alarm(&self, last: Instant) -> Option<Instant> {
-        let idle = self.asking.idle.map(|idle| last + idle);
-        self.deadline.at.into_iter().chain(idle).min()
+/// When the bounds of an answer are looked at next. One that is whole waits for nobody but its caller: its provider can't be idle any
+/// more, and an alarm for that would go off for ever.
+fn next_alarm(
+    deadline: Option<Instant>,
+    idle: Option<Duration>,
+    last: Instant,
+    ended: bool,
+) -> Option<Instant> {
+    let idle = idle.filter(|_| !ended).map(|idle| last + idle);
+    deadline.into_iter().chain(idle).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_whole_is_bound_by_its_deadline_alone() {
+        let last = Instant::now();
+        let (soon, late) = (Duration::from_secs(1), last + Duration::from_secs(9));
+        let alarm = |deadline, ended| next_alarm(deadline, Some(soon), last, ended);
+        assert_eq!(alarm(Some(late), false), Some(last + soon));
+        assert_eq!(alarm(Some(late), true), Some(late));
+        assert_eq!(alarm(None, true), None);
+        assert_eq!(next_alarm(Some(late), None, last, false), Some(late));
     }
 }

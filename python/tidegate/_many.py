@@ -18,6 +18,7 @@ class Job:
 
     def __init__(self, call):
         self.call = call
+        self.spec = None  # of its method; a LOAD or BATCH has none
         self.change = threading.Condition()
         self.credit = 0
         self.cancelled = False
@@ -134,7 +135,6 @@ class Many(Worker):
     def later(self, call, function, *arguments):
         """Runs in a thread of the pool."""
         job = Job(call)
-        job.spec = None
         key = ("control", id(job))
         self.active[key] = job
         self.jobs.put((key, function, arguments))

@@ -113,6 +113,7 @@ class Consul:
                     continue
                 if names and not self._ended.is_set():  # an empty list is rather Consul's trouble than that all are gone
                     changed(names)
+                self._ended.wait(0.1)  # whatever answers at once, always
 
         threading.Thread(target=run, name="tidegate-consul", daemon=True).start()
 

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 
 import grpc
 import pytest
@@ -208,7 +207,7 @@ def test_a_hangup_reloads_the_model_without_a_lost_call(serve, channel):
     runs.start()
     until(lambda: long.heartbeats, 10, "the long call runs")
     with Load([ch], rate=100, seconds=15) as load:
-        until(lambda: sum(1 for _ in range(1) if load.begun > 20), 10)
+        until(lambda: load.begun > 20, 10)
         (host.code / "model.py").write_text(CHANGED)
         host.process.signal(signal.SIGHUP)
         until(lambda: Chaos(ch, "add", {"a": 1, "b": 1}).result() == 102, 30, "the new model answers")
@@ -367,9 +366,8 @@ def test_a_call_beyond_its_time_is_ended_and_the_worker_serves_on(tidegate, tmp_
     host = tidegate(limited(tmp_path, call_time="1s"))
     ch = channel(host.port)
     until(lambda: call(ch), 20)
-    began = time.monotonic()
-    code, details, _ = failure(lambda: Chaos(ch, "held", {"gil": 20.0}, timeout=60).result())
-    assert code == "DEADLINE_EXCEEDED" and time.monotonic() - began < 10, details
+    code, details, metadata = failure(lambda: Chaos(ch, "held", {"gil": 20.0}, timeout=60).result())
+    assert (code, metadata["x-tidegate-error"]) == ("DEADLINE_EXCEEDED", "call_time"), details
     assert call(ch, timeout=20)
 
 
@@ -379,8 +377,8 @@ def test_a_worker_that_takes_too_much_memory_is_ended(tidegate, tmp_path, channe
     host = tidegate(config)
     ch = channel(host.port)
     until(lambda: call(ch), 20)
-    code, details, _ = failure(lambda: Chaos(ch, "greedy", timeout=25).result())
-    assert code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"), (code, details)
+    code, details, metadata = failure(lambda: Chaos(ch, "greedy", timeout=25).result())
+    assert (code, metadata["x-tidegate-error"]) == ("RESOURCE_EXHAUSTED", "memory_limit"), details
     assert call(ch, timeout=20)
 
 
@@ -405,13 +403,3 @@ def test_a_command_that_listens_on_its_port_is_a_service(tidegate, tmp_path):
     host = tidegate({"routes": [route([{"service": "files"}])], "services": [{"name": "files", "command": command, "protocol": "http1", "replicas": 2}]})
     until(lambda: host.get("/").status == 200, 20)
     assert {host.get("/").status for _ in range(10)} == {200}
-
-
-@pytest.mark.parametrize("concurrency", [4])
-def test_a_worker_with_threads_takes_several_calls_at_a_time(serve, channel, concurrency):
-    host = serve("Example", "--concurrency", concurrency)
-    ch = channel(host.port)
-    began = time.monotonic()
-    made = [Chaos(ch, "slow", {"seconds": 2}) for _ in range(concurrency)]
-    assert [each.result()["slept"] for each in made] == [2] * concurrency
-    assert time.monotonic() - began < 6

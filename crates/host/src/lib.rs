@@ -20,6 +20,7 @@ mod model;
 pub mod proto;
 mod sdk;
 mod service;
+mod socket;
 pub mod spool;
 mod state;
 mod versions;

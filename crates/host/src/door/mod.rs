@@ -31,11 +31,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tidegate_wire::grpc::is_grpc;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::body::Body;
+use crate::socket::Socket;
 use crate::spool::Spool;
 use crate::{Answer, Call, Code, Fault, Model};
 
@@ -100,9 +101,12 @@ pub async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    tasks.spawn(connection(&server, &graceful, stream, door.clone()));
-                }
+                Ok((stream, _)) => match Socket::new(stream) {
+                    Ok(socket) => {
+                        tasks.spawn(connection(&server, &graceful, socket, door.clone()));
+                    }
+                    Err(error) => tracing::warn!(%error, "door does not accept"),
+                },
                 Err(error) => {
                     // Out of descriptors, most likely: give others time to close theirs.
                     tracing::warn!(%error, "door does not accept");
@@ -142,12 +146,12 @@ fn server() -> auto::Builder<TokioExecutor> {
 fn connection(
     server: &auto::Builder<TokioExecutor>,
     graceful: &GracefulShutdown,
-    stream: UnixStream,
+    socket: Socket,
     door: Arc<Door>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let service = service_fn(move |request| handle(door.clone(), request));
     let connection = server
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(socket), service)
         .into_owned();
     let connection = graceful.watch(connection);
     async move {

@@ -17,6 +17,7 @@ use super::link::{Link, Writer};
 use super::reader::Reader;
 use crate::frame::Kind;
 use crate::message::{self, Hello, PROTOCOL};
+use crate::socket::Socket;
 
 /// Time that a connection has to say who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -86,9 +87,10 @@ impl Acceptor {
                     let Ok(permit) = Arc::clone(&strangers).acquire_owned().await else {
                         return;
                     };
-                    match listener.accept().await {
-                        Ok((stream, _)) => {
-                            let (read, write) = stream.into_split();
+                    let accepted = listener.accept().await;
+                    match accepted.and_then(|(stream, _)| Socket::new(stream)) {
+                        Ok(socket) => {
+                            let (read, write) = socket.split();
                             let expected = Arc::clone(&expected);
                             tokio::spawn(async move {
                                 expected

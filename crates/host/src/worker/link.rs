@@ -8,10 +8,11 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::net::{tcp, unix};
+use tokio::net::tcp;
 use tokio::sync::Notify;
 
 use crate::frame::{self, Kind, PIECE};
+use crate::socket;
 
 /// Data up to this length is copied behind its header; longer data is sent from where it is.
 const COPIED: usize = 16 << 10;
@@ -23,7 +24,7 @@ const SLICES: usize = 16;
 /// The writing half of a socket.
 #[derive(Debug)]
 pub(crate) enum Writer {
-    Unix(unix::OwnedWriteHalf),
+    Unix(socket::WriteHalf),
     Tcp(tcp::OwnedWriteHalf),
 }
 
@@ -271,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_reads_late_gets_all_of_it_in_order() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (_read, write) = ours.into_split();
+        let (_read, write) = socket::Socket::new(ours).unwrap().split();
         let link = Link::new(Writer::Unix(write));
         let big = Bytes::from(vec![7_u8; 3 << 20]);
         for call in 0..20 {

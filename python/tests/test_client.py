@@ -452,6 +452,20 @@ def test_consul_says_where_the_servers_are(client, servers):
     consul.server.shutdown()
 
 
+def test_a_call_waits_for_the_first_server_as_for_another_attempt(client, server):
+    consul = FakeConsul()
+    follower = client(consul.url, retry=Retry(initial=0.3))
+    threading.Timer(0.1, consul.set, [server]).start()
+    assert follower.train() == {"ok": True}
+    consul.set()
+    none = FakeConsul()
+    with pytest.raises(Error) as caught:
+        client(none.url).predict()
+    assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "no_address")
+    for each in (consul, none):
+        each.server.shutdown()
+
+
 def test_the_bucket_of_retries_runs_dry_and_fills_again():
     throttle = Throttle(10)
     assert [throttle.bad() for _ in range(6)] == [True] * 4 + [False] * 2

@@ -1,6 +1,8 @@
 """Frames of the worker protocol (docs/src/worker-protocol.md): what is read from a socket, what is written to it."""
 
 import json
+import math
+import re
 import socket
 import struct
 import threading
@@ -8,6 +10,7 @@ import threading
 HEADER = struct.Struct("<IBBHIQ")
 SIZE = HEADER.size
 LONGEST = 16 << 20
+LONGEST_META = 8 << 20
 CHUNK = 256 << 10
 MORE = 1
 
@@ -17,9 +20,25 @@ BATCH = 43
 
 pack = HEADER.pack
 unpack_from = HEADER.unpack_from
+
+
+def _constant(name):
+    raise ValueError(f"{name} is no JSON")
+
+
+def _number(text):
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:32]} is too large for a number")
+    return value
+
+
 # json.loads looks for the encoding of bytes first; the decoder below it need not.
-_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
-_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_scan = json.JSONDecoder(parse_constant=_constant).scan_once  # type: ignore[attr-defined]
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+# A number that may be too large for a float: Python makes infinity of it, which no JSON can say.
+_huge = re.compile(rb"[eE]\+?0*[1-9]\d\d|\d{300}").search
+_strict = json.JSONDecoder(parse_float=_number, parse_constant=_constant)
 
 
 def load_json(text):
@@ -34,8 +53,20 @@ def load_json(text):
     return json.loads(text)  # space around it, or an error with its place
 
 
+def load_arguments(text):
+    """Keyword arguments from a JSON text; ValueError says why they can't be had."""
+    try:
+        given = load_json(text) if not _huge(text) else _strict.decode(str(text, "utf-8"))
+    except RecursionError:
+        raise ValueError("they are nested too deeply") from None
+    if type(given) is not dict:
+        raise ValueError("they must be a JSON object")
+    return given
+
+
 def dump_json(value):
-    return _compact(value).encode("utf-8")
+    """JSON of what goes beside results: text that is no Unicode (half a surrogate pair) has a `?` there."""
+    return _compact(value).encode("utf-8", "replace")
 
 
 class Ended(Exception):
@@ -70,6 +101,8 @@ class Link:
     def put(self, kind, call, meta=None, data=b""):
         """Adds a frame (or as many as its length needs) to what the next flush sends."""
         meta = dump_json(meta) if meta else b""
+        if len(meta) > LONGEST_META:
+            raise ValueError(f"{len(meta)} bytes are more than the {LONGEST_META} that may go beside a result")
         size = len(meta) + len(data)
         if size <= LONGEST:
             head = pack(size, kind, 0, 0, len(meta), call)

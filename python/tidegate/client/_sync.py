@@ -189,7 +189,7 @@ class Client:
         try:
             address = self._balancer.pick(call.address if call.upload else "")
         except LookupError as error:
-            raise told("UNAVAILABLE", str(error), "no_address") from None
+            raise Failed(told("UNAVAILABLE", str(error), "no_address")) from None
         call.address = address.name
         return address
 

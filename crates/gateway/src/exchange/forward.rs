@@ -84,10 +84,12 @@ impl Ready {
         };
         context.watch.set(route.idle_timeout.map(|t| since + t));
         let deadline = Deadline::of(&state, &request.headers, context);
+        let asks_only = mirror.is_none() && targets.iter().all(|target| target.asked.is_some());
         head::request(
             &mut request.headers,
             request.version,
             request.upgrade,
+            running.logged || !asks_only,
             context.worker,
         );
         if running.logged {

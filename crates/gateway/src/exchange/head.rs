@@ -14,13 +14,22 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Prepares the caller's header fields for the endpoint: hop-by-hop fields out, `via`, request id and trace context in.
-/// The forwarding fields have been written before routing, which asks for the caller's address.
-pub(crate) fn request(headers: &mut HeaderMap, version: Version, upgrade: bool, worker: &Worker) {
+/// The forwarding fields have been written before routing, which asks for the caller's address. `marked`: `via` and a request id are
+/// wanted, which no provider gets.
+pub(crate) fn request(
+    headers: &mut HeaderMap,
+    version: Version,
+    upgrade: bool,
+    marked: bool,
+    worker: &Worker,
+) {
     strip_hop_by_hop(headers, upgrade);
-    worker.shared.via.append(headers, version);
     let mut rng = worker.rng.borrow_mut();
-    let fresh = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
-    ensure_request_id(headers, fresh);
+    if marked {
+        worker.shared.via.append(headers, version);
+        let fresh = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+        ensure_request_id(headers, fresh);
+    }
     // One look at the names costs less than a lookup for each that usually is not there.
     let (mut parent, mut state) = (false, false);
     for name in headers.keys() {

@@ -1,5 +1,6 @@
 //! What is to be done with a request: the route, its limits, and the upstreams in the order in which they are tried.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +73,8 @@ pub(crate) struct Seen {
 struct Entered {
     /// Leading bytes of the path that the route's match stands for.
     matched: usize,
+    /// The path is as routes see it.
+    normal: bool,
     busy: Option<Busy>,
     fault: FaultDecision,
     permit: Option<Box<Permit>>,
@@ -144,8 +147,11 @@ pub(crate) fn resume(
         caller,
         ..
     } = context;
-    let path = normalize(raw_path(request), snapshot.paths)
-        .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?;
+    let path = match &seen.entered {
+        Some(entered) if entered.normal => Cow::Borrowed(raw_path(request)),
+        _ => normalize(raw_path(request), snapshot.paths)
+            .map_err(|why| Problem::bad_request("bad-path", why.to_string()))?,
+    };
     let model = seen
         .read
         .as_ref()
@@ -229,6 +235,7 @@ pub(crate) fn resume(
                 .unwrap_or_default();
             Entered {
                 matched,
+                normal: matches!(path, Cow::Borrowed(_)),
                 busy,
                 fault,
                 permit: permit.map(Box::new),

@@ -193,8 +193,10 @@ impl<'a> Cursor<'a> {
             self.at += end + 1;
             return Ok(&rest[..end]);
         }
+        let mut escaped = false;
         while rest.get(end) != Some(&b'"') {
             if rest.get(end) == Some(&b'\\') {
+                escaped = true;
                 end += 2;
             }
             let further = rest.get(end..).ok_or(Malformed)?;
@@ -202,7 +204,12 @@ impl<'a> Cursor<'a> {
         }
         self.at += end + 1;
         let text = &rest[..end];
-        if self.strict && !is_plain(text) && !is_well_escaped(text) {
+        let is_good = || match escaped {
+            true => is_well_escaped(text),
+            // Without branches, so that it is done many bytes at a time.
+            false => text.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= 0x20,
+        };
+        if self.strict && !is_good() {
             return Err(Malformed);
         }
         Ok(text)
@@ -286,12 +293,6 @@ impl<'a> Cursor<'a> {
         self.at += word.len();
         Ok(())
     }
-}
-
-/// Whether a string has neither escapes nor control characters. Without branches, so that it is done many bytes at a time.
-fn is_plain(text: &[u8]) -> bool {
-    let special = |found, byte: &u8| found | u8::from(*byte < 0x20) | u8::from(*byte == b'\\');
-    text.iter().fold(0, special) == 0
 }
 
 /// Whether the escapes of a string are JSON's, and there are no control characters.

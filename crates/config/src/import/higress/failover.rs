@@ -66,7 +66,7 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
     put("on_status", Some(Yaml::List(list)));
     cx.note_once(
         failover.span,
-        "`on_status` lets statuses alone decide, as Higress does: a caller's own 400 or 404 counts against the key too. Without `on_status` answers are classified (dead key, limited until, quota, provider down) and callers' faults count for nothing",
+        "`on_status` lets statuses alone decide, as Higress does, but for a caller's own fault: a 400 or 404 counts against the key only where that very number is named. Without `on_status` answers are classified (dead key, limited until, quota, provider down) and callers' faults count for nothing",
     );
     out
 }

@@ -160,6 +160,32 @@ def test_a_broken_upload_survives_the_hosts_death(serve, channel):
     until(lambda: not spooled(host), what=f"spool empty: {spooled(host)}")
 
 
+def test_a_broken_upload_goes_on_after_an_upgrade(serve, channel):
+    host = serve("Example")
+    data = os.urandom(16 * MIB)
+    # The host before has to stay for a while: a call of it runs.
+    runs = Chaos(channel(host.port), "slow", {"seconds": 6}, timeout=60)
+    results = []
+    asking = threading.Thread(target=lambda: results.append(runs.result()), daemon=True)
+    asking.start()
+    until(lambda: runs.heartbeats, 10, "a heartbeat")
+    broken_upload(host, channel(host.port), "broken-upload-3", data, 12 * MIB)
+    before = workers(host)
+    host.start(False, "--upgrade")
+    until(lambda: len(workers(host)) == 2, 30, "another host's worker")
+    _, told = until(lambda: (seen := upload_status(host, "broken-upload-3"))[0] == 200 and seen, 30, "the upload is known")
+    assert told["offset"] >= 4 * MIB and 3000 < told["expires_in"] <= 3600
+    assert upload_status(host, "broken-upload-3", "another-token-of-somebody")[0] == 403
+    until(lambda: call(channel(host.port))["pid"] not in before, 30, "the other host answers")
+    _, told = until(lambda: (seen := upload_status(host, "broken-upload-3"))[0] == 200 and seen, 30, "the upload is known there")
+    offset = told["offset"]
+    made = Chaos(channel(host.port), "digest", binary=data[offset:], size=len(data), metadata=named("broken-upload-3", offset))
+    assert made.result()["sha256"] == hashlib.sha256(data).hexdigest()
+    asking.join(20)
+    assert results and results[0]["slept"] == 6
+    until(lambda: not spooled(host), what=f"spool empty: {spooled(host)}")
+
+
 def test_an_offset_beyond_what_came_is_refused_and_the_right_one_is_told(serve, channel):
     host = serve("Example")
     data = os.urandom(8 * MIB)

@@ -13,6 +13,7 @@ from harness import http1
 from harness.gateway import binary, command, route, simple
 from harness.model import Load, alive, call, service, workers
 from harness.models import EXAMPLE
+from harness.process import command_line
 from harness.wait import until
 
 
@@ -119,6 +120,81 @@ def test_the_hosts_death_costs_who_waits_time_and_nobody_an_answer(tidegate, tmp
     until(lambda: len(ready(gateway)) == 2, 20, "both are back")
 
 
+def infer(gateway, timeout=30):
+    """A predict in the words of the Open Inference Protocol."""
+    tensor = {"name": "a", "datatype": "INT64", "shape": [1], "data": [1]}
+    answered = gateway.request("POST", "/v2/models/example/infer", [("content-type", "application/json")], json.dumps({"inputs": [tensor]}).encode(), timeout=timeout)
+    assert answered.status == 200, (answered.status, answered.body)
+    return json.loads(answered.body)
+
+
+ONCE = EXAMPLE.replace("class Example(Model):", "class Example(Model):\n    def tally(self, path):\n        with open(path, 'a') as out:\n            out.write('x')\n        time.sleep(30)\n", 1)
+
+
+def test_a_host_killed_under_load_costs_no_predict(tidegate, tmp_path, channel):
+    gateway = tidegate(config(service(tmp_path, replicas=2)))
+    until(lambda: len(ready(gateway)) == 2, 20)
+    stop, failures, answered = threading.Event(), [], []
+
+    def ask(how):
+        while not stop.is_set():
+            try:
+                answered.append(how(gateway, timeout=60))
+            except (AssertionError, OSError, http1.Closed) as error:
+                failures.append(repr(error))
+
+    asking = [threading.Thread(target=ask, args=(how,)) for how in (pid, pid, pid, infer)]
+    channels = [channel(gateway.port, retries=False) for _ in range(2)]
+    with Load(channels, rate=150, seconds=120, timeout=60) as load:
+        for each in asking:
+            each.start()
+        try:
+            for _ in range(3):
+                seen, begun = len(answered), load.begun
+                until(lambda: len(answered) > seen + 20 and load.begun > begun + 100, 30, "requests under way")  # noqa: B023
+                kill_host(gateway)
+                until(lambda: len(ready(gateway)) == 2, 30, "both are back")
+        finally:
+            stop.set()
+            for each in asking:
+                each.join(70)
+        load.stop()
+    assert not failures, failures[:5]
+    assert not load.failures, load.failures[:5]
+    assert sum(load.answers.values()) == load.begun
+
+
+def test_what_may_not_run_twice_is_lost_with_its_host(tidegate, tmp_path, channel):
+    gateway = tidegate(config(service(tmp_path, source=ONCE)))
+    assert pid(gateway)
+    seen = tmp_path / "seen"
+    results = []
+    asking = threading.Thread(target=lambda: results.append(answer(gateway, method="tally", body={"path": str(seen)}, timeout=60)), daemon=True)
+    asking.start()
+    until(lambda: seen.exists() and seen.read_text() == "x", 20, "the call runs")
+    kill_host(gateway)
+    asking.join(30)
+    assert results and results[0].status == 502, results
+    assert pid(gateway)
+    assert seen.read_text() == "x"
+
+
+def test_wherever_state_and_temporary_files_are_the_sockets_have_room(tidegate, tmp_path):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    state = deep / ("s" * 100)
+    gateway = tidegate(config(service(tmp_path), state={"url": f"file:{state}"}), env={"TMPDIR": str(deep), "XDG_RUNTIME_DIR": str(deep)})
+    assert pid(gateway)
+    kill_host(gateway)
+    assert pid(gateway)
+    addresses = [each["address"] for each in ready(gateway)]
+    assert addresses and all(len(each) < 108 + len("unix:") for each in addresses), addresses
+    folders = {os.path.dirname(each.removeprefix("unix:")) for each in addresses}
+    assert all(os.stat(folder).st_mode & 0o777 == 0o700 for folder in folders)
+    assert gateway.stop() == 0
+    assert not any(os.path.exists(folder) for folder in folders), folders
+
+
 def test_the_gateways_death_touches_no_worker(tidegate, tmp_path):
     gateway = tidegate(config(service(tmp_path, replicas=2)))
     until(lambda: len(ready(gateway)) == 2, 20)
@@ -201,6 +277,50 @@ def test_an_upgrade_replaces_host_and_workers_without_a_lost_call(tidegate, tmp_
     assert call(channels[0])
 
 
+def hosts(gateway):
+    """Pids of host processes."""
+    return [each for each in gateway.leftovers() if command_line(each)[1:3] == ["role", "host"]]
+
+
+def replace(gateway):
+    """`up --upgrade`, until the new supervisor's gateway takes requests; the old supervisor stays as long as its host."""
+    gateway.start(False, "--upgrade")
+    until(lambda: '"in charge"' in gateway.logs(), 20, "the new supervisor is in charge")
+
+
+def test_a_successor_that_never_is_ready_leaves_the_host_before_serving_and_says_so(tidegate, tmp_path):
+    good = service(tmp_path)
+    gateway = tidegate(config(good))
+    before = pid(gateway)
+    gateway.write(config({**good, "python": {**good["python"], "class": "model:Missing"}}))
+    replace(gateway)
+    loops = until(lambda: [each for each in of(gateway)["instances"] if each["state"] == "crash_loop"], 30, "the new one can't start")
+    assert "Missing" in loops[0]["cause"] and loops[0]["since_ms"] >= 0
+    assert pid(gateway) == before and len(hosts(gateway)) == 2
+    shown = command("status", "services", "--admin", f"http://127.0.0.1:{gateway.admin_port}").stdout
+    assert "its successor is not ready for" in shown and "the workers before serve on" in shown, shown
+    assert "crash_loop" in shown and "Missing" in shown, shown
+    # Back to what was: one host is left, of whatever kind, and nobody waits for the other.
+    gateway.reload(config(good))
+    until(lambda: len(hosts(gateway)) == 1 and not alive(before), 30, "one host and its worker")
+    assert gateway.processes[0].wait(30) == 0, "nor does anybody wait for it"
+    after = pid(gateway)
+    assert workers(gateway) == [after] and [each["pid"] for each in of(gateway)["instances"]] == [after]
+    assert gateway.stop() == 0
+    until(lambda: not gateway.leftovers(), 10, "nothing is left")
+
+
+def test_a_host_before_goes_with_all_when_its_successor_never_was_ready(tidegate, tmp_path):
+    good = service(tmp_path)
+    gateway = tidegate(config(good))
+    before = pid(gateway)
+    gateway.write(config({**good, "python": {**good["python"], "class": "model:Missing"}}))
+    replace(gateway)
+    until(lambda: len(hosts(gateway)) == 2, 20, "both")
+    assert gateway.stop() == 0
+    until(lambda: not gateway.leftovers() and not alive(before), 10, "nothing is left")
+
+
 def test_a_host_whose_supervisor_died_serves_on_and_is_taken_over(tidegate, tmp_path):
     gateway = tidegate(config(service(tmp_path)))
     (before,) = workers(gateway)
@@ -222,6 +342,84 @@ def test_a_stop_leaves_the_folders_as_they_were(tidegate, tmp_path):
     until(lambda: not gateway.leftovers(), 5, "nothing is left")
     left = [path.name for path in gateway.folder.glob("tidegate-data/run/*")]
     assert not [name for name in left if name.startswith(("h-", "host-", "i-"))], left
+
+
+HEALTHY = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/healthz":
+            self.send_response(200 if os.path.exists(sys.argv[2]) else 503)
+        else:
+            self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_a_command_that_is_scaled_down_gets_no_request_any_more_when_it_is_told_to_end(tidegate, tmp_path):
+    (tmp_path / "program.py").write_text(HEALTHY.replace("def do_GET", "def do_POST(self):\n        self.do_GET()\n    def do_GET"))
+    made = {"name": "example", "command": [sys.executable, str(tmp_path / "program.py"), "$PORT", "x"], "replicas": 3}
+    gateway = tidegate(config(made))
+    until(lambda: len(ready(gateway)) == 3, 20)
+    stop, failures, answered = threading.Event(), [], []
+
+    def ask():
+        while not stop.is_set():
+            try:
+                status = gateway.request("POST", "/", [], b"x", timeout=30).status
+                (answered if status == 200 else failures).append(status)
+            except (OSError, http1.Closed) as error:
+                failures.append(repr(error))
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for each in asking:
+        each.start()
+    try:
+        until(lambda: len(answered) > 100, 20, "requests")
+        gateway.reload(config({**made, "replicas": 1}))
+        until(lambda: len(of(gateway)["instances"]) == 1, 20, "two are gone")
+    finally:
+        stop.set()
+        for each in asking:
+            each.join(30)
+    assert not failures, failures[:5]
+
+
+def test_a_command_is_ready_when_its_health_check_passes(tidegate, tmp_path):
+    (tmp_path / "program.py").write_text(HEALTHY)
+    healthy = tmp_path / "healthy"
+    program = [sys.executable, str(tmp_path / "program.py"), "$PORT", str(healthy)]
+    check = {"http": "/healthz", "interval": "100ms", "timeout": "100ms", "unhealthy_after": 2}
+    gateway = tidegate(config({"name": "example", "command": program, "health_check": check}), ready=False)
+    waits = until(lambda: [each for each in of(gateway)["instances"] if each["cause"]], 20, "a first check")
+    assert waits[0]["state"] == "starting" and "503" in waits[0]["cause"], waits
+    results = []
+    asking = threading.Thread(target=lambda: results.append(gateway.get("/", timeout=30).status), daemon=True)
+    asking.start()
+    healthy.touch()
+    asking.join(30)
+    assert results == [200]
+    assert [each["state"] for each in of(gateway)["instances"]] == ["ready"]
+    # One that is ill later gets no requests until it is well again: they wait.
+    healthy.unlink()
+    until(lambda: [m for m in next(u for u in gateway.api("upstreams") if u["name"] == "example")["members"] if m["state"] != "healthy"], 10, "ill")
+    asking = threading.Thread(target=lambda: results.append(gateway.get("/", timeout=30).status), daemon=True)
+    asking.start()
+    healthy.touch()
+    asking.join(30)
+    assert results == [200, 200]
+
+
+def test_a_served_model_needs_nothing_of_providers(serve):
+    host = serve("Example")
+    until(lambda: len([each for each in host.api("services")[0]["instances"] if each["state"] == "ready"]) == 1, 20)
+    assert "virtual keys" not in host.logs() and "keys/prober" not in host.logs()
+    assert host.api("keys") == [] if host.admin("/api/v1/keys").status == 200 else True
+    assert host.stop() == 0
 
 
 def test_a_command_gets_its_port_in_words_and_as_a_variable(tidegate, tmp_path):

@@ -203,6 +203,32 @@ mod tests {
         assert_eq!(known, [false, true, true, true, true]);
     }
 
+    #[test]
+    fn only_a_provider_whose_callers_stick_has_a_table() {
+        for (choose, has) in [("random", false), ("{ sticky: { body: user } }", true)] {
+            let text = format!(
+                "providers: [{{ name: p, type: openai, api_tokens: [sk-test-0001], choose: {choose} }}]\n\
+                 listeners: [{{ name: main, address: 127.0.0.1:8080 }}]\n\
+                 routes: [{{ name: r, to: [{{ provider: p }}] }}]\n"
+            );
+            let config = tidegate_config::load_str("t.yaml", &text).unwrap().config;
+            let keys = crate::Keys::new("a", crate::Identity::new([1; 32]));
+            let now = Time::from_secs(1);
+            keys.apply(
+                vec![crate::Settings::of(&config.providers[0]).unwrap()],
+                now,
+            );
+            let provider = keys.provider("p").unwrap();
+            assert!(provider.sessions.get().is_none());
+            let mut rng = tidegate_core::SmallRng::new(1);
+            provider
+                .rotation("m", Some(7), 0)
+                .next(now, &mut rng)
+                .unwrap();
+            assert_eq!(provider.sessions.get().is_some(), has, "{choose}");
+        }
+    }
+
     proptest! {
         #[test]
         fn the_clock_may_start_anywhere(start in 0u64..10_000_000, session: u64, wait in 0u64..400) {

@@ -82,6 +82,7 @@ mod provider;
 mod registry;
 mod rotation;
 mod settings;
+mod working;
 
 pub mod account;
 pub mod probe;

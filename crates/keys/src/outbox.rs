@@ -1,8 +1,10 @@
 //! What changed here and others should know: filled by requests and probes, emptied by the sharing task.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use smallvec::SmallVec;
 use tidegate_core::{Scope, Time};
 use tokio::sync::{Notify, oneshot};
 
@@ -76,12 +78,29 @@ pub(crate) struct Change {
     pub(crate) at: Time,
 }
 
-/// Most changes that wait; later ones are found again by what they changed (the pools keep the health itself).
-const MOST: usize = 4096;
+/// What waits of one slot: an *out*, a *back* and an *out* again at most.
+type Waiting = SmallVec<[Change; 1]>;
+
+/// Adds a change to what waits of its slot, leaving out what makes no difference: of two ends the later one counts, of two returns
+/// the first, and what came before a return and what it ended is over.
+fn add(waiting: &mut Waiting, change: Change) {
+    let last = waiting.last().map(|last| &last.what);
+    match (last, &change.what) {
+        (Some(What::Out { until: old, .. }), What::Out { until: new, .. }) if new <= old => return,
+        (Some(What::Out { .. }), What::Out { .. }) => drop(waiting.pop()),
+        (Some(What::Back(_)), What::Back(_)) => return,
+        _ => {}
+    }
+    waiting.push(change);
+    if waiting.len() > 3 {
+        waiting.drain(..2);
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    changes: Mutex<Vec<Change>>,
+    /// By slot, so that it can't fill however often a key changes.
+    changes: Mutex<BTreeMap<Slot, Waiting>>,
     /// Who waits until all of them are told.
     waiting: Mutex<Vec<oneshot::Sender<()>>>,
     wake: Notify,
@@ -91,9 +110,7 @@ impl Outbox {
     pub(crate) fn put(&self, change: Change) {
         {
             let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-            if changes.len() < MOST {
-                changes.push(change);
-            }
+            add(changes.entry(change.slot.clone()).or_default(), change);
         }
         self.wake.notify_one();
     }
@@ -103,8 +120,11 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Those of one slot in their order.
     pub(crate) fn drain(&self) -> Vec<Change> {
-        std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+        let changes =
+            std::mem::take(&mut *self.changes.lock().unwrap_or_else(PoisonError::into_inner));
+        changes.into_values().flatten().collect()
     }
 
     pub(crate) async fn changed(&self) {
@@ -134,5 +154,90 @@ impl Outbox {
     /// Those that wait. Take them before the changes: what they wait for is among those then.
     pub(crate) fn waiting(&self) -> Vec<oneshot::Sender<()>> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Identity;
+    use crate::share::Exchange;
+    use proptest::prelude::*;
+
+    const NOW: Time = Time::from_secs(1_000);
+
+    fn change(key: usize, until: Option<u64>, at: u64) -> Change {
+        let note = Note {
+            class: "key_dead".into(),
+            status: 401,
+            code: None,
+            excerpt: format!("{at}"),
+            model: None,
+            at: Time::from_secs(at),
+            until: None,
+            seen_by: None,
+        };
+        Change {
+            from: None,
+            slot: Slot {
+                key: Identity::new([1; 32]).of("http://a", &format!("sk-{key}")),
+                scope: Scope::EMPTY,
+            },
+            what: match until {
+                Some(until) => What::Out {
+                    until: Time::from_secs(until),
+                    note,
+                },
+                None => What::Back(Return::default()),
+            },
+            at: Time::from_secs(at),
+        }
+    }
+
+    #[test]
+    fn no_key_is_left_out_however_many_there_are_and_however_often_one_changes() {
+        let outbox = Outbox::default();
+        for round in 0..10 {
+            for key in 0..5_000 {
+                outbox.put(change(key, Some(2_000 + round), 900));
+            }
+        }
+        let told = outbox.drain();
+        assert_eq!(told.len(), 5_000);
+        assert!(
+            told.iter().all(
+                |c| matches!(c.what, What::Out { until, .. } if until == Time::from_secs(2_009))
+            )
+        );
+        assert!(outbox.drain().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_out_makes_no_difference(
+            before in proptest::collection::vec(proptest::option::of(1_001u64..1_010), 0..3),
+            story in proptest::collection::vec(proptest::option::of(1_001u64..1_010), 1..12),
+        ) {
+            let (mut all, mut some) = (Exchange::new("a"), Exchange::new("a"));
+            for until in before {
+                all.local(change(0, until, 900));
+                some.local(change(0, until, 900));
+            }
+            let outbox = Outbox::default();
+            for (at, until) in story.into_iter().enumerate() {
+                let change = change(0, until, 950 + at as u64);
+                outbox.put(change.clone());
+                all.local(change);
+            }
+            let told = outbox.drain();
+            prop_assert!(told.len() <= 3);
+            for change in told {
+                some.local(change);
+            }
+            let values = |exchange: &mut Exchange| -> Vec<_> {
+                exchange.writes(NOW).into_iter().map(|write| write.value).collect()
+            };
+            prop_assert_eq!(values(&mut some), values(&mut all));
+        }
     }
 }

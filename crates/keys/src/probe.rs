@@ -23,7 +23,6 @@ use async_trait::async_trait;
 use tidegate_core::{HealthStatus, MemberState, Rng, Scope, SmallRng, Time, Verdict};
 use tidegate_llm::classify::{Class, Evidence, LimitScope};
 use tidegate_state::{Candidate, InvalidKey, Key, Store};
-use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::judge::{Outcome, class_name};
@@ -32,6 +31,7 @@ use crate::notes::Note;
 use crate::outbox::{Return, Slot, What};
 use crate::provider::Provider;
 use crate::registry::Keys;
+use crate::working::Working;
 
 /// Time to live of the lease: a takeover takes no longer.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -386,24 +386,19 @@ pub async fn probe(
     let seed = tidegate_core::hash::hash64(holder.as_bytes(), clock.unix_ms());
     let candidate = Candidate::start(store.clone(), name, holder, LEASE);
     let mut schedule = Schedule::new(seed);
-    let mut working: JoinSet<(Due, Option<Evidence>, Option<u64>)> = JoinSet::new();
+    let mut working: Working<(Due, Option<u64>), Option<Evidence>> = Working::default();
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            Some(done) = working.join_next() => {
-                match done {
-                    Ok((due, evidence, epoch)) => {
-                        let now = clock.now();
-                        // Found under a lease that is lost: its next holder looks for itself.
-                        if epoch == candidate.lease().map(|lease| lease.epoch.0) {
-                            let back = schedule.found(&due, evidence.as_ref(), now);
-                            settle(&keys, &due, back, evidence.as_ref(), epoch, now);
-                        }
-                    }
-                    Err(error) => tracing::error!(%error, "a probe ended badly"),
+            Some(((due, epoch), evidence)) = working.next() => {
+                let (evidence, now) = (evidence.flatten(), clock.now());
+                // Found under a lease that is lost: its next holder looks for itself.
+                if epoch == candidate.lease().map(|lease| lease.epoch.0) {
+                    let back = schedule.found(&due, evidence.as_ref(), now);
+                    settle(&keys, &due, back, evidence.as_ref(), epoch, now);
                 }
                 continue;
             }
@@ -420,12 +415,11 @@ pub async fn probe(
         }
         let room = MOST_PROBES.saturating_sub(working.len());
         for due in schedule.due(&keys, room, clock.now()) {
-            let prober = prober.clone();
-            working.spawn(async move {
-                let timeout = due.provider.live().failover.check_timeout;
-                let asking = prober.probe(&due.provider, &due.key, &due.model);
-                let evidence = tokio::time::timeout(timeout, asking).await.ok();
-                (due, evidence, epoch)
+            let (prober, asked) = (prober.clone(), due.clone());
+            working.begin((due, epoch), async move {
+                let timeout = asked.provider.live().failover.check_timeout;
+                let asking = prober.probe(&asked.provider, &asked.key, &asked.model);
+                tokio::time::timeout(timeout, asking).await.ok()
             });
         }
     }

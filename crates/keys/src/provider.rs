@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -82,7 +82,8 @@ pub struct Provider {
     name: Arc<str>,
     pool: Pool<ApiKey>,
     live: ArcSwap<Live>,
-    pub(crate) sessions: Sessions,
+    /// Made with the first session that sticks.
+    pub(crate) sessions: OnceLock<Sessions>,
     pub(crate) notes: Notes,
     counts: Counts,
     pub(crate) outbox: Arc<Outbox>,
@@ -132,7 +133,7 @@ impl Provider {
             name: settings.name.clone(),
             live: ArcSwap::from_pointee(Provider::live_of(settings, origin, &pool)),
             pool,
-            sessions: Sessions::default(),
+            sessions: OnceLock::new(),
             notes: Notes::default(),
             counts: Counts::default(),
             outbox,

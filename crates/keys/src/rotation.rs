@@ -10,7 +10,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tidegate_core::{MemberKey, NoPick, Pick, PickRequest, Rng, Scope, Time, Verdict, hash};
 
-use crate::choice::MemberTag;
+use crate::choice::{MemberTag, Sessions};
 use crate::judge::{Next, Outcome};
 use crate::key::{ApiKey, Fingerprint};
 use crate::notes::Note;
@@ -161,7 +161,7 @@ impl Rotation {
     pub fn next(&mut self, now: Time, rng: &mut impl Rng) -> Result<KeyPick, AllOut> {
         let ttl = self.live.sticky_ttl();
         let session = self.session.filter(|_| ttl.is_some());
-        let home = session.and_then(|s| self.provider.sessions.find(s, now));
+        let home = session.and_then(|s| self.provider.sessions.get()?.find(s, now));
         let prefer = home.and_then(|tag| {
             self.live
                 .roster
@@ -186,7 +186,8 @@ impl Rotation {
             if home.is_some_and(|home| home != tag) {
                 self.provider.counts().sticky_move(self.worker);
             }
-            self.provider.sessions.keep(session, tag, ttl, now);
+            let sessions = self.provider.sessions.get_or_init(Sessions::default);
+            sessions.keep(session, tag, ttl, now);
         }
         Ok(KeyPick {
             trial: pick.is_trial(),

@@ -374,6 +374,108 @@ async fn an_idle_replica_gives_its_lease_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_leaves_gives_its_lease_back_and_tells_what_it_owes() {
+    let store = memory();
+    let all = [Replica::start(&store).await, Replica::start(&store).await];
+    let limits = Limits {
+        budgets: vec![Budget {
+            amount: Amount::Tokens(10_000),
+            per: Span::Day,
+        }],
+        ..Limits::default()
+    };
+    let (_, secret) = key(&store, limits).await;
+    sleep(SOON).await;
+    let served = all[0].reserve(&secret, 5, 5).await.unwrap();
+    served.settle(&usage(5, 5));
+    sleep(SOON).await;
+    // Too late for the task to tell it.
+    all[0].task.abort();
+    sleep(SOON).await;
+    let last = all[0].reserve(&secret, 5, 5).await.unwrap();
+    last.settle(&usage(1_000, 990));
+    let clock: Arc<dyn Clock> = all[0].clock.clone();
+    leave(&all[0].accounts, &store, &clock).await;
+    let mut more = 0;
+    while let Ok(reservation) = all[1].reserve(&secret, 5, 5).await {
+        reservation.settle(&usage(5, 5));
+        more += 10;
+    }
+    assert!((8_000..=8_110).contains(&more), "{more}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_caller_names_as_the_most_erases_nothing_that_was_spent() {
+    let store = memory();
+    let replica = Replica::start(&store).await;
+    let limits = Limits {
+        tokens_per_minute: Some(100),
+        ..Limits::default()
+    };
+    let (_, secret) = key(&store, limits).await;
+    sleep(SOON).await;
+    let half = replica.reserve(&secret, 25, 25).await.unwrap();
+    half.settle(&usage(25, 25));
+    sleep(SOON).await;
+    // Refused by the provider: nothing was used.
+    let refused = replica.reserve(&secret, 5, u64::MAX).await.unwrap();
+    sleep(SOON).await;
+    drop(refused);
+    sleep(SOON).await;
+    assert_eq!(replica.used(&secret), [50]);
+    let mut more = 0;
+    for _ in 0..100 {
+        let Ok(reservation) = replica.reserve(&secret, 1, 1).await else {
+            break;
+        };
+        reservation.settle(&usage(1, 1));
+        more += 2;
+    }
+    assert!((50..=62).contains(&more), "{more}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_count_that_panics_is_made_again() {
+    let fickle = Arc::new(Fickle::new(memory()));
+    let store: Arc<dyn Store> = fickle.clone();
+    let replica = Replica::start(&store).await;
+    let limits = Limits {
+        tokens_per_minute: Some(100),
+        ..Limits::default()
+    };
+    let (_, secret) = key(&store, limits).await;
+    sleep(SOON).await;
+    fickle.panic_once();
+    let begun = replica.reserve(&secret, 5, 5).await.unwrap();
+    begun.settle(&usage(5, 5));
+    sleep(Duration::from_secs(6)).await;
+    let more = replica.reserve(&secret, 20, 20).await.unwrap();
+    more.settle(&usage(20, 20));
+    assert_eq!(replica.used(&secret), [50]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_a_model_without_a_price_reserves_nothing_of_the_other_limits() {
+    let store = memory();
+    let replica = Replica::start(&store).await;
+    let limits = Limits {
+        requests_per_minute: Some(5),
+        budgets: vec![Budget::money(1.0, Span::Day)],
+        ..Limits::default()
+    };
+    let (_, secret) = key(&store, limits).await;
+    sleep(SOON).await;
+    let permit = replica.permit(&secret).unwrap();
+    let refused = permit.reserve(
+        Estimate::default(),
+        "free-of-price",
+        replica.clock.unix_ms(),
+    );
+    assert!(matches!(refused, Err(Refused::NoPrice { .. })));
+    assert_eq!(replica.used(&secret), [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_budget_in_money_needs_a_price() {
     let store = memory();
     let replica = Replica::start(&store).await;

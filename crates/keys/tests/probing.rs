@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ struct Played {
     answers: Mutex<BTreeMap<String, Evidence>>,
     asked: Mutex<Vec<(Instant, String, String, String)>>,
     takes: Mutex<Duration>,
+    panics: AtomicBool,
 }
 
 impl Played {
@@ -70,6 +72,10 @@ impl Probe for Prober {
             model.to_owned(),
         );
         self.played.asked.lock().unwrap().push(asked);
+        assert!(
+            !self.played.panics.swap(false, Relaxed),
+            "as the test wants"
+        );
         let takes = *self.played.takes.lock().unwrap();
         sleep(takes).await;
         self.played
@@ -185,6 +191,16 @@ async fn a_dead_key_is_probed_with_the_model_that_failed_and_comes_back_when_it_
     let count = played.asked(0).len();
     sleep(600 * SECOND).await;
     assert_eq!(played.asked(0).len(), count, "who is back is not probed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_panics_counts_as_failed_and_is_made_again() {
+    let (mut replica, played) = one("").await;
+    played.panics.store(true, Relaxed);
+    replica.attempt(0, "m", Outcome::Answer(&dead()));
+    sleep(60 * SECOND).await;
+    assert!(!played.panics.load(Relaxed));
+    assert_eq!(replica.fit("m"), [0, 1, 2]);
 }
 
 #[tokio::test(start_paused = true)]

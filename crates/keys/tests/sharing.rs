@@ -137,6 +137,20 @@ async fn what_is_to_be_told_waits_for_a_store_that_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_write_that_panicked_was_to_tell_is_told_again() {
+    let flaky = Arc::new(Fickle::new(memory()));
+    let store: Arc<dyn Store> = flaky.clone();
+    let mut replica = Replica::start("one", &store, vec![settings(&[0, 1], "")]).await;
+    replica.keys.told().await;
+    flaky.panic_once();
+    replica.attempt(0, "m", Outcome::Answer(&dead()));
+    tokio::time::timeout(Duration::from_secs(2), replica.keys.told())
+        .await
+        .unwrap();
+    assert_eq!(health_entries(&store).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn trap_8_replicas_agree_within_a_quarter_of_a_second() {
     let store = memory();
     let mut all = three(&store, &[0, 1, 2, 3], "").await;

@@ -14,7 +14,7 @@ use tidegate_llm::usage::Usage;
 use tokio::sync::Notify;
 
 use super::key::{self, Amount, Hash, VirtualKey};
-use super::meter::{Meter, Short, Unit, Window};
+use super::meter::{LARGEST, Meter, Short, Unit, Window};
 use super::window::Span;
 use super::words::used_of;
 use crate::clock::Clock;
@@ -364,18 +364,20 @@ impl Permit {
             held: SmallVec::new(),
         };
         for meter in &self.account.meters {
-            let amount = match meter.unit {
+            let most = match meter.unit {
                 Unit::Requests => 1,
-                Unit::Tokens => whole(usage.total()),
+                Unit::Tokens => usage.total(),
                 Unit::Micros => match prices.table.find(model) {
-                    Some(price) => whole(price.cost(&usage).0),
+                    Some(price) => price.cost(&usage).0,
                     None => {
+                        reservation.undo();
                         return Err(Refused::NoPrice {
                             model: model.to_owned(),
                         });
                     }
                 },
             };
+            let amount = meter.amount(most);
             match meter.take(amount, unix_ms, connected) {
                 Ok(window) => {
                     if meter.is_low(&window) {
@@ -421,6 +423,11 @@ impl Permit {
         clock: &dyn Clock,
         patience: Duration,
     ) -> Result<Reservation, Refused> {
+        match self.reserve(estimate, model, clock.unix_ms()) {
+            Err(Refused::Unconfirmed { .. }) => {}
+            answer => return answer,
+        }
+        // Only who has to wait joins those that wait: they are in a list behind a lock that all workers share.
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             let answered = self.accounts.answered.notified();
@@ -470,8 +477,9 @@ impl fmt::Debug for Reservation {
     }
 }
 
+/// An amount as it is counted. A provider's word of what was used is bounded too.
 fn whole(amount: u64) -> i64 {
-    i64::try_from(amount).unwrap_or(i64::MAX)
+    amount.min(LARGEST) as i64
 }
 
 impl Reservation {
@@ -505,9 +513,14 @@ impl Reservation {
                     price.map_or(held.amount, |p| whole(p.cost(usage).0))
                 }
             };
-            held.window.correct(used.saturating_sub(held.amount));
+            held.window.correct(used - held.amount);
         }
-        if usage.is_some() && self.account.meters.iter().any(|m| m.owes()) {
+        self.tell();
+    }
+
+    /// Has the store asked where its count is off.
+    fn tell(&self) {
+        if self.account.meters.iter().any(|m| m.is_off()) {
             self.accounts.queue(&self.account);
         }
     }
@@ -516,6 +529,7 @@ impl Reservation {
         for held in self.held.drain(..) {
             held.window.correct(-held.amount);
         }
+        self.tell();
     }
 }
 

@@ -32,9 +32,11 @@ impl Unit {
 }
 
 /// The largest amount that is counted: what the store can.
-const LARGEST: u64 = 1 << 53;
+pub(crate) const LARGEST: u64 = 1 << 53;
 /// How long a lease may lie unused before it is given back, in milliseconds.
 const IDLE_MS: u64 = 30_000;
+/// How often a lease is tried to be given back that is being spent at the same time.
+const LAST_TRIES: usize = 8;
 /// A store that said "used up" is asked again after so long, if somebody wants more.
 const ASK_AGAIN_MS: u64 = 1_000;
 
@@ -54,6 +56,9 @@ pub(crate) struct Window {
     spent: AtomicI64,
     /// Taken from the store.
     granted: AtomicI64,
+    /// Counted in the store beyond that and beyond the limit, as a debt. Nothing is admitted on it; what a settled request gives
+    /// back of it goes back to the store.
+    noted: AtomicI64,
     /// How far `spent` may be beyond `granted` when a request begins.
     ahead: AtomicI64,
     /// The store's count when it last answered: leases of all replicas, and debts.
@@ -117,6 +122,9 @@ impl Meter {
         let window = self.window.load();
         let used_up = window.total.load(Relaxed) >= limit;
         window.used_up.store(used_up, Relaxed);
+        if !used_up {
+            window.grant_noted();
+        }
         // Nothing was heard for this limit yet: asked at once.
         window.last_answer.store(0, Relaxed);
         self.set_ahead(&window, connected);
@@ -161,6 +169,12 @@ impl Meter {
         self.window.load_full()
     }
 
+    /// What a request reserves that says that it may use so much: no more than the whole limit. Whatever a caller writes, what
+    /// others spent is not lost in the sum, and the store can count it.
+    pub(crate) fn amount(&self, most: u64) -> i64 {
+        most.min(self.limit()) as i64
+    }
+
     /// Reserves an amount.
     pub(crate) fn take(
         &self,
@@ -197,7 +211,7 @@ impl Meter {
 
     /// Whether the task should look at it soon.
     pub(crate) fn is_low(&self, window: &Window) -> bool {
-        let free = window.granted.load(Relaxed) - window.spent.load(Relaxed);
+        let free = window.taken() - window.spent.load(Relaxed);
         free < self.lease() / 2 || window.wanted.load(Relaxed) > 0
     }
 
@@ -206,10 +220,15 @@ impl Meter {
         let window = self.window.load_full();
         let over = window.index != self.span.index(unix_ms);
         let (spent, granted) = (window.spent.load(Relaxed), window.granted.load(Relaxed));
-        let free = granted - spent;
+        let free = window.taken() - spent;
         if over {
             // Only its debt still matters, for those who read the counter.
             return (free < 0).then_some((window, Ask::Debt(-free)));
+        }
+        let noted = window.noted.load(Relaxed).min(free);
+        if noted > 0 && connected {
+            window.noted.fetch_sub(noted, Relaxed);
+            return Some((window, Ask::Return(noted)));
         }
         let used_up = window.used_up.load(Relaxed);
         let answered = window.last_answer.load(Relaxed);
@@ -240,6 +259,27 @@ impl Meter {
         None
     }
 
+    /// What the store must hear before this replica ends: what was spent beyond the lease, or what is left of it. `None`: they
+    /// agree.
+    pub(crate) fn last_word(&self) -> Option<(Arc<Window>, Ask)> {
+        let window = self.window.load_full();
+        window.grant_noted();
+        // Requests that are still under way may settle meanwhile.
+        for _ in 0..LAST_TRIES {
+            let (spent, granted) = (window.spent.load(Relaxed), window.granted.load(Relaxed));
+            if spent == granted {
+                return None;
+            }
+            if spent > granted {
+                return Some((window, Ask::Debt(spent - granted)));
+            }
+            if let Some(last) = give_back(window.clone(), spent, granted) {
+                return Some(last);
+            }
+        }
+        None
+    }
+
     /// The store's answer. `Ok`: done, with the count after it. `Err(Some(count))`: it would have gone past the limit, and
     /// nothing was added. `Err(None)`: the store did not answer. Returns what to ask next at once.
     pub(crate) fn answered(
@@ -254,10 +294,16 @@ impl Meter {
                 let total = total.min(LARGEST) as i64;
                 window.total.store(total, Relaxed);
                 match ask {
-                    Ask::Grant(more) | Ask::Debt(more) => {
+                    Ask::Grant(more) => {
                         window.granted.fetch_add(more, Release);
                     }
+                    Ask::Debt(more) => {
+                        window.noted.fetch_add(more, Relaxed);
+                    }
                     Ask::Return(_) => {}
+                }
+                if total <= self.at_most() {
+                    window.grant_noted();
                 }
                 window.last_answer.store(unix_ms, Relaxed);
                 window.used_up.store(total >= self.at_most(), Relaxed);
@@ -274,7 +320,7 @@ impl Meter {
                 }
                 window.used_up.store(true, Relaxed);
                 self.set_ahead(window, true);
-                let debt = window.spent.load(Relaxed) - window.granted.load(Relaxed);
+                let debt = window.spent.load(Relaxed) - window.taken();
                 (debt > 0).then_some(Ask::Debt(debt))
             }
             Err(None) => {
@@ -305,10 +351,11 @@ impl Meter {
         self.set_ahead(&self.window.load(), connected);
     }
 
-    /// Whether more was used than was granted.
-    pub(crate) fn owes(&self) -> bool {
+    /// Whether the store should hear of it soon: more was used than was granted, or less than was noted there as a debt.
+    pub(crate) fn is_off(&self) -> bool {
         let window = self.window.load();
-        window.spent.load(Relaxed) > window.granted.load(Relaxed)
+        let (spent, taken) = (window.spent.load(Relaxed), window.taken());
+        spent > taken || spent < taken && window.noted.load(Relaxed) > 0
     }
 
     /// What is counted in this window, as far as this replica knows: the store's count when it last answered, without its own
@@ -318,8 +365,7 @@ impl Meter {
         if window.index != self.span.index(unix_ms) {
             return 0;
         }
-        let (total, granted) = (window.total.load(Relaxed), window.granted.load(Relaxed));
-        let others = (total - granted).max(0);
+        let others = (window.total.load(Relaxed) - window.taken()).max(0);
         u64::try_from(others + window.spent.load(Relaxed)).unwrap_or(0)
     }
 }
@@ -343,6 +389,7 @@ impl Window {
             index,
             spent: AtomicI64::new(0),
             granted: AtomicI64::new(0),
+            noted: AtomicI64::new(0),
             ahead: AtomicI64::new(ahead),
             total: AtomicI64::new(0),
             wanted: AtomicI64::new(0),
@@ -351,6 +398,17 @@ impl Window {
             last_spent: AtomicU64::new(0),
             last_answer: AtomicU64::new(0),
         }
+    }
+
+    /// What the store counts of this replica.
+    fn taken(&self) -> i64 {
+        self.granted.load(Relaxed) + self.noted.load(Relaxed)
+    }
+
+    /// All that the store counts is within the limit after all: what was noted as a debt is a lease like any.
+    fn grant_noted(&self) {
+        let noted = self.noted.swap(0, Relaxed);
+        self.granted.fetch_add(noted, Release);
     }
 
     /// Corrects a reservation by what was really used.

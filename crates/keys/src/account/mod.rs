@@ -13,13 +13,15 @@
 //! > **L + R × (C + M)**, counted in reservations,
 //!
 //! because leases never add up to more than *L*, and a replica runs ahead of its lease by at most *C* and the request that crosses
-//! it. The slack is there so that the first request after a pause does not wait for the store. What is really used differs by what
+//! it (what it owes beyond its lease is noted in the store, limit or not, and nothing is admitted on it). No request reserves more
+//! than *L*, whatever `max_tokens` it names. A replica that begins anew within a window counts once more in *R*. The slack is there so that the first request after a pause does not wait for the store. What is really used differs by what
 //! requests use beyond their reservation (a reservation is the estimate of the prompt plus `max_tokens`; without `max_tokens` it
 //! is a guess).
 //!
 //! A replica that is cut off from the store goes on: it spends what was left of the limit when it last heard, so that *R* cut-off
-//! replicas admit at most *R* × *L* together. A replica that dies takes its lease with it: at most one lease is lost to
-//! the others until the window ends; nothing is overshot by that.
+//! replicas admit at most *R* × *L* together. A replica that [leaves](leave) gives the rest of its lease back and notes what it owes. One
+//! that is killed takes both with it: the others miss at most one lease until the window ends, and do not hear of what it had spent
+//! beyond it (at most *C* + *M*).
 //!
 //! A limit that is changed counts on: what was spent in its window stays spent. One that is lowered is held by a replica from the
 //! moment that it hears of it; what it had taken of the higher one in advance goes back to the store first.
@@ -41,6 +43,6 @@ pub use book::{Accounts, Denied, Estimate, Permit, Refused, Reservation, Spendin
 pub use key::{Amount, Budget, Limits, Secret, VirtualKey};
 pub use manage::KeyError;
 pub use request::{KeyRequest, KeyUpdate, LimitsUpdate};
-pub use sync::run;
+pub use sync::{leave, run};
 pub use window::Span;
 pub use words::{money, used_of};

@@ -1,4 +1,4 @@
-//! Replicas that spend one limit, with the store near, away, and with answers that are lost.
+//! Replicas that spend one limit, with the store near, away, and with answers that are lost; that end, and begin anew.
 
 use std::sync::Arc;
 
@@ -33,8 +33,12 @@ struct Replica {
     under_way: Option<(Arc<Window>, Ask)>,
     /// Reserved, not yet settled.
     open: Vec<(Arc<Window>, i64)>,
-    /// What was admitted and stays spent.
+    /// What was admitted and stays spent, by its reservation.
     spent: i64,
+    /// What requests used beyond their reservation.
+    beyond: i64,
+    /// It began anew so often.
+    begun: i64,
 }
 
 impl Replica {
@@ -45,10 +49,13 @@ impl Replica {
             under_way: None,
             open: Vec::new(),
             spent: 0,
+            beyond: 0,
+            begun: 1,
         }
     }
 
     fn take(&mut self, amount: i64, now: u64) -> bool {
+        let amount = self.meter.amount(amount.unsigned_abs());
         let Ok(window) = self.meter.take(amount, now, self.near) else {
             return false;
         };
@@ -61,8 +68,24 @@ impl Replica {
         if let Some((window, amount)) = self.open.pop() {
             let used = amount * part / 100;
             window.correct(used - amount);
-            self.spent += used - amount;
+            self.spent += used.min(amount) - amount;
+            self.beyond += used.max(amount) - amount;
         }
+    }
+
+    /// Ends as a process does that is told to, and begins anew.
+    fn restart(&mut self, counter: &mut Counter, now: u64) {
+        while !self.open.is_empty() {
+            self.settle(100);
+        }
+        // The task is ended in the middle of what it asks.
+        self.answer(counter, true, now);
+        self.under_way = self.meter.last_word();
+        self.answer(counter, false, now);
+        let limit = self.meter.limit();
+        let before = std::mem::replace(self, Replica::new(limit));
+        (self.near, self.spent, self.beyond) = (before.near, before.spent, before.beyond);
+        self.begun = before.begun + 1;
     }
 
     fn ask(&mut self, now: u64) {
@@ -99,8 +122,9 @@ impl Replica {
 #[derive(Clone, Debug)]
 enum Act {
     Take(usize, i64),
-    /// Percent of the reservation that was used.
+    /// Percent of the reservation that was used, which may be more than all of it.
     Settle(usize, i64),
+    Restart(usize),
     Ask(usize),
     Answer(usize),
     Lose(usize),
@@ -112,7 +136,7 @@ enum Act {
 fn acts(replicas: usize, apart: bool) -> impl Strategy<Value = Vec<Act>> {
     let who = 0..replicas;
     let take = (who.clone(), 1..=MOST).prop_map(|(r, n)| Act::Take(r, n));
-    let settle = (who.clone(), 0i64..=100).prop_map(|(r, part)| Act::Settle(r, part));
+    let settle = (who.clone(), 0i64..=300).prop_map(|(r, part)| Act::Settle(r, part));
     let ask = who.clone().prop_map(Act::Ask);
     let answer = who.clone().prop_map(Act::Answer);
     let wait = (1u64..40_000).prop_map(Act::Wait);
@@ -121,12 +145,14 @@ fn acts(replicas: usize, apart: bool) -> impl Strategy<Value = Vec<Act>> {
         let (cut, heal) = (who.clone().prop_map(Act::Cut), who.prop_map(Act::Heal));
         prop_oneof![8 => take, 2 => settle, 4 => ask, 4 => answer, 1 => lose, 1 => cut, 1 => heal, 1 => wait].boxed()
     } else {
-        prop_oneof![8 => take, 2 => settle, 4 => ask, 4 => answer, 1 => wait].boxed()
+        let restart = who.prop_map(Act::Restart);
+        prop_oneof![16 => take, 4 => settle, 8 => ask, 8 => answer, 2 => wait, 1 => restart].boxed()
     };
     prop::collection::vec(act, 1..400)
 }
 
-fn play(limit: u64, replicas: usize, story: &[Act], mut check: impl FnMut(i64)) {
+/// `check`: what is spent by all, and how many replicas there were.
+fn play(limit: u64, replicas: usize, story: &[Act], mut check: impl FnMut(i64, i64)) {
     let mut counter = Counter::default();
     let mut all: Vec<Replica> = (0..replicas).map(|_| Replica::new(limit)).collect();
     // Within one day.
@@ -137,6 +163,7 @@ fn play(limit: u64, replicas: usize, story: &[Act], mut check: impl FnMut(i64)) 
                 all[r].take(amount, now);
             }
             Act::Settle(r, part) => all[r].settle(part),
+            Act::Restart(r) => all[r].restart(&mut counter, now),
             Act::Ask(r) => all[r].ask(now),
             Act::Answer(r) => all[r].answer(&mut counter, false, now),
             Act::Lose(r) => all[r].answer(&mut counter, true, now),
@@ -147,7 +174,10 @@ fn play(limit: u64, replicas: usize, story: &[Act], mut check: impl FnMut(i64)) 
             }
             Act::Wait(ms) => now += ms,
         }
-        check(all.iter().map(|r| r.spent).sum());
+        check(
+            all.iter().map(|r| r.spent).sum(),
+            all.iter().map(|r| r.begun).sum(),
+        );
     }
 }
 
@@ -157,10 +187,65 @@ proptest! {
         limit in 1u64..20_000, story in acts(3, false),
     ) {
         let slack = Meter::new(Unit::Tokens, Span::Day, limit).slack();
-        let bound = limit as i64 + 3 * (slack + MOST);
-        let mut worst = 0;
-        play(limit, 3, &story, |spent| worst = worst.max(spent));
-        prop_assert!(worst <= bound, "{worst} of {limit}, bound {bound}");
+        let mut worst = i64::MIN;
+        play(limit, 3, &story, |spent, replicas| {
+            let bound = limit as i64 + replicas * (slack + MOST.min(limit as i64));
+            worst = worst.max(spent - bound);
+        });
+        prop_assert!(worst <= 0, "{worst} over the bound of {limit}");
+    }
+
+    #[test]
+    fn what_replicas_that_left_spent_is_what_the_store_counts(limit in 1u64..20_000, story in acts(3, false)) {
+        let mut counter = Counter::default();
+        let mut all: Vec<Replica> = (0..3).map(|_| Replica::new(limit)).collect();
+        let mut now = NOW - NOW % 86_400_000;
+        for act in &story {
+            match *act {
+                Act::Take(r, amount) => { all[r].take(amount, now); }
+                Act::Settle(r, part) => all[r].settle(part),
+                Act::Ask(r) => all[r].ask(now),
+                Act::Answer(r) => all[r].answer(&mut counter, false, now),
+                Act::Wait(ms) => now += ms,
+                _ => {}
+            }
+        }
+        for replica in &mut all {
+            replica.answer(&mut counter, false, now);
+            replica.restart(&mut counter, now);
+        }
+        let spent: i64 = all.iter().map(|r| r.spent + r.beyond).sum();
+        prop_assert_eq!(counter.0, spent as u64);
+    }
+
+    #[test]
+    fn nothing_is_lost_by_what_a_caller_says_that_it_may_use(
+        limit in 1u64..20_000, spent in 0u64..20_000, most in prop_oneof![0u64..30_000, (u64::MAX - 5)..=u64::MAX],
+        asked: bool,
+    ) {
+        let now = NOW - NOW % 86_400_000;
+        let spent = spent.min(limit) as i64;
+        let mut counter = Counter::default();
+        let mut replica = Replica::new(limit);
+        while replica.spent < spent {
+            replica.take(1, now);
+            replica.ask(now);
+            replica.answer(&mut counter, false, now);
+        }
+        let amount = replica.meter.amount(most);
+        if let Ok(window) = replica.meter.take(amount, now, true) {
+            if asked {
+                replica.ask(now);
+                replica.answer(&mut counter, false, now);
+            }
+            window.correct(-amount);
+        }
+        for _ in 0..3 {
+            replica.ask(now);
+            replica.answer(&mut counter, false, now);
+        }
+        prop_assert_eq!(replica.meter.used(now), spent as u64);
+        prop_assert!(counter.0 <= limit, "{} of {limit}", counter.0);
     }
 
     #[test]
@@ -169,7 +254,7 @@ proptest! {
     ) {
         let bound = 3 * (limit as i64 + MOST) + limit as i64;
         let mut worst = 0;
-        play(limit, 3, &story, |spent| worst = worst.max(spent));
+        play(limit, 3, &story, |spent, _| worst = worst.max(spent));
         prop_assert!(worst <= bound, "{worst} of {limit}, bound {bound}");
     }
 
@@ -193,7 +278,7 @@ proptest! {
                 _ => {}
             }
         }
-        let spent: i64 = all.iter().map(|r| r.spent).sum();
+        let spent: i64 = all.iter().map(|r| r.spent + r.beyond).sum();
         for _ in 0..4 {
             now += 31_000;
             for replica in &mut all {

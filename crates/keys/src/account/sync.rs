@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tidegate_state::{Entry, Error, Event, Key, Store};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::book::{Account, Accounts, Book};
@@ -15,11 +14,14 @@ use super::manage::{parse, prefix};
 use super::meter::{Ask, Meter, Unit, Window};
 use super::window::Span;
 use crate::clock::Clock;
+use crate::working::Working;
 
 /// How often every account is looked at: leases that lie unused, windows that ended in debt.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Pause after a question that the store did not answer.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Last questions under way at a time.
+const LAST_AT_ONCE: usize = 64;
 /// A lease of which there is less and less is asked for in so many steps at most.
 const STEPS: usize = 4;
 
@@ -122,7 +124,7 @@ type Slot = (String, Unit, Span);
 pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
     let Ok(prefix) = prefix() else { return };
     let mut watch = store.watch(&prefix);
-    let mut asking: JoinSet<(Arc<Account>, Slot, bool)> = JoinSet::new();
+    let mut asking: Working<(Arc<Account>, Slot), bool> = Working::default();
     let mut busy: HashSet<Slot> = HashSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -132,17 +134,14 @@ pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn 
         tokio::select! {
             event = watch.next() => accounts.event(event),
             () = accounts.wake.notified() => {}
-            Some(done) = asking.join_next() => {
-                match done {
-                    Ok((account, slot, answered)) => {
-                        busy.remove(&slot);
-                        if !answered {
-                            away_until = Instant::now() + AGAIN;
-                        }
-                        // What came while it was busy.
-                        accounts.queue(&account);
-                    }
-                    Err(error) => tracing::error!(%error, "counting ended badly"),
+            Some(((account, slot), answered)) = asking.next() => {
+                busy.remove(&slot);
+                if answered == Some(false) {
+                    away_until = Instant::now() + AGAIN;
+                }
+                // What came while it was busy. After a panic the next sweep is early enough.
+                if answered.is_some() {
+                    accounts.queue(&account);
                 }
                 accounts.answered.notify_waiters();
             }
@@ -170,13 +169,35 @@ pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn 
                 };
                 busy.insert(slot.clone());
                 let (store, clock, meter) = (store.clone(), clock.clone(), meter.clone());
-                let account = account.clone();
-                asking.spawn(async move {
-                    let id = &account.key.id;
-                    let answered = settle(&*store, id, &meter, &window, ask, &*clock).await;
-                    (account, slot, answered)
+                let id = account.key.id.clone();
+                asking.begin((account.clone(), slot), async move {
+                    settle(&*store, &id, &meter, &window, ask, &*clock).await
                 });
             }
+        }
+    }
+}
+
+/// Settles with the store before a process ends: what lies unused of the leases goes back, what was spent beyond them is noted.
+/// To be called when [`run`] has ended and no request is served any more; give it a bound of time, a store that is away answers
+/// late.
+pub async fn leave(accounts: &Accounts, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) {
+    let book = accounts.book();
+    let all = book.keys.values();
+    let mut words = all.flat_map(|account| {
+        let meters = account.meters.iter();
+        meters.filter_map(|meter| Some((account.key.id.clone(), meter.clone(), meter.last_word()?)))
+    });
+    let mut asking = Working::default();
+    loop {
+        for (id, meter, (window, ask)) in words.by_ref().take(LAST_AT_ONCE - asking.len()) {
+            let (store, clock) = (store.clone(), clock.clone());
+            asking.begin((), async move {
+                settle(&*store, &id, &meter, &window, ask, &*clock).await
+            });
+        }
+        if asking.next().await.is_none() {
+            return;
         }
     }
 }

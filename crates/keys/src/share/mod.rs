@@ -11,4 +11,6 @@ mod record;
 mod sim;
 mod task;
 
+#[cfg(test)]
+pub(crate) use exchange::Exchange;
 pub use task::{Sharing, identity, share};

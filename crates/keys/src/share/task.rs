@@ -7,7 +7,6 @@ use std::time::Duration;
 use tidegate_core::Time;
 use tidegate_state::{Error, Event, Expect, Fence, Guard, Key, Store};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
 use super::exchange::{Applied, Exchange, Write, Written};
 use super::record::{self, Fact};
@@ -15,6 +14,7 @@ use crate::clock::Clock;
 use crate::identity::{Identity, KeyId};
 use crate::probe::lease_name;
 use crate::registry::Keys;
+use crate::working::Working;
 
 /// The longest time without a look at the pools.
 const IDLE: Duration = Duration::from_secs(1);
@@ -168,11 +168,6 @@ pub(super) async fn delete(store: &dyn Store, key: &Key) -> bool {
     store.delete(key, &anything).await.is_ok()
 }
 
-enum Done {
-    Written(Write, Written),
-    Deleted(Key, bool),
-}
-
 /// Shares the health of keys through a store until it is dropped. One task a process; it also runs the pools' clocks
 /// ([`Keys::turn`]), store or not.
 pub async fn share(
@@ -186,7 +181,8 @@ pub async fn share(
     let Ok(prefix) = record::prefix() else { return };
     let mut watch = store.watch(&prefix);
     let mut clean = options.sole;
-    let mut working = JoinSet::new();
+    let mut writing = Working::default();
+    let mut removing = Working::default();
     let mut deleting: BTreeSet<Key> = BTreeSet::new();
     let mut waiting = Vec::new();
     loop {
@@ -197,21 +193,15 @@ pub async fn share(
             // What the store knows of them comes with a new listing.
             watch = store.watch(&prefix);
         }
-        if working.len() < MOST_WRITES {
+        if writing.len() + removing.len() < MOST_WRITES {
             for pending in sharer.exchange().writes(now) {
-                let store = store.clone();
-                working.spawn(async move {
-                    let result = write(&*store, &pending).await;
-                    Done::Written(pending, result)
-                });
+                let (store, what) = (store.clone(), pending.clone());
+                writing.begin(pending, async move { write(&*store, &what).await });
             }
             for key in sharer.exchange().deletions(now) {
                 if deleting.insert(key.clone()) {
-                    let store = store.clone();
-                    working.spawn(async move {
-                        let done = delete(&*store, &key).await;
-                        Done::Deleted(key, done)
-                    });
+                    let (store, what) = (store.clone(), key.clone());
+                    removing.begin(key, async move { delete(&*store, &what).await });
                 }
             }
         }
@@ -231,19 +221,18 @@ pub async fn share(
                 sharer.event(event, now);
             }
             () = keys.outbox().changed() => {}
-            Some(done) = working.join_next() => match done {
-                Ok(Done::Written(pending, result)) => {
-                    sharer.exchange().written(&pending, result, clock.now());
-                    if result == Written::Fenced {
-                        watch = store.watch(&prefix);
-                    }
+            Some((pending, result)) = writing.next() => {
+                // One that panicked may have been done or not, as one that was not answered.
+                let result = result.unwrap_or(Written::Away);
+                sharer.exchange().written(&pending, result, clock.now());
+                if result == Written::Fenced {
+                    watch = store.watch(&prefix);
                 }
-                Ok(Done::Deleted(key, done)) => {
-                    deleting.remove(&key);
-                    sharer.exchange().deleted(&key, done, clock.now());
-                }
-                Err(error) => tracing::error!(%error, "a write to the store ended badly"),
-            },
+            }
+            Some((key, done)) = removing.next() => {
+                deleting.remove(&key);
+                sharer.exchange().deleted(&key, done == Some(true), clock.now());
+            }
             () = tokio::time::sleep(now.until(due)) => {}
         }
     }

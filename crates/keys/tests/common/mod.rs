@@ -232,6 +232,7 @@ pub(crate) struct Fickle {
     inner: Arc<dyn Store>,
     away: AtomicBool,
     mute: AtomicBool,
+    panics: AtomicBool,
 }
 
 impl Fickle {
@@ -240,6 +241,7 @@ impl Fickle {
             inner,
             away: AtomicBool::new(false),
             mute: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
         }
     }
 
@@ -250,6 +252,16 @@ impl Fickle {
     /// Whoever uses it ends without a word: no lease is given back.
     pub(crate) fn mute(&self) {
         self.mute.store(true, Relaxed);
+    }
+
+    /// The next write or count panics.
+    pub(crate) fn panic_once(&self) {
+        self.panics.store(true, Relaxed);
+    }
+
+    fn check_write(&self) -> Result<(), Error> {
+        assert!(!self.panics.swap(false, Relaxed), "as the test wants");
+        self.check()
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -279,7 +291,7 @@ impl Store for Fickle {
         ttl: Option<Duration>,
         guard: &Guard,
     ) -> Result<Version, Error> {
-        self.check()?;
+        self.check_write()?;
         self.inner.put(key, value, ttl, guard).await
     }
     async fn delete(&self, key: &Key, guard: &Guard) -> Result<bool, Error> {
@@ -309,7 +321,7 @@ impl Store for Fickle {
         self.inner.lease(name).await
     }
     async fn add_all(&self, adds: &[Add]) -> Result<Vec<u64>, Error> {
-        self.check()?;
+        self.check_write()?;
         self.inner.add_all(adds).await
     }
     fn connected(&self) -> bool {

@@ -232,7 +232,7 @@ def chaos(opts, folder, rows, out):
 
 
 def report(rows):
-    lines = ["| | calls | Tidegate | other | other / Tidegate |", "|---|---|---|---|---|"]
+    lines = []
     for kind, words in (("full", "64 at a time"), ("low", "500 calls/s")):
         for work, peer in RATIOS:
             found = {(r["peer"], r["round"]): r["cpu_per_100k"] for r in rows if r.get("kind") == kind and r["work"] == work}
@@ -240,12 +240,14 @@ def report(rows):
             if rounds:
                 ratios = [found[peer, n] / found["tidegate", n] for n in rounds]
                 ours, theirs = (statistics.median(found[who, n] for n in rounds) for who in ("tidegate", peer))
+                if not lines:
+                    lines = ["| | calls | Tidegate | other | other / Tidegate |", "|---|---|---|---|---|"]
                 lines.append(f"| {peer}, {work} | {words} | {ours:.2f} | {theirs:.2f} | {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}] |")
     for work in ("chaos", "chaos without nginx"):
         copies = [r for r in rows if r["work"] == work]
         if copies:
             ratios, rates = [r["ratio"] for r in copies], [r["mib"] / r["chaos_s"] for r in copies]
-            lines += ["", f"{work}: {statistics.median(rates):.0f} MiB/s, {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}] of the throughput of a copy through zstd -3"]
+            lines += [f"{work}: {statistics.median(rates):.0f} MiB/s, {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}] of the throughput of a copy through zstd -3"]
     return "\n".join(lines) + "\n"
 
 

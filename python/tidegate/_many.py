@@ -6,11 +6,12 @@ import ctypes
 import inspect
 import queue
 import threading
+import traceback
 
 from . import _wire as wire
 from ._errors import Cancelled
 from ._model import current
-from ._worker import LONG, Worker
+from ._worker import LONG, Worker, end
 
 
 class Job:
@@ -168,6 +169,9 @@ class Many(Worker):
                     function, arguments = self.nothing, ()
                 except wire.Ended:
                     break
+                except BaseException:  # a thread that is gone would keep its call and its place: the process goes instead
+                    traceback.print_exc()
+                    end()
 
     def nothing(self):
         """In place of a call that was answered."""

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import stat
 import struct
 import sys
 import tempfile
@@ -151,10 +152,15 @@ def parts_of(value):
     if isinstance(value, (File, Path)):
         file = value if isinstance(value, File) else File(value)
         try:
-            size = file.path.stat().st_size
-        except OSError as error:
+            about = file.path.stat()
+        except (OSError, ValueError) as error:
             raise BadResult(f"the file of the result can't be read: {error}") from error
-        part = {"name": "", "file": str(file.path.absolute()), "size": size}
+        if not stat.S_ISREG(about.st_mode):
+            raise BadResult(f"{file.path} can't be a result: it is {'a folder' if stat.S_ISDIR(about.st_mode) else 'no file'}")
+        name = str(file.path.absolute())
+        if name != name.encode("utf-8", "replace").decode():
+            raise BadResult(f"{name!r} can't be a result: its name is no Unicode")
+        part = {"name": "", "file": name, "size": about.st_size}
         if file.remove:
             part["remove"] = True
         return b"null", [part], []

@@ -1,8 +1,6 @@
 """Frames of the worker protocol (docs/src/worker-protocol.md): what is read from a socket, what is written to it."""
 
 import json
-import math
-import re
 import socket
 import struct
 import threading
@@ -26,19 +24,10 @@ def _constant(name):
     raise ValueError(f"{name} is no JSON")
 
 
-def _number(text):
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"{text[:32]} is too large for a number")
-    return value
-
-
 # json.loads looks for the encoding of bytes first; the decoder below it need not.
-_scan = json.JSONDecoder(parse_constant=_constant).scan_once  # type: ignore[attr-defined]
+_decoder = json.JSONDecoder(parse_constant=_constant)
+_scan = _decoder.scan_once  # type: ignore[attr-defined]
 _compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-# A number that may be too large for a float: Python makes infinity of it, which no JSON can say.
-_huge = re.compile(rb"[eE]\+?0*[1-9]\d\d|\d{300}").search
-_strict = json.JSONDecoder(parse_float=_number, parse_constant=_constant)
 
 
 def load_json(text):
@@ -50,13 +39,13 @@ def load_json(text):
             return value
     except StopIteration:
         pass
-    return json.loads(text)  # space around it, or an error with its place
+    return _decoder.decode(text)  # space around it, or an error with its place
 
 
 def load_arguments(text):
     """Keyword arguments from a JSON text; ValueError says why they can't be had."""
     try:
-        given = load_json(text) if not _huge(text) else _strict.decode(str(text, "utf-8"))
+        given = load_json(text)
     except RecursionError:
         raise ValueError("they are nested too deeply") from None
     if type(given) is not dict:

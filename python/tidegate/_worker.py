@@ -25,6 +25,8 @@ from ._model import Model, current
 from ._values import FILE_FROM, BadResult, Held, argument, encode_json, no_room, parts_of, plain, spool
 
 LONG = 1 << 40
+# An exception's text is told up to so many characters.
+LONGEST_MESSAGE = 64 << 10
 
 
 class Unfit(Exception):
@@ -162,10 +164,10 @@ class Worker:
     def info(self, loaded):
         try:
             info = getattr(loaded.model, "model_info", None)
-            json.dumps(info)
+            told = isinstance(info, dict) and len(wire.dump_json(info)) < wire.LONGEST_META
         except Exception:  # not initialized, or nothing that JSON can say
             return {}
-        return info if isinstance(info, dict) else {}
+        return info if told else {}
 
     def release(self, version):
         loaded = self.models.pop(version, None)
@@ -234,9 +236,7 @@ class Worker:
         if parts:
             kwargs, held = self.arguments(spec, meta, data, parts)
         else:
-            kwargs = wire.load_json(data) if data else {}
-        if type(kwargs) is not dict:
-            raise told("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
+            kwargs = _keywords(data) if data else {}
         deadline = meta.get("deadline_ms")
         if deadline is not None:
             deadline = time.monotonic() + deadline / 1000
@@ -244,7 +244,7 @@ class Worker:
 
     def arguments(self, spec, meta, data, parts):
         at = meta.get("json", 0)
-        kwargs = wire.load_json(data[:at]) if at else {}
+        kwargs = _keywords(data[:at]) if at else {}
         view = memoryview(data)
         held = Held()
         try:
@@ -344,26 +344,12 @@ class Worker:
         self.link.put_long(kind, call, wire.dump_json({"json": len(text), "parts": parts}), [text, *buffers])
 
     def error(self, call, error, spec=None, kwargs=None, reason="model_error"):
-        """Puts ERROR for what a model raised."""
-        code, kind, message, trace = "INTERNAL", type(error).__name__, str(error), ""
-        if isinstance(error, Cancelled):
-            code, reason, message = "CANCELLED", "cancelled", "nobody waits for this call any longer"
-        elif isinstance(error, Error):
-            code, reason, message = error.code, error.reason, error.message
-            kind = "" if type(error) is Error else kind
-        elif isinstance(error, BadResult):
-            reason = "bad_result"
-        elif isinstance(error, NotImplementedError):
-            code, reason = "UNIMPLEMENTED", "unknown_method"
-        else:
-            misfit = spec.misfit(kwargs) if isinstance(error, TypeError) and spec and kwargs is not None else None
-            if misfit:
-                code, reason, kind, message = "INVALID_ARGUMENT", "bad_arguments", "TypeError", misfit
-            else:
-                trace = "".join(traceback.format_exception(type(error), error, _of_model(error.__traceback__)))
-                if isinstance(error, MemoryError):
-                    code, reason = "RESOURCE_EXHAUSTED", "memory"
-        self.link.put(wire.ERROR, call, {"code": code, "reason": reason, "kind": kind, "message": message or kind, "traceback": trace[-32768:]})
+        """Puts ERROR for what a model raised. Never raises itself: a call without an answer would keep its place for ever."""
+        try:
+            told = _told_of(error, spec, kwargs, reason)
+        except Exception as trouble:  # the model's own class of exception
+            told = {"code": "INTERNAL", "reason": reason, "kind": type(error).__name__, "message": f"it can't be told: {type(trouble).__name__}"}
+        self.link.put(wire.ERROR, call, told)
 
     def batch(self, spec, function, calls):
         """Runs a batch of (call, kwargs) and answers each."""
@@ -406,10 +392,7 @@ class Worker:
                 if call in self.cancelled:
                     self.cancelled.discard(call)
                     raise Cancelled
-                kwargs = wire.load_json(text) if size else {}
-                if type(kwargs) is not dict:
-                    raise told("INVALID_ARGUMENT", "keyword arguments must be a JSON object", "bad_arguments")
-                calls.append((call, kwargs))
+                calls.append((call, _keywords(text) if size else {}))
             except BaseException as error:
                 self.error(call, error)
         if not calls:
@@ -430,6 +413,43 @@ class Worker:
 
 async def _awaited(result):
     return await result
+
+
+def _keywords(text):
+    """Keyword arguments as the caller sent them."""
+    try:
+        return wire.load_arguments(text)
+    except ValueError as error:
+        raise told("INVALID_ARGUMENT", f"the arguments can't be read: {error}", "bad_arguments") from None
+
+
+def _told_of(error, spec, kwargs, reason):
+    """ERROR's meta."""
+    code, kind, trace = "INTERNAL", type(error).__name__, ""
+    try:
+        message = str(error)
+    except BaseException as trouble:
+        message = f"{kind}, whose text can't be had: {type(trouble).__name__}"
+    if isinstance(error, Cancelled):
+        code, reason, message = "CANCELLED", "cancelled", "nobody waits for this call any longer"
+    elif isinstance(error, Error):
+        code, reason, message = str(error.code), str(error.reason), str(error.message)
+        kind = "" if type(error) is Error else kind
+    elif isinstance(error, BadResult):
+        reason = "bad_result"
+    elif isinstance(error, NotImplementedError):
+        code, reason = "UNIMPLEMENTED", "unknown_method"
+    else:
+        misfit = spec.misfit(kwargs) if isinstance(error, TypeError) and spec and kwargs is not None else None
+        if misfit:
+            code, reason, kind, message = "INVALID_ARGUMENT", "bad_arguments", "TypeError", misfit
+        else:
+            trace = "".join(traceback.format_exception(type(error), error, _of_model(error.__traceback__)))
+            if isinstance(error, MemoryError):
+                code, reason = "RESOURCE_EXHAUSTED", "memory"
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[:LONGEST_MESSAGE]}… ({len(message)} characters)"
+    return {"code": code, "reason": reason, "kind": kind, "message": message or kind, "traceback": trace[-32768:]}
 
 
 def _tensors(value):

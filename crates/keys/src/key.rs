@@ -5,31 +5,79 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use tidegate_core::Time;
+use tidegate_llm::ProviderKind;
+use tidegate_llm::service_account::{AccountError, ServiceAccount};
+
+use crate::access::Access;
 use crate::identity::KeyId;
 
 /// The key itself: for the wire only. `Debug` shows its fingerprint.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Arc<str>);
+#[derive(Clone)]
+pub struct Token {
+    text: Arc<str>,
+    /// It is an account's key file, which gets what goes onto the wire.
+    access: Option<Arc<Access>>,
+}
+
+/// The text says it all.
+impl PartialEq for Token {
+    fn eq(&self, other: &Token) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Token {}
 
 impl Token {
     /// A key as the configuration has it; empty for a provider that needs none.
     pub fn new(text: &str) -> Token {
-        Token(text.into())
+        let text = text.into();
+        Token { text, access: None }
     }
 
-    /// What goes onto the wire, and nowhere else.
+    /// A key of a provider of this type: for vertex it may be a service account's key file.
+    ///
+    /// # Errors
+    /// A key file that can't be used.
+    pub fn of(kind: ProviderKind, text: &str) -> Result<Token, AccountError> {
+        let mut token = Token::new(text);
+        if kind == ProviderKind::Vertex && ServiceAccount::looks_like_one(text) {
+            token.access = Some(Arc::new(Access::new(ServiceAccount::parse(text)?)));
+        }
+        Ok(token)
+    }
+
+    /// The key as the configuration has it.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 
-    /// As [`expose`](Self::expose), for what outlives this.
-    pub fn share(&self) -> Arc<str> {
-        self.0.clone()
+    /// What goes onto the wire now, and nowhere else; `None`: an account that has no access token.
+    pub fn wire(&self, now: Time) -> Option<Arc<str>> {
+        match &self.access {
+            None => Some(self.text.clone()),
+            Some(access) => access.token(now),
+        }
+    }
+
+    /// The account that it is the key file of.
+    pub fn access(&self) -> Option<&Arc<Access>> {
+        self.access.as_ref()
     }
 
     /// What people may see of it.
     pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.0)
+        match &self.access {
+            None => Fingerprint::of(&self.text),
+            // An account's address is no secret; the project behind it is the same for all.
+            Some(access) => {
+                let email = access.account().email();
+                let name = email.split_once('@').map_or(email, |(name, _)| name);
+                let name: String = name.chars().take(40).collect();
+                Fingerprint(format!("{name}@…").into())
+            }
+        }
     }
 }
 

@@ -68,6 +68,7 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+mod access;
 mod choice;
 mod clock;
 mod counts;
@@ -89,6 +90,7 @@ pub mod probe;
 pub mod share;
 pub mod status;
 
+pub use access::{Access, Refusal};
 pub use choice::Choice;
 pub use clock::{Clock, MonotonicClock};
 pub use counts::Counts;

@@ -13,6 +13,7 @@ use tidegate_core::{
 };
 use tidegate_llm::registry::ProviderSpec;
 
+use crate::access::Access;
 use crate::choice::{Choice, MemberTag, Roster, Sessions};
 use crate::counts::Counts;
 use crate::failover::Failover;
@@ -40,6 +41,8 @@ pub struct Live {
     pub timeouts: config::ProviderTimeouts,
     pub(crate) mapping: Mapping,
     origin: String,
+    /// Some of the keys are accounts that get access tokens.
+    accounts: bool,
     tokens: Vec<(Token, u32)>,
     members: HashMap<KeyId, MemberKey>,
     pub(crate) roster: Roster,
@@ -150,6 +153,7 @@ impl Provider {
             timeouts: settings.timeouts,
             mapping: settings.mapping,
             origin,
+            accounts: settings.keys.iter().any(|(key, _)| key.access().is_some()),
             tokens: settings.keys,
             roster: members
                 .iter()
@@ -193,6 +197,7 @@ impl Provider {
             timeouts: live.timeouts.clone(),
             mapping: live.mapping.clone(),
             origin: live.origin.clone(),
+            accounts: live.accounts,
             tokens: live.tokens.clone(),
             roster: members
                 .iter()
@@ -247,6 +252,28 @@ impl Provider {
     /// Its keys' pool, for status and metrics. Requests go through [`Provider::rotation`].
     pub fn pool(&self) -> &Pool<ApiKey> {
         &self.pool
+    }
+
+    /// Whether some of its keys are accounts that get access tokens.
+    pub fn has_accounts(&self) -> bool {
+        self.live.load().accounts
+    }
+
+    /// Its accounts that get access tokens, with what people see of them.
+    pub fn accesses(&self) -> Vec<(Fingerprint, Arc<Access>)> {
+        if !self.has_accounts() {
+            return Vec::new();
+        }
+        let members = self.pool.members();
+        let of = |key: &ApiKey| Some((key.fingerprint.clone(), key.token.access()?.clone()));
+        members.iter().filter_map(|m| of(m.payload())).collect()
+    }
+
+    /// Waits until each of its accounts has asked for an access token once; at once where there are none.
+    pub async fn accesses_asked(&self) {
+        for (_, access) in self.accesses() {
+            access.asked().await;
+        }
     }
 
     /// What was counted.

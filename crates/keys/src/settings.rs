@@ -6,6 +6,7 @@ use http::header::{HeaderName, HeaderValue};
 use tidegate_config::model as config;
 use tidegate_llm::ProviderKind;
 use tidegate_llm::registry::{ProviderSpec, SpecError};
+use tidegate_llm::service_account::AccountError;
 
 use crate::choice::Choice;
 use crate::failover::Failover;
@@ -45,6 +46,9 @@ pub enum SettingsError {
     /// An expression in `model_mapping` or `on_status`.
     #[error("an expression does not compile: {0}")]
     Expression(#[from] regex::Error),
+    /// A service account's key file.
+    #[error("a key is no key file of a service account: {0}")]
+    Account(#[from] AccountError),
     /// A header that can't be sent.
     #[error("header {0:?} can't be sent")]
     Header(String),
@@ -93,8 +97,8 @@ impl Settings {
             keys: section
                 .api_tokens
                 .iter()
-                .map(|key| (Token::new(key.token.expose()), key.weight.max(1)))
-                .collect(),
+                .map(|key| Ok((Token::of(kind, key.token.expose())?, key.weight.max(1))))
+                .collect::<Result<_, AccountError>>()?,
             mapping,
             models,
             choice: Choice::of(&section.choose),

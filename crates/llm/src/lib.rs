@@ -50,6 +50,7 @@ pub mod classify;
 pub mod dialect;
 pub mod price;
 pub mod registry;
+pub mod service_account;
 pub mod sse;
 pub mod translation;
 pub mod usage;

@@ -60,7 +60,11 @@ fn read_secret(path: &Path) -> Result<String, String> {
 
 impl Decode for Secret {
     fn decode(node: &Node, cx: &mut Cx<'_>) -> Option<Self> {
-        let text = secret(node, cx)?;
+        let mut text = secret(node, cx)?;
+        // An account's key file is JSON over several lines, and the same in one.
+        if text.trim_start().starts_with('{') {
+            text = text.replace(['\n', '\r', '\t'], " ");
+        }
         if text.trim().is_empty() {
             cx.error(
                 node.span,

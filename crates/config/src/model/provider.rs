@@ -24,7 +24,8 @@ record! {
         dialect: ProviderDialect = ProviderDialect::Openai,
         /// The same as `dialect`, by Higress's name.
         protocol: Option<ProviderDialect>,
-        /// Keys; `{ token, weight }` where one is to get a larger share. For bedrock `ACCESS_KEY_ID:SECRET[:SESSION]` or an API key.
+        /// Keys; `{ token, weight }` where one is to get a larger share. For bedrock `ACCESS_KEY_ID:SECRET[:SESSION]` or an API key;
+        /// for vertex a service account's key file (`file:PATH`) or an access token.
         api_tokens: Vec<ApiToken>,
         /// Names of models as callers write them → as the provider knows them. An exact name comes before the longest prefix
         /// (`gpt-4*`), that before expressions in their order (`~^gpt-(.*)$`, with `$1` in the name), `*` is last; `""` keeps the name.

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::{Control, instances};
 use crate::StoreOpener;
+use crate::provider::access;
 use crate::provider::probe::Prober;
 use crate::view::StoreView;
 
@@ -141,6 +142,7 @@ impl Control {
             tokio::spawn(sharing),
             tokio::spawn(probing),
             tokio::spawn(accounts),
+            tokio::spawn(access::keep(shared.clone())),
         ]
     }
 

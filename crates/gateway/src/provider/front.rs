@@ -17,7 +17,7 @@ use tidegate_wire::h1::BodyLength;
 
 use super::bodies::Kept;
 use super::talk::Talk;
-use super::{accounts, listing, talk};
+use super::{access, accounts, listing, talk};
 use crate::clock;
 use crate::down::{Down, DownError, Part};
 use crate::exchange::instead::{self, Instead};
@@ -174,7 +174,14 @@ pub(crate) async fn plan(
         planned => planned,
     };
     match planned {
-        Ok(plan) => Some(plan),
+        Ok(plan) => {
+            for asked in plan.targets.iter().filter_map(|t| t.asked.as_ref()) {
+                if asked.provider.keys.has_accounts() {
+                    Box::pin(access::first(&asked.provider.keys)).await;
+                }
+            }
+            Some(plan)
+        }
         Err(instead) => {
             Box::pin(answered(context, *instead, down, running)).await;
             None

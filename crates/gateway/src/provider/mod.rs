@@ -8,6 +8,7 @@
 //!    → attempt: nothing goes out before content has begun → relay: what llm gives out, to the caller
 //! ```
 
+pub(crate) mod access;
 pub(crate) mod accounts;
 pub(crate) mod attempt;
 pub(crate) mod bodies;

@@ -19,6 +19,7 @@ use tidegate_route::retry::{MAX_SAFE_RETRIES, RetryPolicy, Tries};
 use tidegate_wire::h1::BodyLength;
 
 use super::Provider;
+use super::access;
 use super::accounts::Ledger;
 use super::attempt::{Asking, Made};
 use super::heartbeat::Heartbeat;
@@ -179,7 +180,12 @@ impl Asked {
             let key = rotation
                 .next(now, &mut *worker.rng.borrow_mut())
                 .map_err(|out| Box::new(Refusal::all_out(&out, out.retry_after(now))))?;
-            match self.prepare(&rotation, &key, headers, worker.random()) {
+            let Some(token) = key.key().token.wire(now) else {
+                let evidence = access::missing(key.key().token.access());
+                rotation.finish(key, Outcome::Answer(&evidence), None, now);
+                continue;
+            };
+            match self.prepare(&rotation, token, headers, worker.random()) {
                 Ok((request, body, answer)) => {
                     let mut kept = worker.shared.providers.bodies.keep();
                     if body.as_ptr() != self.call.body().as_ptr() {
@@ -218,12 +224,11 @@ impl Asked {
     fn prepare(
         &self,
         rotation: &Rotation,
-        key: &KeyPick,
+        token: Arc<str>,
         headers: &HeaderMap,
         seed: u64,
     ) -> Result<(OutRequest, bytes::Bytes, Answer), Fault> {
         let (spec, model) = (&rotation.live().spec, rotation.model());
-        let token = key.key().token.expose();
         let now_unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs());
@@ -235,7 +240,7 @@ impl Asked {
             continue_from: before.as_ref().map(|before| before.text()),
             remember: self.goes_on,
         };
-        let secret = Secret::of(token);
+        let secret = Secret::of(&token);
         let map = spare::take_map();
         let made = self
             .call
@@ -255,7 +260,7 @@ impl Asked {
             // Answers are paid for, but a caller that gets none is worse.
             replay: true,
         };
-        let secret = (!token.is_empty()).then(|| key.key().token.share());
+        let secret = (!token.is_empty()).then_some(token);
         let answer = match before {
             None => Answer::new(made.plan, secret, now_unix),
             Some(before) => Answer::going_on(made.plan, secret, now_unix, before),

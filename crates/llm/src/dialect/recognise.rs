@@ -123,6 +123,11 @@ impl Front {
 
 /// `GET …/models` and `GET …/models/NAME`; three dialects share the path.
 fn list_of_models(path: &str, headers: &HeaderMap) -> Option<Front> {
+    // A model's name may hold a colon, but none ends with a method of Gemini's.
+    let verb = path.rsplit_once(':').map(|(_, verb)| verb);
+    if GEMINI.iter().any(|(name, _)| Some(*name) == verb) {
+        return None;
+    }
     let model = if ends_with(path, "models") {
         None
     } else {

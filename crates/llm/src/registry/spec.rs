@@ -32,7 +32,7 @@ pub enum Secret<'a> {
     /// Nothing is shown: self-hosted servers.
     None,
     /// The key as the configuration has it: shown as the provider's table says. For bedrock `ACCESS_KEY_ID:SECRET[:SESSION]`,
-    /// with which requests are signed, or an API key; for vertex an access token.
+    /// with which requests are signed, or an API key; for vertex an access token, which a [service account](crate::service_account) gets.
     Key(&'a str),
 }
 

@@ -141,12 +141,9 @@ fn keys(
             );
         }
         ProviderType::Vertex => {
-            if section.get("vertexAuthKey").is_some() {
-                cx.note(
-                    section.span_of("vertexAuthKey"),
-                    "a service account's key is not exchanged for tokens here: the key has to be an access token, which somebody renews (`file:PATH` is read again when it changes)",
-                );
-            }
+            // The account's key file, as text.
+            let file = section.text("vertexAuthKey");
+            tokens.extend(file.map(|file| (file.to_owned(), section.span_of("vertexAuthKey"))));
             section.get("vertexAuthServiceName");
             section.get("vertexTokenRefreshAhead");
         }

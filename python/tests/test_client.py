@@ -16,6 +16,7 @@ pytest.importorskip("zstandard")
 from fakechaos import FakeChaos, error_info, fail, packed  # noqa: E402
 from tidegate import AsyncClient, Client, Error  # noqa: E402
 from tidegate.client import Retry, _protocol as protocol  # noqa: E402
+from tidegate.client._common import split  # noqa: E402
 from tidegate.client._retry import Throttle  # noqa: E402
 
 QUICK = Retry(initial=0.001, maximum=0.002)
@@ -91,7 +92,7 @@ def test_any_method_by_its_name_with_its_arguments(client, server):
     server.answer = lambda received, context: iter([PONG, packed({"text": received.kwargs["text"]}), PONG])
     assert client(server).classify(text="é") == {"text": "é"}
     (call,) = server.calls
-    assert call.metadata["x-func-name"] == "classify" and call.kwargs == {"text": "é", "_aipod_binary_size": 0}
+    assert call.metadata["x-func-name"] == "classify" and call.kwargs == {"text": "é", "_aipod_binary_size": None}
     assert "idempotency-key" not in call.metadata
 
 
@@ -329,7 +330,7 @@ def test_the_deadline_holds_over_all_attempts(client, server):
     server.answer = answer
     with pytest.raises(Error) as caught:
         client(server, timeout=0.3).predict()
-    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert (caught.value.code, caught.value.reason, caught.value.message) == ("DEADLINE_EXCEEDED", "deadline", "predict took longer than 0.3 s")
 
 
 def test_an_upload_goes_on_where_it_broke(client, server):
@@ -495,6 +496,57 @@ def test_reserved_arguments_are_refused_before_anything_is_sent(client, server):
             client(server).predict(**kwargs)
         assert caught.value.reason == "reserved_argument"
     assert not server.calls
+
+
+@pytest.mark.parametrize("unary", [False, True])
+@pytest.mark.parametrize(
+    "value, kind, words",
+    [
+        (float("nan"), ValueError, "argument text['a'][1]: nan is no number in JSON"),
+        (object(), TypeError, "argument text['a'][1]: a object can't be written as JSON"),
+        ("\ud800", ValueError, "no Unicode"),
+    ],
+    ids=["nan", "object", "surrogate"],
+)
+def test_an_argument_that_cannot_be_written_is_named(client, server, unary, value, kind, words):
+    with pytest.raises(kind) as caught:
+        client(server, unary=unary).predict(text={"a": [1, value]})
+    assert words in str(caught.value) and "result" not in str(caught.value)
+    assert not server.calls
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("host", "host:50051"),
+        ("host:1", "host:1"),
+        ("10.0.0.1", "10.0.0.1:50051"),
+        ("::1", "[::1]:50051"),
+        ("[::1]", "[::1]:50051"),
+        ("[::1]:9", "[::1]:9"),
+        ("http://host", "host:80"),
+        ("http://host:8/", "host:8"),
+        ("https://host", "https://host"),
+        ("unix:/run/a.sock", "unix:/run/a.sock"),
+        ("dns:///host:7", "dns:///host:7"),
+    ],
+)
+def test_an_address_without_a_port_means_that_of_serve(given, meant):
+    assert split((given,))[0] == [meant]
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("given", ["", " , "])
+def test_no_address_is_refused(kind, given):
+    with pytest.raises(ValueError, match="no address is given"):
+        kind(given)
+
+
+def test_a_closed_client_says_so(server):
+    one = Client(server.address)
+    one.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        one.predict()
 
 
 def test_options_make_another_client_over_the_same_connections(server):

@@ -115,6 +115,23 @@ def encode_json(value):
         raise BadResult(f"{where}: {why}") from error
 
 
+def encode_arguments(kwargs):
+    """JSON text of a call's keyword arguments; TypeError or ValueError says which can't be written."""
+    try:
+        return _encode(kwargs)
+    except RecursionError:
+        raise ValueError("the arguments hold themselves, or are nested too deeply") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the arguments hold text that is no Unicode: {error}") from None
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        for name, value in kwargs.items():
+            found = _find(value, str(name), 0)
+            if found:
+                raise kind(f"argument {found[0]}: {found[1]}") from None
+        raise kind(f"the arguments can't be written: {error}") from error
+
+
 def _find(value, where, depth):
     """The first place that JSON can't say."""
     if depth > 50 or value is None or isinstance(value, (str, bool, int)):

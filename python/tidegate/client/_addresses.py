@@ -27,10 +27,13 @@ class Balancer:
         self._open, self._close = open, close
         self._lock = threading.Lock()
         self._addresses: Dict[str, Address] = {}
+        self._closed = False
         self.set(names)
 
     def set(self, names: Sequence[str]) -> None:
         with self._lock:
+            if self._closed:
+                return
             gone = [name for name in self._addresses if name not in names]
             for name in names:
                 if name not in self._addresses:
@@ -45,6 +48,8 @@ class Balancer:
 
     def pick(self, prefer: str = "") -> Address:
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
             if not self._addresses:
                 raise LookupError("no address is known")
             now = time.monotonic()
@@ -73,7 +78,7 @@ class Balancer:
     def close(self) -> List[Any]:
         with self._lock:
             channels = [each.channel for each in self._addresses.values()]
-            self._addresses = {}
+            self._addresses, self._closed = {}, True
         return channels
 
 

@@ -116,7 +116,7 @@ class AsyncClient:
             self._throttle.good()
             return protocol.unary_result(answer)
         except grpc.RpcError as error:
-            failed = Failed.of(error)
+            failed = call.failed(error)
             unreachable = failed.unreachable
             raise failed from None
         finally:
@@ -150,13 +150,13 @@ class AsyncClient:
                     yield made[0]
             trailers = await rpc.trailing_metadata()
             if await rpc.code() is not grpc.StatusCode.OK:
-                raise Failed(protocol.error_of((await rpc.code()).name, await rpc.details() or "", trailers))
+                raise Failed(call.in_words(protocol.error_of((await rpc.code()).name, await rpc.details() or "", trailers)))
             call.kind = next((str(value) for key, value in trailers or () if key == "x-tidegate-result"), "value")
             self._throttle.good()
         except grpc.RpcError as error:
             if call.trouble is not None:
                 raise call.trouble from None
-            failed = Failed.of(error)
+            failed = call.failed(error)
             unreachable = failed.unreachable
             raise failed from None
         except asyncio.CancelledError:
@@ -179,7 +179,7 @@ class AsyncClient:
             answer = await address.channel.unary_unary(protocol.UPLOAD_STATUS)(call.upload_request(), timeout=call.remaining(), metadata=call.routing())
             return call.resumed(int(protocol.first(answer, 2, 0)))
         except grpc.RpcError as error:
-            failed = Failed.of(error)
+            failed = call.failed(error)
             if failed.error.code in ("NOT_FOUND", "UNIMPLEMENTED"):
                 return 0
             raise failed from None

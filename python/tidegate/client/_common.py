@@ -16,6 +16,9 @@ from ._retry import IDEMPOTENT, Retry, Throttle, pushback
 # An upload of this many bytes or more can go on where it broke.
 RESUME_FROM = 16 << 20
 
+# Where `tidegate serve` listens unless it is told another port.
+PORT = 50051
+
 CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -86,7 +89,7 @@ class Call:
             return None
         left = self.until - time.monotonic()
         if left <= 0:
-            raise told("DEADLINE_EXCEEDED", f"{self.method} took longer than {self.options.timeout} s", "deadline")
+            raise self.late()
         return left
 
     def head(self, offset: int) -> List[Tuple[str, str]]:
@@ -155,6 +158,21 @@ class Call:
             return None
         return pause
 
+    def failed(self, error: Any) -> "Failed":
+        """An attempt that grpcio ended."""
+        failed = Failed.of(error)
+        failed.error = self.in_words(failed.error)
+        return failed
+
+    def in_words(self, error: Error) -> Error:
+        """A deadline that passed here is told in our words: grpcio's are those of the stream that it broke off."""
+        if self.until is None or error.reason or not (error.code == "DEADLINE_EXCEEDED" or "(Deadline Exceeded)" in error.message):
+            return error
+        return self.late()
+
+    def late(self) -> Error:
+        return told("DEADLINE_EXCEEDED", f"{self.method} took longer than {self.options.timeout} s", "deadline")
+
     def upload_request(self) -> bytes:
         assert self.upload
         return protocol.message((1, self.upload[0].encode()), (2, self.upload[1].encode()))
@@ -214,7 +232,7 @@ def silent(seconds: float) -> Error:
 
 
 def split(addresses: Tuple[str, ...]) -> Tuple[List[str], Optional[Consul]]:
-    """Addresses as given: host:port, unix:PATH, several in one string, or consul://…"""
+    """Addresses as given: host:port, unix:PATH, https://…, several in one string, or consul://…"""
     names: List[str] = []
     consul = None
     for each in addresses or (os.environ.get("TIDEGATE_ADDRESS", "127.0.0.1:50051"),):
@@ -223,8 +241,24 @@ def split(addresses: Tuple[str, ...]) -> Tuple[List[str], Optional[Consul]]:
             if name.startswith("consul://"):
                 consul = Consul(name)
             elif name:
-                names.append(name[len("http://") :] if name.startswith("http://") else name)
+                names.append(endpoint(name))
+    if not names and consul is None:
+        raise ValueError("no address is given: HOST:PORT, unix:PATH, https://HOST or consul://HOST:PORT/SERVICE")
     return names, consul
+
+
+def endpoint(name: str) -> str:
+    """An address with its port: grpcio's own default is that of https."""
+    port = PORT
+    if name.startswith("http://"):
+        name, port = name[len("http://") :].rstrip("/"), 80
+    elif "://" in name or name.partition(":")[0] in ("unix", "unix-abstract", "vsock", "dns", "ipv4", "ipv6", "xds"):
+        return name
+    if name.startswith("["):
+        return name if not name.endswith("]") else f"{name}:{port}"
+    if name.count(":") > 1:  # of IPv6
+        return f"[{name}]:{port}"
+    return name if ":" in name else f"{name}:{port}"
 
 
 def secure(name: str, tls: Any) -> Tuple[str, bool]:

@@ -4,7 +4,7 @@ import json
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from .._errors import CODES, Error, told
-from .._values import encode_json, tensor
+from .._values import encode_arguments, tensor
 
 UNARY = frozenset(("initialize", "train", "predict", "log"))
 CHAOS = "/ai.AI/chaos"
@@ -81,7 +81,7 @@ def of_raw(data: bytes) -> bytes:
 
 
 def unary_input(kwargs: Dict[str, Any], version: str, binary: bytes) -> bytes:
-    return message((1, encode_json(kwargs)), (2, version.encode()), (3, binary))
+    return message((1, encode_arguments(kwargs)), (2, version.encode()), (3, binary))
 
 
 def unary_result(data: bytes) -> Any:
@@ -98,10 +98,10 @@ def opening(kwargs: Dict[str, Any], version: str, size: Optional[int], has_input
     if version:
         first_message["version"] = version
     if not has_input:
-        first_message["_aipod_binary_size"] = 0
+        first_message["_aipod_binary_size"] = None
     elif size is not None:
         first_message["_aipod_binary_size"] = size
-    return raw(zstd().ZstdCompressor(level=LEVEL).compress(encode_json(first_message)))
+    return raw(zstd().ZstdCompressor(level=LEVEL).compress(encode_arguments(first_message)))
 
 
 def compressed(blocks: Iterable[bytes], ending: Callable[[], None]) -> Iterator[bytes]:

@@ -126,7 +126,7 @@ class Client:
             self._throttle.good()
             return protocol.unary_result(answer)
         except grpc.RpcError as error:
-            failed = Failed.of(error)
+            failed = call.failed(error)
             unreachable = failed.unreachable
             raise failed from None
         finally:
@@ -160,7 +160,7 @@ class Client:
         except grpc.RpcError as error:
             if call.trouble is not None:
                 raise call.trouble from None
-            failed = Failed.of(error)
+            failed = call.failed(error)
             if entry is not None and entry.silent and failed.error.code == "CANCELLED":
                 failed = Failed(silent(call.options.heartbeat))
             unreachable = failed.unreachable
@@ -180,7 +180,7 @@ class Client:
             answer = address.channel.unary_unary(protocol.UPLOAD_STATUS)(call.upload_request(), timeout=call.remaining(), metadata=call.routing())
             return call.resumed(int(protocol.first(answer, 2, 0)))
         except grpc.RpcError as error:
-            failed = Failed.of(error)
+            failed = call.failed(error)
             if failed.error.code in ("NOT_FOUND", "UNIMPLEMENTED"):
                 return 0
             raise failed from None

@@ -4,26 +4,25 @@
 //! after a write that found no room. tokio polls its sockets for reading and writing at once, so that every answer wakes
 //! its sender a second time, for nothing: a third of the wake-ups of a host whose calls come one by one. This one is polled
 //! for reading, and for writing only while a write waits for room.
+//!
+//! tokio's pipes are what is polled in one direction alone without unsafe code; they read and write any descriptor.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-
-/// Most bytes of one read: the room for them is zeroed first.
-const READ: usize = 64 << 10;
+use rustix::net::{SendFlags, Shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 
 /// The socket, registered with the runtime that it was made in.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: AsyncFd<UnixStream>,
+    reads: pipe::Receiver,
     /// A second descriptor, polled for writing, while a write waits.
-    room: Mutex<Option<AsyncFd<UnixStream>>>,
+    room: Option<pipe::Sender>,
 }
 
 impl Socket {
@@ -31,104 +30,89 @@ impl Socket {
     ///
     /// # Errors
     /// It can't be registered.
-    pub(crate) fn new(stream: tokio::net::UnixStream) -> io::Result<Self> {
-        let stream = AsyncFd::with_interest(stream.into_std()?, Interest::READABLE)?;
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+        let descriptor = OwnedFd::from(stream.into_std()?);
         Ok(Self {
-            stream,
-            room: Mutex::default(),
+            reads: pipe::Receiver::from_owned_fd_unchecked(descriptor)?,
+            room: None,
         })
     }
 
     /// Halves for a reader and a writer. The peer sees the end when the writing half is dropped.
-    pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
-        let socket = Arc::new(self);
-        (ReadHalf(Arc::clone(&socket)), WriteHalf(socket))
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub(crate) fn split(self) -> io::Result<(pipe::Receiver, WriteHalf)> {
+        let descriptor = self.reads.as_fd().try_clone_to_owned()?;
+        Ok((self.reads, WriteHalf(descriptor)))
     }
 
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.get_ref().write(bytes)
-    }
-
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.stream.get_ref().write_vectored(slices)
-    }
-
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        if room.is_none() {
-            let second = self.stream.get_ref().try_clone()?;
-            *room = Some(AsyncFd::with_interest(second, Interest::WRITABLE)?);
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.room.is_none() {
+            self.room = Some(room(&self.reads)?);
         }
-        if let Some(polled) = &*room {
-            ready!(polled.poll_write_ready(cx))?.retain_ready();
+        if let Some(room) = &self.room {
+            ready!(room.poll_write_ready(cx))?;
         }
-        *room = None;
+        self.room = None;
         Poll::Ready(Ok(()))
     }
 
     fn poll_written(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
-        write: impl Fn(&Self) -> io::Result<usize>,
+        write: impl Fn(&pipe::Receiver) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            match write(self) {
+            match write(&self.reads) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.poll_writable(cx))?;
+                    ready!(self.poll_room(cx))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 written => return Poll::Ready(written),
             }
         }
     }
+}
 
-    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let length = buf.remaining().min(READ);
-        loop {
-            let mut ready = ready!(self.stream.poll_read_ready(cx))?;
-            let room = buf.initialize_unfilled_to(length);
-            match ready.try_io(|stream| stream.get_ref().read(room)) {
-                Ok(Ok(read)) => {
-                    // It was emptied: what comes later is told anew, and no further read is needed to learn that. Not at the end, which is told once.
-                    if 0 < read && read < length {
-                        ready.clear_ready();
-                    }
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-                Err(_would_block) => {}
-            }
-        }
-    }
+/// Another descriptor of a socket, polled for writing.
+fn room(socket: &impl AsFd) -> io::Result<pipe::Sender> {
+    pipe::Sender::from_owned_fd_unchecked(socket.as_fd().try_clone_to_owned()?)
+}
+
+fn write(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+}
+
+fn write_vectored(socket: &impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(rustix::io::writev(socket, slices)?)
 }
 
 impl AsyncRead for Socket {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Socket::poll_read(&self, cx, buf)
+        Pin::new(&mut self.reads).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_written(cx, |socket| socket.try_write(bytes))
+        self.poll_written(cx, |socket| write(socket, bytes))
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_written(cx, |socket| socket.try_write_vectored(slices))
+        self.poll_written(cx, |socket| write_vectored(socket, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -140,62 +124,50 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.get_ref().shutdown(Shutdown::Write))
-    }
-}
-
-/// Reads from a socket.
-#[derive(Debug)]
-pub(crate) struct ReadHalf(Arc<Socket>);
-
-impl AsyncRead for ReadHalf {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.0.poll_read(cx, buf)
+        Poll::Ready(Ok(rustix::net::shutdown(&self.reads, Shutdown::Write)?))
     }
 }
 
 /// Writes to a socket, without waiting.
 #[derive(Debug)]
-pub(crate) struct WriteHalf(Arc<Socket>);
+pub(crate) struct WriteHalf(OwnedFd);
 
 impl WriteHalf {
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        write(&self.0, bytes)
     }
 
     pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
+        write_vectored(&self.0, slices)
     }
 
-    /// Waits until a write that would have blocked may be tried again; for one waiter at a time.
+    /// Waits until a write that would have blocked may be tried again.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.0.poll_writable(cx)).await
+        room(&self.0)?.writable().await
     }
 }
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
         // Whoever is gone needs no end.
-        let _ = self.0.stream.get_ref().shutdown(Shutdown::Write);
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::thread;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
-    fn pair() -> (Socket, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+    /// Our end, and the peer's, which blocks.
+    fn pair() -> (Socket, std::os::unix::net::UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let ours = tokio::net::UnixStream::from_std(ours).unwrap();
+        let ours = UnixStream::from_std(ours).unwrap();
         (Socket::new(ours).unwrap(), theirs)
     }
 
@@ -232,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn the_peer_sees_the_end_when_the_writing_half_is_dropped() {
         let (ours, mut theirs) = pair();
-        let (_read, write) = ours.split();
+        let (_read, write) = ours.split().unwrap();
         assert_eq!(write.try_write(b"last").unwrap(), 4);
         drop(write);
         let reader = thread::spawn(move || {
@@ -245,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_waits_fails_when_the_peer_goes() {
         let (ours, theirs) = pair();
-        let (_read, write) = ours.split();
+        let (_read, write) = ours.split().unwrap();
         let bytes = [0; 1 << 16];
         let full = loop {
             if let Err(error) = write.try_write(&bytes) {

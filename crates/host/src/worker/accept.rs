@@ -88,9 +88,8 @@ impl Acceptor {
                         return;
                     };
                     let accepted = listener.accept().await;
-                    match accepted.and_then(|(stream, _)| Socket::new(stream)) {
-                        Ok(socket) => {
-                            let (read, write) = socket.split();
+                    match accepted.and_then(|(stream, _)| Socket::new(stream)?.split()) {
+                        Ok((read, write)) => {
                             let expected = Arc::clone(&expected);
                             tokio::spawn(async move {
                                 expected

@@ -272,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_reads_late_gets_all_of_it_in_order() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (_read, write) = socket::Socket::new(ours).unwrap().split();
+        let (_read, write) = socket::Socket::new(ours).unwrap().split().unwrap();
         let link = Link::new(Writer::Unix(write));
         let big = Bytes::from(vec![7_u8; 3 << 20]);
         for call in 0..20 {

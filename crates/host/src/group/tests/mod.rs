@@ -52,7 +52,7 @@ impl Fake {
         revision: u64,
     ) -> Self {
         let (ours, stream) = UnixStream::pair().unwrap();
-        let (read, write) = Socket::new(ours).unwrap().split();
+        let (read, write) = Socket::new(ours).unwrap().split().unwrap();
         let mut pool = Pool::new(most);
         pool.begin("");
         pool.finish("");

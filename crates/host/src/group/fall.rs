@@ -9,21 +9,26 @@ use super::{DEATHS, State, no_worker};
 use crate::call::{Code, Fault};
 use crate::events;
 
+/// How a worker left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// It was told to.
+    Told,
+    /// It died.
+    Died,
+    /// Its connection broke; it may connect again.
+    Lost,
+}
+
 impl State {
     /// Takes a worker out. Returns whether it had answered any call.
-    pub(super) fn leave(
-        &mut self,
-        id: u64,
-        cause: &str,
-        expected: bool,
-        effects: &mut Effects,
-    ) -> bool {
+    pub(super) fn leave(&mut self, id: u64, cause: &str, how: Left, effects: &mut Effects) -> bool {
         let Some(index) = self.members.iter().position(|member| member.id == id) else {
             return false;
         };
         let mut member = self.members.swap_remove(index);
         member.link.close();
-        self.counts.deaths += u64::from(!expected);
+        self.counts.deaths += u64::from(how == Left::Died);
         for loading in &member.state.loads {
             // A version whose load kills workers must not do so for ever.
             for job in self.lanes.of_version(&loading.version) {
@@ -40,7 +45,8 @@ impl State {
                 continue;
             }
             let started = running.started.is_some();
-            if started && !expected {
+            // A call may be what breaks connections, too.
+            if started && how != Left::Told {
                 running.job.deaths += 1;
             }
             match &blame {

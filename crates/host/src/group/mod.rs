@@ -36,6 +36,7 @@ use crate::message::Incoming;
 use crate::state::ServiceCounts;
 
 use effects::Effects;
+use fall::Left;
 pub(crate) use job::Facts;
 use job::{Job, Outcome, What};
 use lanes::Lanes;
@@ -303,7 +304,14 @@ impl Group {
 
     /// A worker is gone: what it had runs elsewhere, or fails. Returns whether it had answered any call.
     pub(crate) fn leave(&self, member: u64, cause: &str, expected: bool) -> bool {
-        self.change(|state, effects| state.leave(member, cause, expected, effects))
+        let how = if expected { Left::Told } else { Left::Died };
+        self.change(|state, effects| state.leave(member, cause, how, effects))
+    }
+
+    /// The connection of a worker is gone, which may connect again: what it had runs elsewhere, or waits for it, or fails. Returns whether
+    /// it had answered any call.
+    pub(crate) fn lose(&self, member: u64, cause: &str) -> bool {
+        self.change(|state, effects| state.leave(member, cause, Left::Lost, effects))
     }
 
     /// Why no worker is to be expected soon, if that is so.

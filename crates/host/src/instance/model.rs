@@ -27,6 +27,9 @@ use crate::worker::process::Process;
 use crate::worker::reader::{Lost, Reader};
 use crate::worker::results::Results;
 
+/// Time to learn that a process has ended whose connection has just broken.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
 /// Time between the end of a connection and the end of its process.
 const END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -455,7 +458,11 @@ impl Watch {
                     let broken = matches!(lost, Ok(Lost::Broken(_)));
                     if let Some(remote) = &mut self.remote && !broken && !expected && killed.is_none() {
                         reading.abort();
-                        answered |= self.group.leave(self.member, "its connection was lost", true);
+                        // Mostly it is the end of the process that ends the connection.
+                        if let Ok(status) = tokio::time::timeout(AT_ONCE, process.exited()).await {
+                            break process.cause(status);
+                        }
+                        answered |= self.group.lose(self.member, "its connection was lost");
                         tokio::select! {
                             back = remote.back() => if let Some(next) = back {
                                 reading = next;

@@ -32,6 +32,25 @@ async fn a_call_whose_worker_is_killed_is_answered_by_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_ends_workers_of_other_machines_ends_after_three_of_them() {
+    let hosted = Hosted::start_over_tcp(service()).await;
+    hosted.ready(1).await;
+    for (method, kwargs, deaths) in [("die", json!({}), 3), ("cut", json!({"path": ""}), 3)] {
+        let mut poison = call(method, kwargs);
+        poison.retry = Some(true);
+        let fault = hosted.model().call(poison).await.unwrap_err();
+        assert_eq!(fault.reason, "worker_crashed", "{method}");
+        assert!(fault.message.contains("3 times"), "{}", fault.message);
+        // Connections that broke are no deaths.
+        assert_eq!(hosted.host.counts()[0].deaths, deaths, "{method}");
+        assert_eq!(
+            hosted.call("predict", json!({"x": 1})).await.unwrap()["x"],
+            1
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_connects_again_is_the_same_one() {
     for concurrency in [1, 2] {
         let hosted = Hosted::start_over_tcp(tidegate_config::model::Service {

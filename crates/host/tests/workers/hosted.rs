@@ -35,7 +35,8 @@ class Test(Model):
         return os.getpid()
     def cut(self, path: str):
         if not os.path.exists(path):
-            open(path, "w").close()
+            if path:
+                open(path, "w").close()
             import socket
             from tidegate._model import current
             current.get().worker.link.sock.shutdown(socket.SHUT_RDWR)

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test uses its part")]
 
+pub(crate) mod document;
 pub(crate) mod http;
 mod source;
 mod traffic;

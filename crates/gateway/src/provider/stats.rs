@@ -82,9 +82,17 @@ impl ProviderStats {
     }
 
     fn tokens(&self, model: &str) -> Arc<Tokens> {
-        if let Some(known) = self.models.load().get(model) {
-            return known.clone();
+        let known = self.models.load();
+        if let Some(tokens) = known.get(model) {
+            return tokens.clone();
         }
+        // No lock once the table is full: which models are asked for is up to callers.
+        if known.len() > MODELS
+            && let Some(tokens) = known.get(OTHER)
+        {
+            return tokens.clone();
+        }
+        drop(known);
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.models.load_full();
         let name = if known.len() < MODELS { model } else { OTHER };

@@ -1,7 +1,7 @@
 //! When a worker that died is started again.
 //!
-//! A worker that answered calls and was killed must be back before the others are overrun, so that its back-off stays
-//! short. One that dies while it starts would only burn the machine that it shares with those that serve.
+//! A worker that ran calls and was killed, be it by one of them, must be back before the others are overrun, so that its back-off
+//! stays short. One that dies while it starts would only burn the machine that it shares with those that serve.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest wait, also that of a crash loop.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The longest wait for a worker that had answered calls.
+/// The longest wait for a worker that had run calls.
 const LONGEST_OF_USEFUL: Duration = Duration::from_secs(1);
 /// A worker that was ready for so long has recovered.
 const RECOVERED: Duration = Duration::from_secs(10);
@@ -25,15 +25,15 @@ const WINDOW: Duration = Duration::from_secs(60);
 pub(crate) struct Life {
     /// For how long it was ready; `None`: it never was.
     pub(crate) ready: Option<Duration>,
-    /// Whether it has answered a call.
-    pub(crate) answered: bool,
+    /// Whether it has answered a call, or died of one.
+    pub(crate) served: bool,
 }
 
 impl Life {
     /// It never was ready.
     pub(crate) const STILLBORN: Self = Self {
         ready: None,
-        answered: false,
+        served: false,
     };
 }
 
@@ -63,7 +63,7 @@ impl Backoff {
         let wait = FIRST
             .saturating_mul(1 << (self.row - 1).min(16))
             .min(LONGEST);
-        if life.answered || life.ready.is_some_and(|ready| ready >= RECOVERED) {
+        if life.served || life.ready.is_some_and(|ready| ready >= RECOVERED) {
             self.useless.clear();
             self.looping = false;
             return Restart {
@@ -110,7 +110,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let life = Life {
             ready: Some(Duration::from_secs(1)),
-            answered: true,
+            served: true,
         };
         for _ in 0..100 {
             let restart = backoff.died(Instant::now(), life);
@@ -127,7 +127,7 @@ mod tests {
         }
         let recovered = Life {
             ready: Some(RECOVERED),
-            answered: false,
+            served: false,
         };
         assert_eq!(
             backoff.died(now, recovered),
@@ -144,9 +144,9 @@ mod tests {
         fn waits_are_bounded(lives in proptest::collection::vec((any::<bool>(), 0_u64..100, any::<bool>()), 0..100)) {
             let mut backoff = Backoff::default();
             let mut now = Instant::now();
-            for (ready, seconds, answered) in lives {
+            for (ready, seconds, served) in lives {
                 let ready = ready.then(|| Duration::from_secs(seconds));
-                let restart = backoff.died(now, Life { ready, answered: answered && ready.is_some() });
+                let restart = backoff.died(now, Life { ready, served: served && ready.is_some() });
                 prop_assert!(restart.wait >= FIRST && restart.wait <= LONGEST);
                 now += restart.wait + Duration::from_secs(seconds);
             }

@@ -70,8 +70,8 @@ impl Slot {
                 format!("`{}` has no public method `{}`", about.class, call.method),
             ));
         };
-        if call.version.is_empty() {
-            call.version.push_str(&about.version);
+        if is_default(&call.version) {
+            call.version.clone_from(&about.version);
         }
         check_version(&call.version)?;
         let facts = Facts::of(method, &call);
@@ -93,6 +93,12 @@ impl Slot {
             ))
         })
     }
+}
+
+/// Whether the version is meant that is served to those who name none. Its folder and its model call it `default`, and so do clients
+/// that always name one (aipod's).
+pub(crate) fn is_default(version: &str) -> bool {
+    matches!(version, "" | "default")
 }
 
 /// A version is the name of a folder.
@@ -144,7 +150,7 @@ impl Model for Slot {
 
     async fn load(&self, version: &str) -> Result<(), Fault> {
         let about = self.known().await?;
-        let version = if version.is_empty() {
+        let version = if is_default(version) {
             &about.version
         } else {
             version
@@ -174,7 +180,7 @@ impl Model for Slot {
 
     async fn release(&self, version: &str) {
         let about = self.about.load();
-        self.group.release(if version.is_empty() {
+        self.group.release(if is_default(version) {
             &about.version
         } else {
             version

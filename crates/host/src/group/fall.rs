@@ -21,7 +21,7 @@ pub(super) enum Left {
 }
 
 impl State {
-    /// Takes a worker out. Returns whether it had answered any call.
+    /// Takes a worker out. Returns whether it had answered any call, or died of one: then its start was none that failed.
     pub(super) fn leave(&mut self, id: u64, cause: &str, how: Left, effects: &mut Effects) -> bool {
         let Some(index) = self.members.iter().position(|member| member.id == id) else {
             return false;
@@ -39,6 +39,8 @@ impl State {
             let fault = crashed(&job, cause);
             self.fail(job, fault, effects);
         }
+        let ran = |running: &Running| running.started.is_some();
+        let served = member.state.answered || member.state.running.iter().any(ran);
         let blame = member.state.blame.take();
         for mut running in std::mem::take(&mut member.state.running) {
             if matches!(running.fate, Fate::Abandoned | Fate::Expired(_)) {
@@ -78,7 +80,7 @@ impl State {
             }
         }
         self.pump_all(effects);
-        member.state.answered
+        served
     }
 
     /// Nothing of its answer was given, and it does no harm to do it twice.

@@ -302,7 +302,7 @@ impl Group {
         let _ = idle.await;
     }
 
-    /// A worker is gone: what it had runs elsewhere, or fails. Returns whether it had answered any call.
+    /// A worker is gone: what it had runs elsewhere, or fails. Returns whether it had answered any call, or died of one.
     pub(crate) fn leave(&self, member: u64, cause: &str, expected: bool) -> bool {
         let how = if expected { Left::Told } else { Left::Died };
         self.change(|state, effects| state.leave(member, cause, how, effects))

@@ -177,8 +177,8 @@ async fn watch(
         }
     };
     // Its calls are not seen here: one that was ready for a while has been of use.
-    let answered = started.elapsed() > Duration::from_secs(10);
-    let _ = dead.send(Death { cause, answered });
+    let served = started.elapsed() > Duration::from_secs(10);
+    let _ = dead.send(Death { cause, served });
 }
 
 #[cfg(test)]

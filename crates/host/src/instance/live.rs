@@ -27,8 +27,8 @@ pub(super) enum Tell {
 #[derive(Debug)]
 pub(super) struct Death {
     pub(super) cause: String,
-    /// Whether it had answered any call.
-    pub(super) answered: bool,
+    /// Whether it had answered any call, or died of one.
+    pub(super) served: bool,
 }
 
 /// Why a worker did not become ready.
@@ -113,7 +113,7 @@ impl Live {
         self.alive = false;
         death.unwrap_or_else(|_| Death {
             cause: "the host is ending".to_owned(),
-            answered: false,
+            served: false,
         })
     }
 

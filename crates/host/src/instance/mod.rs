@@ -377,7 +377,7 @@ impl Keeper {
     fn bury(&mut self, death: &Death, live: &Live) -> Duration {
         let life = Life {
             ready: Some(live.ready.elapsed()),
-            answered: death.answered,
+            served: death.served,
         };
         self.died(&death.cause, life, live.pid)
     }

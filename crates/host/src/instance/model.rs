@@ -436,7 +436,7 @@ impl Watch {
         mut told: mpsc::UnboundedReceiver<Tell>,
         dead: oneshot::Sender<Death>,
     ) {
-        let (mut expected, mut answered, mut killed) = (false, false, None);
+        let (mut expected, mut served, mut killed) = (false, false, None);
         let process = &mut self.process;
         let cause = loop {
             tokio::select! {
@@ -462,7 +462,7 @@ impl Watch {
                         if let Ok(status) = tokio::time::timeout(AT_ONCE, process.exited()).await {
                             break process.cause(status);
                         }
-                        answered |= self.group.lose(self.member, "its connection was lost");
+                        served |= self.group.lose(self.member, "its connection was lost");
                         tokio::select! {
                             back = remote.back() => if let Some(next) = back {
                                 reading = next;
@@ -508,9 +508,9 @@ impl Watch {
             }
         };
         reading.abort();
-        answered |= self.group.leave(self.member, &cause, expected);
+        served |= self.group.leave(self.member, &cause, expected);
         self.results.remove().await;
-        let _ = dead.send(Death { cause, answered });
+        let _ = dead.send(Death { cause, served });
     }
 }
 

@@ -136,9 +136,12 @@ async fn versions_are_loaded_on_demand_and_the_oldest_makes_room() {
         .map(|version| version.name)
         .collect();
     assert_eq!(loaded, ["v1", "v2"]);
-    let mut of_default = call("predict", json!({"x": 1}));
-    of_default.version.clear();
-    value(model.call(of_default).await.unwrap()).unwrap();
+    // Whether none is named or the default one: both mean the one that is configured.
+    for name in ["", "default"] {
+        let mut of_default = call("predict", json!({"x": 1}));
+        of_default.version = name.to_owned();
+        value(model.call(of_default).await.unwrap()).unwrap();
+    }
     let loaded: Vec<_> = model
         .versions()
         .into_iter()

@@ -12,6 +12,7 @@ use super::Door;
 use super::http_api::check_model;
 use super::kwargs;
 use super::tensor::{self, Datatype};
+use crate::model::is_default;
 use crate::{Answer, Call, Code, Content, Fault, Part, TensorOf};
 
 /// What the protocol calls.
@@ -125,7 +126,7 @@ async fn infer(door: &Door, asked: Asked, call: Call) -> Result<Vec<Named>, Faul
 /// Whether a version takes calls without being loaded first.
 fn version_ready(door: &Door, version: &str) -> bool {
     door.model.ready()
-        && (version.is_empty()
+        && (is_default(version)
             || door
                 .model
                 .versions()
@@ -135,7 +136,7 @@ fn version_ready(door: &Door, version: &str) -> bool {
 
 /// Refuses a version that nobody has heard of.
 fn check_version(door: &Door, version: &str) -> Result<(), Fault> {
-    if version.is_empty()
+    if is_default(version)
         || door.model.about().version == version
         || door
             .model

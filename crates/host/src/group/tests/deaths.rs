@@ -67,3 +67,15 @@ async fn a_version_whose_load_kills_three_workers_is_given_up() {
     }
     assert_eq!(fault(outcome).await, (Code::Unavailable, "worker_crashed"));
 }
+
+#[tokio::test]
+async fn a_worker_that_dies_of_its_first_call_had_started_well() {
+    let group = group(settings());
+    let poison = submit(&group, "poison", "", ONCE);
+    let mut worker = Fake::join(&group, 1, 0, 1, 1);
+    worker.call("poison").await;
+    assert!(group.leave(1, "it was killed", false));
+    assert_eq!(fault(poison).await, (Code::Unavailable, "worker_crashed"));
+    let _idle = Fake::join(&group, 2, 0, 1, 1);
+    assert!(!group.leave(2, "it was killed", false));
+}

@@ -203,6 +203,8 @@ impl Failover {
                 Class::Ok => Verdict::Ok,
                 Class::CallerFault => Verdict::Neutral,
                 Class::ProviderDown | Class::Region | Class::Broken => failure(evidence.status),
+                // One request may be what was refused: no word about the key, until others meet the same.
+                Class::ModelDenied if !evidence.says_why() => failure(evidence.status),
                 Class::KeyDead
                 | Class::ModelDenied
                 | Class::Limited { .. }
@@ -354,6 +356,24 @@ mod tests {
         assert_eq!(
             judge(&policy, Class::ProviderDown, 503).verdict,
             Verdict::Failure(FailureKind::Gateway)
+        );
+    }
+
+    #[test]
+    fn a_403_without_a_word_of_why_counts_and_is_no_word_about_the_key() {
+        let unsaid = Evidence {
+            rule: "forbidden",
+            ..evidence(Class::ModelDenied, 403)
+        };
+        let model = Scope::new("m");
+        let judgement = Failover::default().judge(Outcome::Answer(&unsaid), &model, None, NOW);
+        assert_eq!(
+            (judgement.scope, judgement.verdict, judgement.next),
+            (
+                model,
+                Verdict::Failure(FailureKind::Status5xx),
+                Next::Rotate
+            )
         );
     }
 

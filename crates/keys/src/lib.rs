@@ -59,7 +59,6 @@
 //! | [`share`] | replicas agree through the store |
 //! | [`probe`] | one replica finds out who is back |
 //! | [`account`] | virtual keys, limits, budgets |
-//! | [`status`] | what people see |
 //!
 //! # The tasks of a process
 //!
@@ -88,7 +87,6 @@ mod working;
 pub mod account;
 pub mod probe;
 pub mod share;
-pub mod status;
 
 pub use access::{Access, Refusal};
 pub use choice::Choice;

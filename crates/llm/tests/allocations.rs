@@ -41,12 +41,12 @@ fn a_chunk_of_a_relayed_stream_allocates_nothing() {
             let mut out = Vec::with_capacity(64);
             // Buffers reach their size.
             for chunk in chunks.by_ref().take(30) {
-                assert_eq!(answer.data(chunk, &mut out), Step::Progress);
+                assert_ne!(answer.data(chunk, &mut out), Step::Failed);
                 out.clear();
             }
             let info = allocation_counter::measure(|| {
                 for chunk in chunks.by_ref() {
-                    assert_eq!(answer.data(chunk, &mut out), Step::Progress);
+                    assert_ne!(answer.data(chunk, &mut out), Step::Failed);
                     out.clear();
                 }
             });

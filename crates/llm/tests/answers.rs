@@ -3,14 +3,14 @@
 mod support;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use proptest::prelude::*;
 use support::{
     CALLERS, OPTIONS, PROVIDERS, answer, call, feed, fixture, golden, joined, prepare, pretty,
     short, spec, stream,
 };
 use tidegate_llm::classify::Class;
-use tidegate_llm::{Answer, Broke, PrepareOptions, ProviderKind, Secret, Step};
+use tidegate_llm::{Broke, PrepareOptions, ProviderKind, Secret, Step};
 
 #[test]
 fn a_whole_answer_of_each_provider_is_told_to_each_caller() {

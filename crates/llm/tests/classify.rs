@@ -113,6 +113,7 @@ fn every_fixture_means_what_its_provider_documents() {
         let place = format!("{fixture:?}\n{seen:?}");
         assert_eq!(seen.rule, fixture.rule, "{place}");
         assert_eq!(seen.class, fixture.class(), "{place}");
+        assert_eq!(seen.says_why(), fixture.rule != "forbidden", "{place}");
         if let Some(code) = &fixture.code {
             assert_eq!(seen.code.as_ref(), Some(code), "{place}");
         }

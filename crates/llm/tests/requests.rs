@@ -260,6 +260,72 @@ fn bedrock_is_signed_or_shown_an_api_key() {
 }
 
 #[test]
+fn what_a_caller_sends_that_cannot_be_signed_is_left_out() {
+    let call = call("/v1/chat/completions", fixture("requests/chat.json")).unwrap();
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-title", "Café".parse().unwrap());
+    headers.insert("x-other", "plain".parse().unwrap());
+    let prepared = |secret| {
+        let spec = spec(ProviderKind::Bedrock);
+        call.prepare(&spec, Secret::of(secret), "m", &headers, OPTIONS)
+            .unwrap()
+            .headers
+    };
+    let signed = prepared("AKIDEXAMPLE:secret");
+    let told = signed["authorization"].to_str().unwrap();
+    assert!(
+        told.contains("x-other") && !told.contains("x-title"),
+        "{told}"
+    );
+    assert!(!signed.contains_key("x-title"));
+    assert!(prepared("ABSKapi").contains_key("x-title"));
+}
+
+#[test]
+fn a_models_name_is_no_way_to_another_path() {
+    for name in [
+        "..",
+        ".",
+        "../tunedModels/x",
+        "a/../../b",
+        "models/..",
+        "a/.",
+    ] {
+        let generate = call(
+            "/v1/chat/completions",
+            serde_json::json!({ "model": name, "messages": [{ "role": "user", "content": "hi" }] })
+                .to_string(),
+        )
+        .unwrap();
+        for kind in [
+            ProviderKind::Gemini,
+            ProviderKind::Bedrock,
+            ProviderKind::Azure,
+        ] {
+            let path = prepare(&generate, kind, name).map(|prepared| prepared.target);
+            // Where a slash is escaped it is one segment.
+            match (kind, name.contains('/')) {
+                (ProviderKind::Bedrock | ProviderKind::Azure, true) => {
+                    assert!(path.unwrap().contains("%2F"), "{kind:?} {name}");
+                }
+                _ => {
+                    let fault = path.unwrap_err();
+                    assert_eq!(fault.kind, FaultKind::BadField, "{kind:?} {name}");
+                    assert_eq!(fault.param.as_deref(), Some("model"));
+                }
+            }
+        }
+        // Where it stands in the body alone it may be what it is.
+        prepare(&generate, ProviderKind::OpenAi, name).unwrap();
+    }
+    let dots = call("/v1/chat/completions", fixture("requests/chat.json")).unwrap();
+    let path = prepare(&dots, ProviderKind::Gemini, "tunedModels/a..b.1")
+        .unwrap()
+        .target;
+    assert!(path.contains("/tunedModels/a..b.1:"), "{path}");
+}
+
+#[test]
 fn what_cannot_be_said_is_refused_with_its_place() {
     for (path, body, kind, fault, param) in [
         (

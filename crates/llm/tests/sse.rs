@@ -146,7 +146,7 @@ fn whole_frames_can_be_relayed_and_the_open_one_held_back() {
     assert_eq!(frames.next().unwrap().unwrap().end(), 18);
     assert!(frames.next().is_none());
     assert_eq!(frames.consumed(), 18);
-    assert!(scanner.is_open());
+    assert!(scanner.open_len() > 0);
 }
 
 #[test]

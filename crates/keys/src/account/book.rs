@@ -359,7 +359,6 @@ impl Permit {
             prices: prices.clone(),
             model: model.to_owned(),
             estimate,
-            seen: 0,
             sent: false,
             held: SmallVec::new(),
         };
@@ -454,7 +453,7 @@ struct Held {
 }
 
 /// What a request has reserved. It is settled in the spans in which it was made, also when it is dropped: a caller who leaves
-/// pays for what is known to be used.
+/// pays for the prompt, once a provider has it.
 pub struct Reservation {
     accounts: Arc<Accounts>,
     account: Arc<Account>,
@@ -462,8 +461,6 @@ pub struct Reservation {
     prices: Arc<Prices>,
     model: String,
     estimate: Estimate,
-    /// Tokens of the answer that went by.
-    seen: u64,
     sent: bool,
     held: SmallVec<[Held; 4]>,
 }
@@ -491,12 +488,7 @@ impl Reservation {
         }
     }
 
-    /// So many tokens of the answer went by, as far as it can be told from outside. Counts when no usage is reported.
-    pub fn seen(&mut self, output: u64) {
-        self.seen = self.seen.saturating_add(output);
-    }
-
-    /// The provider told the usage.
+    /// The provider told the usage, or it was estimated from what went by.
     pub fn settle(mut self, usage: &Usage) {
         self.charge(Some(usage));
     }
@@ -540,7 +532,6 @@ impl Drop for Reservation {
         }
         let usage = self.sent.then(|| Usage {
             input: self.estimate.input,
-            output: self.seen,
             ..Usage::default()
         });
         self.charge(usage.as_ref());

@@ -11,6 +11,9 @@ use crate::registry::ProviderKind;
 use crate::sse::{FRAME_LIMIT, Frame, Scanner};
 use crate::{Dialect, Endpoint};
 
+/// No provider's ping is as long. A shorter piece of a frame may be of one, and does not yet show that the answer goes on.
+pub(super) const LONGEST_PING: usize = 512;
+
 /// Frames that open an answer never come to this; beyond it they are given out.
 pub(super) const HOLD_LIMIT: usize = 256 * 1024;
 
@@ -146,9 +149,9 @@ impl Relay {
             from = consumed;
         }
         if from < chunk.len() {
-            // A piece of a frame: something is coming, unless it is a comment.
+            // A piece of a frame: something is coming, unless it is a comment, or too short to tell from a ping.
             let first = open.first().map_or(&chunk[from..], |piece| &piece[..]);
-            if !first.starts_with(b":") {
+            if !first.starts_with(b":") && scanner.open_len() > LONGEST_PING {
                 step = Step::Progress;
             }
             open.push(chunk.slice(from..));

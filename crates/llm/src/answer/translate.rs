@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::relay::{HOLD_LIMIT, broken, empty};
+use super::relay::{HOLD_LIMIT, LONGEST_PING, broken, empty};
 use super::unfinished::{Repeated, Said, Unfinished};
 use super::{Seen, Sink, Step};
 use crate::Dialect;
@@ -141,11 +141,12 @@ impl Translate {
                 }
             }
         };
-        let open = match &self.framing {
-            Framing::Sse(scanner) => scanner.is_open(),
+        let more = match &self.framing {
+            Framing::Sse(scanner) => scanner.open_len() > LONGEST_PING,
+            // It has no pings.
             Framing::Aws(_) => true,
         };
-        if open {
+        if more {
             step = Step::Progress;
         }
         state.give(out, sink);
@@ -252,6 +253,12 @@ impl Both {
             encoder.event(&event, out);
         });
         *sink.begun |= content;
+        if encoder.kept() > FRAME_LIMIT {
+            return Err(broken(
+                "frame-too-long",
+                "what has to be kept of the stream to translate it is too long",
+            ));
+        }
         match read {
             Ok(()) => Ok(false),
             Err(_) => Err(broken(

@@ -10,6 +10,7 @@ use super::{Seen, Sink, Step};
 use crate::Dialect;
 use crate::classify::{self, Class};
 use crate::prepare::{Back, Plan};
+use crate::sse::FRAME_LIMIT;
 use crate::translation::{self, embeddings};
 use crate::usage::Usage;
 
@@ -21,8 +22,8 @@ const HOLD_LIMIT: usize = 1024 * 1024;
 /// So much of the end of an answer that was passed on is looked at for its usage. Providers write it last, with little behind.
 const TAIL_LIMIT: usize = 16 * 1024;
 
-/// A longer answer is not translated.
-const TRANSLATE_LIMIT: usize = 64 * 1024 * 1024;
+/// A longer answer is not translated: as long as a frame of a stream may be.
+const TRANSLATE_LIMIT: usize = FRAME_LIMIT;
 
 pub(super) struct Whole {
     json: bool,

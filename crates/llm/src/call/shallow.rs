@@ -23,6 +23,7 @@ pub(crate) struct Fields<'a> {
     pub(crate) include_usage: bool,
     /// The span of the value of `stream_options`.
     pub(crate) stream_options: Option<Range<usize>>,
+    /// The largest of those that are given: which one counts is the provider's to say.
     pub(crate) max_tokens: Option<u64>,
     pub(crate) choices: Option<u64>,
     pub(crate) user: Option<Cow<'a, str>>,
@@ -282,7 +283,7 @@ impl<'a> Fields<'a> {
             // Wrong ones of these are the provider's to refuse.
             "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
                 if let Ok(Some(most)) = typed::<u64>(key, raw, "a number") {
-                    self.max_tokens = Some(most);
+                    self.max_tokens = self.max_tokens.max(Some(most));
                 }
             }
             "generationConfig" | "generation_config" => {
@@ -294,7 +295,7 @@ impl<'a> Fields<'a> {
                     candidate_count: Option<u64>,
                 }
                 if let Ok(Some(config)) = typed::<Config>(key, raw, "an object") {
-                    self.max_tokens = config.max_output_tokens.or(self.max_tokens);
+                    self.max_tokens = self.max_tokens.max(config.max_output_tokens);
                     self.choices = config.candidate_count.or(self.choices);
                 }
             }
@@ -372,6 +373,19 @@ mod tests {
             Fields::read(b"\xff{}").unwrap_err().kind,
             FaultKind::NotJson
         );
+    }
+
+    #[test]
+    fn of_two_bounds_of_the_answer_the_larger_counts() {
+        for body in [
+            r#"{"max_tokens":9000,"max_completion_tokens":1}"#,
+            r#"{"max_completion_tokens":1,"max_tokens":9000}"#,
+            r#"{"max_tokens":9000,"max_tokens":1}"#,
+            r#"{"generationConfig":{"maxOutputTokens":9000},"generation_config":{"max_output_tokens":1}}"#,
+        ] {
+            let fields = Fields::read(body.as_bytes()).unwrap();
+            assert_eq!(fields.max_tokens, Some(9000), "{body}");
+        }
     }
 
     #[test]

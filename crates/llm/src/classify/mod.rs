@@ -84,6 +84,12 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Whether it says what is wrong. A 403 that gives no reason that is known may be the key's, or one request's alone.
+    #[must_use]
+    pub fn says_why(&self) -> bool {
+        self.rule != rules::UNSAID
+    }
+
     /// What the gateway saw by itself: a failed connection, a timeout, a stream that was cut. `rule` names it.
     #[must_use]
     pub fn local(class: Class, status: u16, rule: &'static str, excerpt: &str) -> Self {

@@ -117,11 +117,16 @@ use Means::{
     Broken, Dead, Denied, Down, Fault, FaultHere, Limited, LimitedAsSaid, PacificDay, Place, Quota,
 };
 
+/// The row of a 403 without a word of why.
+pub(super) const UNSAID: &str = "forbidden";
+
 pub(super) const RULES: &[Rule] = rules! {
     // --- Gemini and Vertex: a revoked key is a 400, a daily quota looks like a rate limit ------------------------------
     ("google-key-invalid", [Gemini, Vertex], [], ["API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED", "SERVICE_DISABLED", "CONSUMER_SUSPENDED", "CONSUMER_INVALID", "ACCOUNT_STATE_INVALID"], [], Dead),
     ("google-key-text", [Gemini, Vertex], [400, 403], [], ["^api key not valid", "^api key expired", "^api key not found", "^your api key was reported as leaked", "^permission denied: consumer"], Dead),
     ("google-key-place", [Gemini, Vertex], [403], ["API_KEY_IP_ADDRESS_BLOCKED", "API_KEY_HTTP_REFERRER_BLOCKED"], [], Place),
+    // A file or tuned model of another project, or a name that was made up: whose it is depends on the key.
+    ("google-resource", [Gemini, Vertex], [403], [], ["^you do not have permission to access", "or it may not exist"], FaultHere),
     ("google-region", [Gemini, Vertex], [400, 403], [], ["^user location is not supported", "^gemini api free tier is not available in your country"], Place),
     ("google-day-model", [Gemini, Vertex], [429], ["*PerDay*PerModel*", "*PerModel*PerDay*"], [], PacificDay(Model)),
     ("google-day", [Gemini, Vertex], [429], ["*PerDay*"], [], PacificDay(Key)),

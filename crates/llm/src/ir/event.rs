@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::json::Json;
+use crate::json::{Json, Tree};
 use crate::usage::Usage;
 
 /// A piece of an answer. `choice` counts from 0; without `n` there is only one.
@@ -86,6 +86,31 @@ impl Event<'_> {
             | Self::Image { choice, .. }
             | Self::Finish { choice, .. } => *choice,
             Self::Start { .. } | Self::Usage(_) | Self::End => 0,
+        }
+    }
+
+    /// About how many bytes it tells.
+    pub(crate) fn length(&self) -> usize {
+        const LOGPROB: usize = 64;
+        let long = |text: &Option<Cow<'_, str>>| text.as_ref().map_or(0, |text| text.len());
+        match self {
+            Self::Text { text, .. } | Self::Refusal { text, .. } | Self::Reasoning { text, .. } => {
+                text.len()
+            }
+            Self::Logprobs { content, .. } => LOGPROB * Tree::items(content).len(),
+            Self::Signature { signature, .. } => signature.len(),
+            Self::Redacted { data, .. } => data.len(),
+            Self::ToolStart {
+                id,
+                name,
+                signature,
+                ..
+            } => long(id) + name.len() + long(signature),
+            Self::ToolDelta { arguments, .. } => arguments.len(),
+            Self::Image { mime, base64, .. } => mime.len() + base64.len(),
+            Self::Finish { sequence, .. } => long(sequence),
+            Self::Start { id, model } => long(id) + long(model),
+            Self::Usage(_) | Self::End => 0,
         }
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct ResponsesStream {
     model: String,
     created: u64,
     reply: Reply,
+    /// About as many bytes as the reply's texts have.
+    bytes: usize,
     sequence: u64,
     opened: bool,
     /// The blocks that are closed: all before this one.
@@ -28,11 +30,23 @@ impl ResponsesStream {
             model: told.model.to_owned(),
             created: told.created,
             reply: Reply::default(),
+            bytes: 0,
             sequence: 0,
             opened: false,
             closed: 0,
             item_open: false,
         }
+    }
+
+    /// About how many bytes of the reply are kept, to be told as a whole at its end.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        const BLOCK: usize = 64;
+        let blocks = self
+            .reply
+            .choices
+            .first()
+            .map_or(0, |choice| choice.blocks.len());
+        self.bytes + BLOCK * blocks
     }
 
     fn send(&mut self, out: &mut Vec<u8>, kind: &str, fill: impl FnOnce(&Self, &mut Obj<'_>)) {
@@ -256,6 +270,7 @@ impl ResponsesStream {
             return;
         }
         self.open(out);
+        self.bytes += event.length();
         self.reply.add(event);
         if let Event::End = event {
             self.close(out, true);

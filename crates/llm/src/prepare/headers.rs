@@ -138,6 +138,14 @@ pub(super) fn show(
     if spec.row().auth == Auth::Aws
         && let Ok(credentials) = aws::Credentials::parse(key)
     {
+        // What is no text can't be signed, and AWS has no use for it: a caller's header must not make a key look unusable.
+        let no_text = |(name, value): (&HeaderName, &HeaderValue)| {
+            value.to_str().is_err().then(|| name.clone())
+        };
+        let unsigned: Vec<HeaderName> = headers.iter().filter_map(no_text).collect();
+        for name in unsigned {
+            headers.remove(name);
+        }
         return aws::sign(
             &credentials,
             &spec.region,

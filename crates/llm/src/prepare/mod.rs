@@ -163,7 +163,7 @@ impl Call {
                     Some(resume) => resume.prefix(spec)?,
                     None => spec.base_url.prefix.clone(),
                 };
-                path::target(spec, prefix, endpoint, model, stream)
+                path::target(spec, prefix, endpoint, model, stream)?
             }
         };
         let mut headers = headers::headers(spec, self, back, headers, map);

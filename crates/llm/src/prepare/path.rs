@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::fault::Fault;
 use crate::registry::{ProviderKind, ProviderSpec};
 use crate::{Dialect, Endpoint};
 
@@ -34,16 +35,19 @@ fn own(endpoint: Endpoint) -> &'static str {
 }
 
 /// `prefix`: what stands before the endpoint's own path.
+///
+/// # Errors
+/// The caller's: the model's name would be a way to another path.
 pub(super) fn target(
     spec: &ProviderSpec,
     prefix: String,
     endpoint: Endpoint,
     model: &str,
     stream: bool,
-) -> String {
+) -> Result<String, Fault> {
     let mut path = prefix;
     match (spec.kind, spec.dialect()) {
-        (ProviderKind::Azure, _) => azure(&mut path, spec, endpoint, model),
+        (ProviderKind::Azure, _) => azure(&mut path, spec, endpoint, model)?,
         // Original: a caller's own path of another dialect is passed on as that dialect has it.
         (_, _) if endpoint.dialect() == Dialect::Gemini => {
             path.push_str("/models/");
@@ -52,13 +56,13 @@ pub(super) fn target(
                 &mut path,
                 model.strip_prefix("models/").unwrap_or(model),
                 true,
-            );
+            )?;
             path.push_str(own(endpoint));
         }
         (_, Dialect::Bedrock) => {
             path.push_str("/model/");
             // An inference profile's ARN has slashes and colons: one segment.
-            encode(&mut path, model, false);
+            encode(&mut path, model, false)?;
             path.push_str(if stream {
                 "/converse-stream"
             } else {
@@ -72,11 +76,16 @@ pub(super) fn target(
         }),
         _ => path.push_str(own(endpoint)),
     }
-    path
+    Ok(path)
 }
 
 /// Azure's deployments have the model's place in the path; the responses and the `v1` interface have not.
-fn azure(path: &mut String, spec: &ProviderSpec, endpoint: Endpoint, model: &str) {
+fn azure(
+    path: &mut String,
+    spec: &ProviderSpec,
+    endpoint: Endpoint,
+    model: &str,
+) -> Result<(), Fault> {
     let v1 = spec.api_version == "v1" || path.ends_with("/openai/v1");
     if !path.ends_with("/openai/v1") {
         path.push_str("/openai");
@@ -86,17 +95,22 @@ fn azure(path: &mut String, spec: &ProviderSpec, endpoint: Endpoint, model: &str
     }
     if v1 || matches!(endpoint, Endpoint::Responses | Endpoint::Models) {
         path.push_str(own(endpoint));
-        return;
+        return Ok(());
     }
     path.push_str("/deployments/");
-    encode(path, model, false);
+    encode(path, model, false)?;
     path.push_str(own(endpoint));
     path.push_str("?api-version=");
-    encode(path, &spec.api_version, false);
+    encode(path, &spec.api_version, false)
 }
 
-/// Percent-encodes all but the unreserved characters of RFC 3986 (and slashes, where they part segments).
-fn encode(out: &mut String, text: &str, slashes: bool) {
+/// Percent-encodes all but the unreserved characters of RFC 3986 (and slashes, where they part segments). No segment may be one
+/// that leads elsewhere: the path is asked with the operator's key.
+fn encode(out: &mut String, text: &str, slashes: bool) -> Result<(), Fault> {
+    let leads_away = |segment: &str| matches!(segment, "." | "..");
+    if leads_away(text) || slashes && text.split('/').any(leads_away) {
+        return Err(Fault::field("model", "a name without . or .. as a segment"));
+    }
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -106,6 +120,7 @@ fn encode(out: &mut String, text: &str, slashes: bool) {
             _ => write!(out, "%{byte:02X}").expect("writing to a String can't fail"),
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -121,7 +136,7 @@ mod tests {
     ) -> String {
         let spec = ProviderSpec::new(kind, base, None, Some("p")).unwrap();
         let prefix = spec.base_url.prefix.clone();
-        super::target(&spec, prefix, endpoint, model, stream)
+        super::target(&spec, prefix, endpoint, model, stream).unwrap()
     }
 
     #[test]

@@ -119,10 +119,10 @@ impl Scanner {
         Some(Frame::parse(&self.carry, 0))
     }
 
-    /// There is an unfinished frame.
+    /// Bytes of the unfinished frame; 0: there is none.
     #[must_use]
-    pub fn is_open(&self) -> bool {
-        !self.carry.is_empty()
+    pub fn open_len(&self) -> usize {
+        self.carry.len()
     }
 }
 

@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 
 use crate::ir::Event;
 
+/// About what an event takes that waits, besides its texts.
+const ITSELF: usize = 64;
+
 /// Puts the events of one answer in order.
 #[derive(Debug, Default)]
 pub(crate) struct Order {
@@ -16,6 +19,8 @@ pub(crate) struct Order {
     open: Option<Call>,
     /// What comes after it.
     kept: VecDeque<Kept>,
+    /// About as many bytes as that is.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,11 @@ impl Json {
 }
 
 impl Order {
+    /// About how many bytes wait for their turn.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes an event and gives on what is its turn.
     pub(crate) fn event(&mut self, event: &Event<'_>, sink: &mut dyn FnMut(&Event<'_>)) {
         match event {
@@ -93,6 +103,7 @@ impl Order {
                     sink(event);
                     self.open = Some(call);
                 } else if let Some(start) = event.kept() {
+                    self.bytes += ITSELF + event.length();
                     self.kept.push_back(Kept::Call {
                         call,
                         start,
@@ -113,7 +124,12 @@ impl Order {
                 self.open = None;
                 sink(event);
             }
-            _ => self.kept.extend(event.kept().map(Kept::Other)),
+            _ => {
+                if let Some(kept) = event.kept() {
+                    self.bytes += ITSELF + event.length();
+                    self.kept.push_back(Kept::Other(kept));
+                }
+            }
         }
     }
 
@@ -139,6 +155,7 @@ impl Order {
         if let Some((call, arguments)) = waiting {
             call.json.feed(more);
             arguments.push_str(more);
+            self.bytes += more.len();
         } else if let Some(open) = &mut self.open
             && open.index == index
         {
@@ -152,7 +169,11 @@ impl Order {
     /// Gives on what was kept, up to a call that is not whole; `all`: the answer is over.
     fn advance(&mut self, all: bool, sink: &mut dyn FnMut(&Event<'_>)) {
         while all || self.open.as_ref().is_none_or(|call| call.json.whole) {
-            match self.kept.pop_front() {
+            let next = self.kept.pop_front();
+            if self.kept.is_empty() {
+                self.bytes = 0;
+            }
+            match next {
                 None => return,
                 Some(Kept::Other(event)) => {
                     self.open = None;

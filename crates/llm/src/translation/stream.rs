@@ -113,6 +113,15 @@ impl Encoder {
         }
     }
 
+    /// About how many bytes are kept of what was told, to be told later or again.
+    pub(crate) fn kept(&self) -> usize {
+        match self {
+            Self::Responses(order, stream) => order.kept_bytes() + stream.kept_bytes(),
+            Self::Messages(order, _) => order.kept_bytes(),
+            Self::Chat(_) | Self::Completions(_) | Self::Gemini(_) => 0,
+        }
+    }
+
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         match self {
             Self::Chat(stream) => stream.event(event, out),

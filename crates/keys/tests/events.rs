@@ -1,72 +1,9 @@
-//! What the status page tells.
+//! What is told of keys that change.
 
 mod common;
 
 use common::*;
-use serde_json::json;
-use tidegate_core::Time;
 use tidegate_keys::*;
-
-struct At(Time);
-
-impl Clock for At {
-    fn now(&self) -> Time {
-        self.0
-    }
-
-    fn unix_ms(&self) -> u64 {
-        1_000_000_000_000
-    }
-}
-
-#[test]
-fn the_status_tells_cause_evidence_and_times_and_no_secret() {
-    let mut bench = Bench::of(3, "choose: round_robin");
-    bench.attempt(0, "m", Outcome::Answer(&dead()));
-    bench.attempt(1, "m", Outcome::Answer(&limited(30)));
-    bench.attempt(2, "m", Outcome::Answer(&good()));
-    bench.wait(std::time::Duration::from_secs(10));
-    let status = bench.keys.status(&At(bench.now));
-    let told = serde_json::to_value(&status).unwrap();
-    let provider = &told[0];
-    assert_eq!(provider["choose"], "round_robin");
-    assert_eq!(
-        (&provider["origin"], &provider["type"]),
-        (&json!("http://127.0.0.1:1"), &json!("openai"))
-    );
-    assert_eq!(
-        (&provider["fit"], &provider["judged_by"]),
-        (&json!(2), &json!("class"))
-    );
-    assert_eq!(
-        provider["attempts"],
-        json!({ "ok": 1, "key_dead": 1, "limited": 1 })
-    );
-    assert_eq!(
-        provider["failovers"],
-        json!({ "key_dead": 1, "limited": 1 })
-    );
-    let keys = provider["keys"].as_array().unwrap();
-    assert_eq!(keys[0]["fingerprint"], "sk-…0000");
-    assert_eq!(keys[0]["state"], "ejected");
-    assert_eq!(keys[0]["cause"], "key dead (401 test_code)");
-    assert_eq!(keys[0]["since"], 999_999_990_000u64);
-    assert_eq!(keys[0].get("returns_at"), None);
-    assert_eq!(
-        keys[0]["evidence"],
-        json!({ "class": "key_dead", "status": 401, "code": "test_code", "excerpt": "what it said", "model": "m", "at": 999_999_990_000u64 })
-    );
-    assert_eq!(keys[1]["state"], "healthy");
-    let model = &keys[1]["models"][0];
-    assert_eq!(
-        (&model["model"], &model["state"]),
-        (&json!("m"), &json!("ejected"))
-    );
-    assert_eq!(model["returns_at"], 1_000_000_020_000u64);
-    assert_eq!(keys[2]["models"], json!([]));
-    let text = told.to_string();
-    assert!((0..3).all(|i| !text.contains(&token(i))), "{text}");
-}
 
 #[test]
 fn events_tell_every_change_once() {

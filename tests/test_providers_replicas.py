@@ -57,8 +57,8 @@ def test_trap_8_replicas_agree_on_an_ejected_key(replicas, faulty, capsys):
             delays.append(time.monotonic() - told)
             cause = providers.worst(providers.key(other, key))
             assert cause["class"] == "key_dead" and cause["status"] == 401
-            told = until(lambda: [event["cause"] for event in other.events("member_ejected") if event["member"] == providers.fingerprint(key)], 5, "the event is told")
-            assert len(told) == 1 and told[0].startswith("key dead (401") and "seen by " in told[0], told
+            causes = until(lambda: [event["cause"] for event in other.events("member_ejected") if event["member"] == providers.fingerprint(key)], 5, "the event is told")
+            assert len(causes) == 1 and causes[0].startswith("key dead (401") and "seen by " in causes[0], causes
     with capsys.disabled():
         print(f"\nreplicas agreed after {', '.join(f'{delay * 1000:.0f} ms' for delay in delays)}")
     for other in others:

@@ -24,7 +24,7 @@ use crate::view::StoreView;
 /// How often the virtual keys are looked for at the start.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How long a gateway that is going tries to tell the store what it found out of keys.
+/// How long a gateway that is going tries to tell the store what it found out of keys, and then what was spent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A store at work.
@@ -203,6 +203,11 @@ impl Control {
             task.abort();
             // What it held, a lease among it, is given back when it is dropped.
             let _ = task.await;
+        }
+        let clock: Arc<dyn Clock> = self.shared.clone();
+        let settled = account::leave(&self.shared.providers.accounts, &kept.store, &clock);
+        if tokio::time::timeout(LAST_WORDS, settled).await.is_err() {
+            tracing::warn!(url = %kept.url, "the store did not take what virtual keys spent last");
         }
     }
 }

@@ -51,7 +51,7 @@ impl Shared {
     pub(crate) fn new() -> Self {
         Self {
             // Named anew when a store is known.
-            keys: Arc::new(Keys::new(&host_name(), Identity::random())),
+            keys: Arc::new(Keys::new(&replica_name(), Identity::random())),
             accounts: Arc::default(),
             bodies: Arc::default(),
         }
@@ -68,13 +68,14 @@ impl tidegate_keys::Clock for crate::worker::Shared {
     }
 }
 
-/// This machine, for causes that other replicas see.
-fn host_name() -> String {
+/// This machine and process, for causes that other replicas see: several of them may run on one machine.
+fn replica_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" => "tidegate".to_owned(),
-        name => name.to_owned(),
-    }
+    let host = match name.trim() {
+        "" => "tidegate",
+        name => name,
+    };
+    format!("{host}/{}", std::process::id())
 }
 
 /// One provider of the running configuration.

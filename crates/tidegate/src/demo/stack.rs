@@ -358,9 +358,14 @@ mod tests {
             listener: 8080,
             admin: 9900,
         };
-        let folder = Path::new("/tmp/a folder with \"quotes\"");
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("a folder with \"quotes\"");
+        std::fs::create_dir(&folder).unwrap();
+        hosted::write(&folder).unwrap();
+        let executable = folder.join("a python3");
+        std::os::unix::fs::symlink("/bin/sh", &executable).unwrap();
         let python = Python {
-            executable: "/opt/a python/bin/python3".into(),
+            executable,
             version: "3.9.1".into(),
         };
         for (python, routes) in [(None, 2), (Some(python), 3)] {
@@ -368,7 +373,7 @@ mod tests {
                 provider: 8601,
                 python,
             };
-            let text = config(folder, ports, &behind, [90, 10]);
+            let text = config(&folder, ports, &behind, [90, 10]);
             match tidegate_config::load_str("demo.yaml", &text) {
                 Ok(loaded) => {
                     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);

@@ -2,14 +2,22 @@
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
+use std::time::Duration;
 
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::lines::Lines;
+
 /// The environment variable with the filter; also how a process tells its children.
 pub(crate) const VARIABLE: &str = "TIDEGATE_LOG";
+
+/// How long the end of a process waits for a reader of its log.
+const LAST: Duration = Duration::from_secs(1);
+/// How long a panic does.
+const AT_PANIC: Duration = Duration::from_millis(100);
 
 /// The filter in force: the option, else the environment, else `info`.
 pub(crate) fn filter(option: Option<&str>) -> String {
@@ -30,6 +38,17 @@ pub(crate) fn parse(filter: &str) -> Result<Targets, String> {
     })
 }
 
+/// As [`start`], in a process that serves: a thread writes, so that who logs never waits for whoever reads stderr. [`flush`] at the end.
+pub(crate) fn start_apart(filter: Targets) {
+    Lines::start();
+    start(filter);
+}
+
+/// Waits for what was logged to be written, but not long.
+pub(crate) fn flush() {
+    Lines::flush(LAST);
+}
+
 /// Starts logging and has panics logged.
 pub(crate) fn start(filter: Targets) {
     let registry = tracing_subscriber::registry().with(filter);
@@ -37,11 +56,7 @@ pub(crate) fn start(filter: Targets) {
     // a role outlives the terminal it was started from.
     let started = if std::io::stderr().is_terminal() {
         registry
-            .with(
-                fmt::layer()
-                    .with_writer(std::io::stderr)
-                    .log_internal_errors(false),
-            )
+            .with(fmt::layer().with_writer(Lines).log_internal_errors(false))
             .try_init()
     } else {
         let layer = fmt::layer()
@@ -50,11 +65,7 @@ pub(crate) fn start(filter: Targets) {
             .with_current_span(false)
             .with_span_list(false);
         registry
-            .with(
-                layer
-                    .with_writer(std::io::stderr)
-                    .log_internal_errors(false),
-            )
+            .with(layer.with_writer(Lines).log_internal_errors(false))
             .try_init()
     };
     // Only fails if a subscriber exists already, which then serves as well.
@@ -81,6 +92,8 @@ fn on_panic(info: &PanicHookInfo<'_>) {
         message_start = message,
         "panic"
     );
+    // It may be the end of the process.
+    Lines::flush(AT_PANIC);
 }
 
 /// The beginning of a formatted message, up to what may be data: the standard library's own messages put it in

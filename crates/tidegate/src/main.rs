@@ -15,6 +15,7 @@ mod hostdir;
 mod import;
 mod keys;
 mod limits;
+mod lines;
 mod log;
 mod plan;
 mod role;
@@ -90,12 +91,14 @@ fn role_to_play() -> Option<Role> {
 }
 
 fn play(role: Role, filter: Targets) -> ExitCode {
-    log::start(filter);
-    match role {
+    log::start_apart(filter);
+    let code = match role {
         Role::Gateway => role::run(),
         Role::Control => role::control::run(),
         Role::Host => role::host::run(),
-    }
+    };
+    log::flush();
+    code
 }
 
 fn bad_usage(problem: &str) -> ExitCode {

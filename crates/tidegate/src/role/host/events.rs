@@ -4,6 +4,8 @@ use std::io::Write;
 
 use tidegate_host::{Event, Events, Traced, What};
 
+use crate::lines::Lines;
+
 /// Lines of workers and tracebacks as they are, with the instance's name before them; the rest as log events.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plain;
@@ -24,9 +26,8 @@ impl Events for Plain {
 }
 
 fn lines(instance: &str, text: &str) {
-    let mut out = std::io::stderr().lock();
     for line in text.lines() {
-        // A terminal that is gone is no reason to end.
-        let _ = writeln!(out, "{instance} | {line}");
+        // What cannot be written is dropped and counted there.
+        let _ = Lines.write_all(format!("{instance} | {line}\n").as_bytes());
     }
 }

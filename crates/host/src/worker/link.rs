@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::net::tcp;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use crate::frame::{self, Kind, PIECE};
 use crate::socket;
@@ -51,9 +52,16 @@ impl Writer {
     }
 }
 
-/// The writing half of a worker's connection.
+/// The writing half of a worker's connection. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Link {
+    inner: Arc<Inner>,
+    /// Writes what is left over.
+    rest: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Inner {
     writer: Writer,
     out: Mutex<Out>,
     /// There is something to write that the socket did not take.
@@ -76,15 +84,14 @@ enum Flushed {
 }
 
 impl Link {
-    /// Starts the task that writes what is left over. It ends after [`Self::close`].
     pub(crate) fn new(writer: Writer) -> Arc<Self> {
-        let link = Arc::new(Self {
+        let inner = Arc::new(Inner {
             writer,
             out: Mutex::default(),
             blocked: Notify::new(),
         });
-        let rest = Arc::clone(&link);
-        tokio::spawn(async move {
+        let rest = Arc::clone(&inner);
+        let rest = tokio::spawn(async move {
             loop {
                 rest.blocked.notified().await;
                 loop {
@@ -99,18 +106,19 @@ impl Link {
                 }
             }
         });
-        link
+        let rest = rest.abort_handle();
+        Arc::new(Self { inner, rest })
     }
 
     /// To put frames; they go with the next [`Self::flush`].
     pub(crate) fn out(&self) -> MutexGuard<'_, Out> {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.out()
     }
 
     /// Sends what was put, now or as soon as the worker reads.
     pub(crate) fn flush(&self) {
-        if self.write() == Flushed::Blocked {
-            self.blocked.notify_one();
+        if self.inner.write() == Flushed::Blocked {
+            self.inner.blocked.notify_one();
         }
     }
 
@@ -126,7 +134,20 @@ impl Link {
             dead: true,
             ..Out::default()
         };
-        self.blocked.notify_one();
+        // It may wait for a worker that never reads again.
+        self.rest.abort();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn out(&self) -> MutexGuard<'_, Out> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> Flushed {
@@ -299,6 +320,26 @@ mod tests {
             .flat_map(|call| [(Kind::Call, call, big.len() + 3), (Kind::Cancel, call, 0)])
             .collect();
         assert_eq!(seen, expected);
+    }
+
+    #[tokio::test]
+    async fn a_link_that_nobody_has_any_more_closes_its_socket_whether_or_not_the_worker_reads() {
+        for left_over in [0, 8 << 20] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (read, write) = ours.into_split();
+            let link = Link::new(Writer::Unix(write));
+            link.out()
+                .put_message(Kind::Call, 1, b"", &[Bytes::from(vec![7_u8; left_over])]);
+            link.flush();
+            // The task that writes has begun to wait.
+            tokio::task::yield_now().await;
+            drop((read, link));
+            let mut theirs = theirs;
+            let mut rest = Vec::new();
+            let ended = theirs.read_to_end(&mut rest);
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(20), ended).await;
+            assert!(ended.is_ok(), "the socket is open after {left_over} bytes");
+        }
     }
 
     proptest! {

@@ -102,7 +102,7 @@ fn measure(runtime: &tokio::runtime::Runtime) {
     let options = DoorOptions {
         parallel: 2,
         message: 256 << 20,
-        ratio: 1000,
+        ratio: Arc::new(1000.into()),
         heartbeat: Duration::from_secs(1),
         spool,
     };

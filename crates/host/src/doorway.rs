@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tidegate_config::model::Service;
@@ -26,14 +27,14 @@ pub(crate) struct Doorway {
     model: Arc<dyn Model>,
     spool: Arc<Spool>,
     limits: Bounds,
+    ratio: Arc<AtomicU64>,
     open: Option<Open>,
 }
 
-/// What of a configuration a door keeps to.
+/// What of a configuration a door keeps to until it is opened anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bounds {
     message: u64,
-    ratio: u64,
     parallel: usize,
 }
 
@@ -44,12 +45,15 @@ struct Open {
 }
 
 impl Doorway {
+    /// `ratio`: `limits.ratio`, as it is at each moment.
+    ///
     /// # Errors
     /// The socket can't be made.
     pub(crate) fn open(
         path: PathBuf,
         model: Arc<dyn Model>,
         spool: Arc<Spool>,
+        ratio: Arc<AtomicU64>,
         service: &Service,
     ) -> io::Result<Self> {
         let mut doorway = Self {
@@ -57,6 +61,7 @@ impl Doorway {
             model,
             spool,
             limits: limits(service),
+            ratio,
             open: None,
         };
         doorway.serve()?;
@@ -95,14 +100,10 @@ impl Doorway {
         }
         let listener = UnixListener::bind(&self.path)?;
         let (shutdown, told) = oneshot::channel::<()>();
-        let Bounds {
-            message,
-            ratio,
-            parallel,
-        } = self.limits;
+        let Bounds { message, parallel } = self.limits;
         let options = DoorOptions {
             message,
-            ratio,
+            ratio: Arc::clone(&self.ratio),
             parallel,
             heartbeat: HEARTBEAT,
             spool: Arc::clone(&self.spool),
@@ -145,7 +146,6 @@ impl Drop for Doorway {
 fn limits(service: &Service) -> Bounds {
     Bounds {
         message: service.limits.message.bytes(),
-        ratio: u64::from(service.limits.ratio),
         parallel: service.concurrency.max(1) as usize,
     }
 }

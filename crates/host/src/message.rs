@@ -258,20 +258,20 @@ pub(crate) fn meta<'a, T: Deserialize<'a> + Default>(frame: &'a Frame) -> Result
 }
 
 impl Incoming {
-    /// Reads a message.
+    /// Reads a message. `files`: its worker sees the same files, so that a result may be one.
     ///
     /// # Errors
     /// The worker must not send this. Values that are wrong are faults of their call alone.
-    pub(crate) fn read(frame: Frame) -> Result<Self, Broken> {
+    pub(crate) fn read(frame: Frame, files: bool) -> Result<Self, Broken> {
         let call = frame.call;
         Ok(match frame.kind {
             Kind::Result => Self::Result {
                 call,
-                value: value(&frame)?,
+                value: value(&frame, files)?,
             },
             Kind::Item => Self::Item {
                 call,
-                value: value(&frame)?,
+                value: value(&frame, files)?,
             },
             Kind::Done => Self::Done { call },
             Kind::Error => Self::Error {
@@ -297,7 +297,7 @@ impl Incoming {
     }
 }
 
-fn value(frame: &Frame) -> Result<Result<Value, Fault>, Broken> {
+fn value(frame: &Frame, files: bool) -> Result<Result<Value, Fault>, Broken> {
     if frame.meta.is_empty() {
         return Ok(Ok(Value {
             json: frame.data.clone(),
@@ -307,12 +307,11 @@ fn value(frame: &Frame) -> Result<Result<Value, Fault>, Broken> {
     let meta: ResultMeta = meta(frame)?;
     let data = &frame.data;
     let json = meta.json.unwrap_or(data.len());
-    if json > data.len() {
-        return Ok(Err(wrong_result("its JSON is longer than its data")));
-    }
+    let mut wrong = (json > data.len()).then(|| "its JSON is longer than its data".to_owned());
+    let json = json.min(data.len());
     let mut at = json;
     let mut parts = Vec::with_capacity(meta.parts.len());
-    // Files are owned at once: those of a wrong result are removed too.
+    // All files are owned before the result is refused: those of a wrong one are removed, too.
     for part in meta.parts {
         let tensor = match (part.datatype, part.shape) {
             (Some(datatype), shape) => Some(TensorOf {
@@ -322,6 +321,11 @@ fn value(frame: &Frame) -> Result<Result<Value, Fault>, Broken> {
             _ => None,
         };
         let content = if let Some(path) = part.file {
+            if !files {
+                // The name of a file here, which is none of that worker's business.
+                wrong.get_or_insert("it names a file of another machine".to_owned());
+                continue;
+            }
             let file = WorkerFile {
                 path,
                 len: part.size,
@@ -332,16 +336,13 @@ fn value(frame: &Frame) -> Result<Result<Value, Fault>, Broken> {
             match std::fs::metadata(&file.path) {
                 Ok(found) if found.len() == part.size => Content::File(Arc::new(file)),
                 Ok(found) => {
-                    return Ok(Err(wrong_result(&format!(
-                        "its file has {} bytes, not {}",
-                        found.len(),
-                        part.size
-                    ))));
+                    let (is, said) = (found.len(), part.size);
+                    wrong.get_or_insert_with(|| format!("its file has {is} bytes, not {said}"));
+                    continue;
                 }
                 Err(error) => {
-                    return Ok(Err(wrong_result(&format!(
-                        "its file cannot be read: {error}"
-                    ))));
+                    wrong.get_or_insert_with(|| format!("its file cannot be read: {error}"));
+                    continue;
                 }
             }
         } else {
@@ -349,7 +350,8 @@ fn value(frame: &Frame) -> Result<Result<Value, Fault>, Broken> {
                 .ok()
                 .and_then(|size| at.checked_add(size));
             let Some(end) = end.filter(|end| *end <= data.len()) else {
-                return Ok(Err(wrong_result("its parts are longer than its data")));
+                wrong.get_or_insert("its parts are longer than its data".to_owned());
+                continue;
             };
             let bytes = data.slice(at..end);
             at = end;
@@ -360,6 +362,9 @@ fn value(frame: &Frame) -> Result<Result<Value, Fault>, Broken> {
             content,
             tensor,
         });
+    }
+    if let Some(why) = wrong {
+        return Ok(Err(wrong_result(&why)));
     }
     Ok(Ok(Value {
         json: data.slice(..json),
@@ -511,7 +516,9 @@ mod tests {
     #[test]
     fn a_result_with_parts_is_taken_apart() {
         let meta = r#"{"json":4,"parts":[{"name":"x","size":2,"datatype":"INT8","shape":[2]},{"size":1}]}"#;
-        let value = value(&result(meta, b"null\x01\x02z")).unwrap().unwrap();
+        let value = value(&result(meta, b"null\x01\x02z"), true)
+            .unwrap()
+            .unwrap();
         assert_eq!(&value.json[..], b"null");
         assert_eq!(
             value.parts[0].tensor,
@@ -531,14 +538,14 @@ mod tests {
             r#"{"json":4,"parts":[{"size":18446744073709551615}]}"#,
             r#"{"json":4,"parts":[{"size":3,"file":"/no/such/file"}]}"#,
         ] {
-            let fault = value(&result(meta, b"nullabc")).unwrap().unwrap_err();
+            let fault = value(&result(meta, b"nullabc"), true).unwrap().unwrap_err();
             assert_eq!(
                 (fault.code, fault.reason),
                 (Code::Internal, "bad_result"),
                 "{meta}"
             );
         }
-        assert!(value(&result("[", b"")).is_err());
+        assert!(value(&result("[", b""), true).is_err());
     }
 
     #[test]
@@ -553,7 +560,7 @@ mod tests {
         let meta = |path: &Path, size| {
             format!(r#"{{"json":0,"parts":[{{"size":{size},"file":{path:?},"remove":true}}]}}"#)
         };
-        let kept = value(&result(&meta(&good, 3), b"")).unwrap().unwrap();
+        let kept = value(&result(&meta(&good, 3), b""), true).unwrap().unwrap();
         let Content::File(held) = &kept.parts[0].content else {
             panic!("a file")
         };
@@ -561,8 +568,36 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"abc");
         drop(kept);
         assert!(!good.exists() && std::fs::read(&path).is_err());
-        assert!(value(&result(&meta(&bad, 4), b"")).unwrap().is_err());
+        assert!(value(&result(&meta(&bad, 4), b""), true).unwrap().is_err());
         assert!(!bad.exists());
+    }
+
+    #[test]
+    fn a_worker_of_another_machine_names_no_file_of_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, b"abc").unwrap();
+        let meta =
+            format!(r#"{{"json":0,"parts":[{{"size":3,"file":{secret:?},"remove":true}}]}}"#);
+        let fault = value(&result(&meta, b""), false).unwrap().unwrap_err();
+        assert_eq!(fault.reason, "bad_result");
+        assert!(secret.exists());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_result_whose_first_part_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("large");
+        for first in [r#"{"size":9}"#, r#"{"size":1,"file":"/no/such/file"}"#] {
+            for json in [0, 7] {
+                std::fs::write(&file, b"abc").unwrap();
+                let meta = format!(
+                    r#"{{"json":{json},"parts":[{first},{{"size":3,"file":{file:?},"remove":true}}]}}"#
+                );
+                assert!(value(&result(&meta, b""), true).unwrap().is_err());
+                assert!(!file.exists(), "{meta}");
+            }
+        }
     }
 
     proptest! {
@@ -575,7 +610,7 @@ mod tests {
             ],
             data in proptest::collection::vec(any::<u8>(), 0..20),
         ) {
-            let _ = Incoming::read(Frame { kind, more: false, call: 1, meta: meta.into(), data: data.into() });
+            let _ = Incoming::read(Frame { kind, more: false, call: 1, meta: meta.into(), data: data.into() }, true);
         }
 
         #[test]

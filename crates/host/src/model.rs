@@ -74,6 +74,7 @@ impl Slot {
             call.version.clone_from(&about.version);
         }
         check_version(&call.version)?;
+        self.look_again(&call.version).await;
         let facts = Facts::of(method, &call);
         let revision = self.revision.load(Ordering::Relaxed);
         let (ticket, outcome) = self.group.submit(self.number, revision, call, facts)?;
@@ -99,6 +100,23 @@ impl Slot {
 /// that always name one (aipod's).
 pub(crate) fn is_default(version: &str) -> bool {
     matches!(version, "" | "default")
+}
+
+impl Slot {
+    /// A version that was not there a moment ago may have its folder by now.
+    async fn look_again(&self, version: &str) {
+        if self.group.is_unknown(version) {
+            let name = if version.is_empty() {
+                "default"
+            } else {
+                version
+            };
+            let folder = self.data.load().join("models").join(name);
+            if tokio::fs::try_exists(folder).await.unwrap_or(false) {
+                self.group.look_again(version);
+            }
+        }
+    }
 }
 
 /// A version is the name of a folder.
@@ -159,6 +177,7 @@ impl Model for Slot {
         if self.group.has(version) {
             return Ok(());
         }
+        self.look_again(version).await;
         let revision = self.revision.load(Ordering::Relaxed);
         let (ticket, outcome) = self.group.load(self.number, revision, version)?;
         let mut cancel = CancelOnDrop {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,6 +60,7 @@ impl Serving {
             name,
             group: Arc::clone(&group),
             spool: None,
+            ratio: Arc::new(u64::from(service.limits.ratio).into()),
             spec: Arc::new(Spec {
                 service: service.clone(),
                 revision: 1,
@@ -108,6 +109,8 @@ struct Keeper {
     name: Arc<str>,
     group: Arc<Group>,
     spool: Option<Arc<Spool>>,
+    /// `limits.ratio`, for all doors.
+    ratio: Arc<AtomicU64>,
     spec: Arc<Spec>,
     instances: BTreeMap<usize, (Instance, u64)>,
     ending: BTreeMap<usize, JoinHandle<()>>,
@@ -157,7 +160,12 @@ impl Keeper {
     /// Another configuration is wanted.
     async fn aim(&mut self, service: Service) {
         self.group.set(settings(&service));
-        self.group.set_most_versions(service.versions.max_loaded);
+        // What no worker knows of holds from now on, without new ones.
+        self.ratio
+            .store(u64::from(service.limits.ratio), Ordering::Relaxed);
+        if let Some(spool) = &self.spool {
+            spool.set_limits(uploads(&service));
+        }
         let before = &self.spec.service;
         if std::mem::discriminant(&before.run) != std::mem::discriminant(&service.run) {
             // Sockets of a model and ports of a command are different instances.
@@ -216,7 +224,13 @@ impl Keeper {
             Run::Python(_) => {
                 let path = socket(&self.shared.run_dir, &self.name, number);
                 let spool = self.spool()?;
-                let doorway = Doorway::open(path.clone(), slot.clone(), spool, &self.spec.service);
+                let doorway = Doorway::open(
+                    path.clone(),
+                    slot.clone(),
+                    spool,
+                    Arc::clone(&self.ratio),
+                    &self.spec.service,
+                );
                 Some(doorway.map_err(|source| HostError::Folder { path, source })?)
             }
         };
@@ -234,12 +248,8 @@ impl Keeper {
         if let Some(spool) = &self.spool {
             return Ok(Arc::clone(spool));
         }
-        let limits = &self.spec.service.limits;
         let path = self.shared.spool_dir.join(&*self.name);
-        let limits = SpoolLimits {
-            quota: limits.upload.bytes(),
-            resume: limits.resume.unwrap_or(Duration::ZERO),
-        };
+        let limits = uploads(&self.spec.service);
         let spool = Spool::open_beside(&path, &self.shared.own_dir.join(&*self.name), limits)
             .map_err(|source| HostError::Folder { path, source })?;
         self.spool = Some(Arc::clone(&spool));
@@ -319,6 +329,13 @@ fn as_workers_see(service: &Service) -> Service {
     seen
 }
 
+fn uploads(service: &Service) -> SpoolLimits {
+    SpoolLimits {
+        quota: service.limits.upload.bytes(),
+        resume: service.limits.resume.unwrap_or(Duration::ZERO),
+    }
+}
+
 fn settings(service: &Service) -> Settings {
     Settings {
         queue: service.limits.queue as usize,
@@ -326,6 +343,7 @@ fn settings(service: &Service) -> Settings {
         memory: service.limits.memory.bytes(),
         versions_memory: service.versions.memory.bytes(),
         start_timeout: service.start_timeout,
+        most_versions: service.versions.max_loaded,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which versions of its model a worker has in memory, and which goes when another must come.
 
+use tokio::time::Instant;
+
 /// The versions of one worker. The caller tells what it began and what the worker answered.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -12,6 +14,8 @@ pub(crate) struct Pool {
 struct Held {
     version: String,
     stage: Stage,
+    /// When its load began: what is on the disk later may be another model.
+    since: Instant,
     calls: usize,
     /// The pool's clock at the last call.
     used: u64,
@@ -22,6 +26,8 @@ struct Held {
 pub(crate) enum Stage {
     /// The worker was told to load it.
     Loading,
+    /// As `Loading`, but what is on the disk has changed since: it goes as soon as it is there.
+    Stale,
     /// Calls may come.
     Loaded,
     /// No new call; it goes with the last one.
@@ -94,18 +100,43 @@ impl Pool {
         self.held.push(Held {
             version: version.to_owned(),
             stage: Stage::Loading,
+            since: Instant::now(),
             calls: 0,
             used: self.clock,
         });
     }
 
-    /// The worker has loaded it.
-    pub(crate) fn finish(&mut self, version: &str) {
+    /// The worker has loaded it. False: it was outdated meanwhile, and is to be released now.
+    pub(crate) fn finish(&mut self, version: &str) -> bool {
+        match self.find_mut(version) {
+            Some(held) if held.stage == Stage::Stale => {
+                self.forget(version);
+                false
+            }
+            Some(held) => {
+                if held.stage == Stage::Loading {
+                    held.stage = Stage::Loaded;
+                }
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// When the load of a version began.
+    pub(crate) fn since(&self, version: &str) -> Option<Instant> {
+        self.find(version).map(|held| held.since)
+    }
+
+    /// What is on the disk has changed: no call from now on gets what was loaded before, nor what is being loaded.
+    /// True: it is to be released now.
+    pub(crate) fn outdate(&mut self, version: &str) -> bool {
         if let Some(held) = self.find_mut(version)
             && held.stage == Stage::Loading
         {
-            held.stage = Stage::Loaded;
+            held.stage = Stage::Stale;
         }
+        self.dismiss(version)
     }
 
     /// It is not there (any more): it did not load, or the worker was told to release it.
@@ -150,7 +181,7 @@ impl Pool {
                 held.stage = Stage::Leaving;
                 false
             }
-            Stage::Loading | Stage::Leaving => false,
+            Stage::Loading | Stage::Stale | Stage::Leaving => false,
         }
     }
 
@@ -212,6 +243,46 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_began_to_load_before_the_disk_changed_takes_no_call(
+            steps in proptest::collection::vec((0_u8..3, 0_u8..5), 1..200),
+        ) {
+            let mut pool = Pool::new(3);
+            // Whether the disk changed after the load had begun, and the calls.
+            let mut outdated = [false; 3];
+            let mut calls = [0_usize; 3];
+            for (version, step) in steps {
+                let name = version.to_string();
+                let index = usize::from(version);
+                match step {
+                    0 if pool.stage(&name).is_none() => {
+                        pool.begin(&name);
+                        outdated[index] = false;
+                    }
+                    1 if matches!(pool.stage(&name), Some(Stage::Loading | Stage::Stale)) => {
+                        let stays = pool.finish(&name);
+                        prop_assert_eq!(stays, !outdated[index]);
+                        prop_assert_eq!(pool.stage(&name).is_some(), stays);
+                    }
+                    2 => {
+                        let gone = pool.outdate(&name);
+                        prop_assert!(!gone || calls[index] == 0);
+                        outdated[index] = true;
+                    }
+                    3 if pool.takes_calls(&name) => {
+                        pool.enter(&name);
+                        calls[index] += 1;
+                    }
+                    4 if calls[index] > 0 => {
+                        pool.leave(&name);
+                        calls[index] -= 1;
+                    }
+                    _ => {}
+                }
+                prop_assert!(!(pool.takes_calls(&name) && outdated[index]));
+            }
+        }
+
         #[test]
         fn never_more_than_the_most_and_never_one_with_calls_goes(
             most in 1_u32..4, steps in proptest::collection::vec((0_u8..6, 0_u8..3), 1..200),

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::body::Body;
-use super::fault::too_large;
+use super::fault::result_too_large;
 use super::grpc::{self, CallHead};
 use super::{Door, heavy, kwargs, value};
 use crate::proto::ai::{Input, Output};
@@ -84,7 +84,7 @@ pub(super) async fn list(mut items: Items, most: u64) -> Result<Bytes, Fault> {
     while let Some(item) = items.receiver.recv().await {
         let json = value::whole(item?, most).await?;
         if (list.len() + json.len()) as u64 > most {
-            return Err(too_large("a list of a generator's items", most));
+            return Err(result_too_large("a list of a generator's items", most));
         }
         if list.len() > 1 {
             list.push(b',');

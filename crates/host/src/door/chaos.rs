@@ -211,7 +211,7 @@ impl Conversation {
             bad_arguments("the call has no first message with keyword arguments")
         })??;
         let options = &self.door.options;
-        let (most, ratio) = (options.message, options.ratio);
+        let (most, ratio) = (options.message, self.door.ratio());
         // Its size after decompression is not known before.
         let opening = tokio::task::spawn_blocking(move || {
             let text = inflate_whole(&first, most, ratio)?;
@@ -256,7 +256,6 @@ impl Conversation {
         announced: Announced,
         target: Target,
     ) -> Result<Option<Stored>, Fault> {
-        let options = &self.door.options;
         let (most, exact) = match (announced, &target) {
             (Announced::None, _) => {
                 // A method that takes one gets an empty one.
@@ -272,7 +271,7 @@ impl Conversation {
         let bounds = InflateBounds {
             most,
             exact,
-            ratio: options.ratio,
+            ratio: self.door.ratio(),
         };
         let stored = store(chunks, Form::Zstd(bounds), target).await?;
         let nothing = matches!(&stored.content, Content::Inline(bytes) if bytes.is_empty());
@@ -306,7 +305,7 @@ impl Conversation {
 
     async fn send(&self, value: Value) -> Result<(), Fault> {
         if !self.parts || value.parts.is_empty() {
-            let json = value::whole(value, u64::from(u32::MAX)).await?;
+            let json = value::whole(value, self.door.options.message).await?;
             return self.message(json).await;
         }
         self.message(Bytes::from(describe(&value)?)).await?;

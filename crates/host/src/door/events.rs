@@ -106,7 +106,7 @@ impl Writer {
 
     /// Writes items; the last event is given back.
     async fn events_of(&self, beginning: Beginning) -> Result<Bytes, Fault> {
-        let most = u64::from(u32::MAX);
+        let most = self.door.options.message;
         match beginning.await? {
             Begun::Value(value) => {
                 let json = value::whole(value, most).await?;

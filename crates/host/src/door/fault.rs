@@ -46,6 +46,10 @@ pub(crate) fn http_status(fault: &Fault) -> StatusCode {
     match (fault.code, fault.reason) {
         (Code::ResourceExhausted, "too_large" | "upload_quota") => StatusCode::PAYLOAD_TOO_LARGE,
         (Code::ResourceExhausted, "disk_full") => StatusCode::INSUFFICIENT_STORAGE,
+        // 429 would have clients try again, and 413 speaks of the request.
+        (Code::ResourceExhausted, "result_too_large" | "memory" | "memory_limit") => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
         (code, _) => grpc_status(code).to_http(),
     }
 }
@@ -194,7 +198,16 @@ pub(crate) fn bad_arguments(message: impl Into<String>) -> Fault {
     Fault::new(Code::InvalidArgument, "bad_arguments", message)
 }
 
-/// Something is larger than it may be.
+/// What the model gave is larger than it may be: no fault of the caller's.
+pub(crate) fn result_too_large(what: &str, most: u64) -> Fault {
+    Fault::new(
+        Code::ResourceExhausted,
+        "result_too_large",
+        format!("{what} may have at most {most} bytes (limits.message)"),
+    )
+}
+
+/// What the caller sent is larger than it may be.
 pub(crate) fn too_large(what: &str, most: u64) -> Fault {
     Fault::new(
         Code::ResourceExhausted,
@@ -241,5 +254,8 @@ mod tests {
         assert_eq!(status("too_large"), 413);
         assert_eq!(status("upload_quota"), 413);
         assert_eq!(status("disk_full"), 507);
+        for word in ["result_too_large", "memory", "memory_limit"] {
+            assert_eq!(status(word), 500, "{word}");
+        }
     }
 }

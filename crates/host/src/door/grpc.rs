@@ -21,7 +21,7 @@ use tidegate_wire::grpc::{GRPC_TIMEOUT, parse_timeout};
 use tokio::time::Instant;
 
 use super::body::Body;
-use super::fault::{grpc_response, put_grpc, too_large};
+use super::fault::{grpc_response, put_grpc, result_too_large, too_large};
 use super::{Door, heavy};
 use crate::{Code, Fault};
 
@@ -334,7 +334,7 @@ where
         Err(fault) => return grpc_response(&fault),
     };
     if output.encoded_len() as u64 > u64::from(u32::MAX) {
-        return grpc_response(&too_large("an answer", u64::from(u32::MAX)));
+        return grpc_response(&result_too_large("an answer", u64::from(u32::MAX)));
     }
     let mut frame = framed(&output);
     let mut gzip = false;

@@ -22,6 +22,7 @@ mod value;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, Version};
@@ -63,8 +64,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub struct DoorOptions {
     /// Most bytes of a message in memory (`limits.message`).
     pub message: u64,
-    /// Times its compressed size that an upload may have beyond the first 64 MiB (`limits.ratio`).
-    pub ratio: u64,
+    /// Times its compressed size that an upload may have beyond the first 64 MiB (`limits.ratio`); may change.
+    pub ratio: Arc<AtomicU64>,
     /// Requests of one stream of the Open Inference Protocol that run at a time, from 1.
     pub parallel: usize,
     /// Between two signs of life of a call that takes long: 1 s.
@@ -225,6 +226,11 @@ impl Door {
             return Ok(());
         }
         Err(not_ready())
+    }
+
+    /// The bound of an upload's compression, as it is now.
+    pub(crate) fn ratio(&self) -> u64 {
+        self.options.ratio.load(Ordering::Relaxed)
     }
 
     /// Resolves when the door closes.

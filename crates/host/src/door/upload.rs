@@ -86,7 +86,7 @@ pub(super) async fn raw(
         Some(b"zstd") => Form::Zstd(InflateBounds {
             most: u64::MAX,
             exact: false,
-            ratio: door.options.ratio,
+            ratio: door.ratio(),
         }),
         Some(_) => return Err(unknown_coding()),
     };

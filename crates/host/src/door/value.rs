@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::fault::too_large;
+use super::fault::result_too_large;
 use super::kwargs::{Pairs, put_name};
 use super::{heavy, tensor};
 use crate::{Code, Content, Fault, Part, Value};
@@ -19,17 +19,17 @@ pub(crate) async fn whole(value: Value, most: u64) -> Result<Bytes, Fault> {
             value.json
         });
     }
-    let mut size = value.json.len();
+    let size = value.json.len() as u64 + value.parts.iter().map(len).sum::<u64>();
+    if size > most {
+        return Err(result_too_large("a result in JSON", most));
+    }
     let mut parts = Vec::with_capacity(value.parts.len());
     for part in value.parts {
         let bytes = bytes_of(&part, most).await?;
-        size += bytes.len();
         parts.push((part, bytes));
     }
-    if size as u64 > most {
-        return Err(too_large("a result", most));
-    }
     let json = value.json;
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
     heavy(size, move || merged(&json, &parts)).await?
 }
 
@@ -105,7 +105,7 @@ pub(crate) async fn bytes_of(part: &Part, most: u64) -> Result<Bytes, Fault> {
         Content::Inline(bytes) => Ok(bytes.clone()),
         Content::File(file) => {
             if file.len() > most {
-                return Err(too_large("a part of a result in JSON", most));
+                return Err(result_too_large("a part of a result in JSON", most));
             }
             tokio::fs::read(file.path())
                 .await

@@ -9,11 +9,12 @@ use super::effects::Effects;
 use super::job::{Job, Outcome, What};
 use super::member::{Fate, Member, Running};
 use super::stream::{self, Flow};
-use super::{Group, State, send};
+use super::{Group, State, UNKNOWN, send};
 use crate::call::{Answer, Code, Fault, Items, Value};
 use crate::events::{self, Release};
 use crate::frame::Kind;
 use crate::message::{Incoming, Raised};
+use crate::versions::Stage;
 
 impl State {
     /// Takes what a worker sent, and gives it what it can do next.
@@ -28,6 +29,7 @@ impl State {
             messages.clear();
             return;
         };
+        self.members[index].state.pulse.heard();
         let now = Instant::now();
         let sent = self.members[index]
             .state
@@ -288,16 +290,23 @@ impl State {
     /// A method left another model on the disk: every worker lets go what it has in memory.
     fn reloaded(&mut self, index: usize, version: &str, effects: &mut Effects) {
         for other in 0..self.members.len() {
-            if other == index {
-                // This one has done so itself before it answered.
-                let pool = &mut self.members[index].pool;
-                if pool.dismiss(version) {
-                    pool.forget(version);
-                }
-            } else {
-                self.dismiss(other, version, Release::Asked, effects);
+            let member = &mut self.members[other];
+            // The worker that ran the method has let it go before it answered.
+            if member.pool.outdate(version) && other != index {
+                send::release(member, version, effects);
+                effects.event(
+                    member,
+                    events::What::Released {
+                        version: version.to_owned(),
+                        why: Release::Asked,
+                    },
+                );
             }
         }
+        self.unknown.retain(|(unknown, ..)| unknown != version);
+        // Those that start now may have loaded it before.
+        self.changed.retain(|(changed, _)| changed != version);
+        self.changed.push((version.to_owned(), Instant::now()));
     }
 
     fn loaded(
@@ -314,7 +323,7 @@ impl State {
         };
         let took = now.duration_since(loading.since);
         debug_assert!(version.is_empty() || version == loading.version);
-        member.pool.finish(&loading.version);
+        let stays = member.pool.finish(&loading.version);
         effects.event(
             member,
             events::What::Loaded {
@@ -327,6 +336,20 @@ impl State {
         } else {
             (self.load_time + took) / 2
         };
+        if !stays {
+            // Whoever waits for it waits for the next load.
+            let member = &mut self.members[index];
+            send::release(member, &loading.version, effects);
+            effects.event(
+                member,
+                events::What::Released {
+                    version: loading.version,
+                    why: Release::Asked,
+                },
+            );
+            self.pump_all(effects);
+            return;
+        }
         self.fulfil_loads(&loading.version, &Ok(()), effects);
         self.pump_all(effects);
     }
@@ -344,6 +367,7 @@ impl State {
             return false;
         };
         let version = loading.version;
+        let stale = member.pool.stage(&version) == Some(Stage::Stale);
         member.pool.forget(&version);
         let (message, traceback) = (raised.message.clone(), raised.traceback.clone());
         effects.event(
@@ -354,9 +378,22 @@ impl State {
                 traceback,
             },
         );
+        if stale {
+            // What did not load is on the disk no more: whoever waits gets what is.
+            self.pump_all(effects);
+            return true;
+        }
         let mut fault = raised.fault();
         if fault.reason == "model_error" {
             fault.reason = "load_failed";
+        }
+        if fault.reason == "unknown_version" {
+            self.unknown.retain(|(name, ..)| *name != version);
+            if self.unknown.len() == UNKNOWN {
+                self.unknown.pop_front();
+            }
+            let known = (version.clone(), Instant::now(), fault.clone());
+            self.unknown.push_back(known);
         }
         self.fulfil_loads(&version, &Err(fault.clone()), effects);
         // Those who asked at once get the same answer: each trying it again would take the worker for as long again.

@@ -37,8 +37,8 @@ enum Next {
 }
 
 impl State {
-    /// A new job: to a worker or to the queue. If a batch began, how long it may wait.
-    pub(super) fn arrive(&mut self, job: Box<Job>, effects: &mut Effects) -> Option<Duration> {
+    /// A new job: to a worker or to the queue.
+    pub(super) fn arrive(&mut self, job: Box<Job>, effects: &mut Effects) {
         let now = job.arrived;
         if let What::Call(_, facts) = &job.what
             && facts.batch.is_none()
@@ -46,15 +46,10 @@ impl State {
             && let Some((index, ahead)) = self.place(&job, now)
         {
             self.run(index, job, ahead, now, effects);
-            return None;
+            return;
         }
-        let lane = self.lanes.put(job);
+        self.lanes.put(job);
         self.pump_all(effects);
-        let lane = self.lanes.lane(lane);
-        match &lane.batch {
-            Some((_, batch)) if lane.len() == 1 => Some(Duration::from_micros(batch.max_delay_us)),
-            _ => None,
-        }
     }
 
     /// The worker that takes a call at once, and whether it waits in its socket.
@@ -101,7 +96,14 @@ impl State {
         effects: &mut Effects,
     ) {
         self.counts.waited_ns += now.saturating_duration_since(job.arrived).as_nanos() as u64;
-        if let Err((job, fault)) = send::call(&mut self.members[index], job, ahead, now, effects) {
+        if let Err((job, fault)) = send::call(
+            &self.group,
+            &mut self.members[index],
+            job,
+            ahead,
+            now,
+            effects,
+        ) {
             self.fail(job, fault, effects);
         }
     }
@@ -188,7 +190,7 @@ impl State {
             match member.pool.stage(&lane.version) {
                 Some(Stage::Loading) => return false,
                 Some(Stage::Loaded) => elsewhere = true,
-                Some(Stage::Leaving) | None => {}
+                Some(Stage::Stale | Stage::Leaving) | None => {}
             }
         }
         !elsewhere || now.duration_since(first.arrived) >= COPY_AFTER

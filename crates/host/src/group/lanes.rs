@@ -1,6 +1,7 @@
 //! Calls that wait for a worker: in the order in which they came, apart for each version and each batched method.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -37,6 +38,12 @@ impl Lanes {
             .iter()
             .enumerate()
             .filter(|(_, lane)| !lane.jobs.is_empty())
+    }
+
+    /// When the first of the batches that wait for time alone may go.
+    pub(super) fn next_ripe(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.lanes.iter().filter(|lane| !lane.is_ripe(now));
+        waiting.filter_map(Lane::ripens).min()
     }
 
     /// Whether a job would be the first in its lane.
@@ -146,8 +153,10 @@ impl Lane {
         self.jobs.front().map(|job| &**job)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.jobs.len()
+    /// When its first call has waited for long enough.
+    fn ripens(&self) -> Option<Instant> {
+        let (_, batch) = self.batch.as_ref()?;
+        Some(self.first()?.arrived + Duration::from_micros(batch.max_delay_us))
     }
 
     /// Whether its first call may go now: a batch waits until it is full or its first call has waited for long enough.
@@ -158,8 +167,7 @@ impl Lane {
             (Some((_, batch)), Some(first)) => {
                 self.jobs.len() >= batch.max_size as usize
                     || first.deaths > 0
-                    || now.duration_since(first.arrived).as_micros()
-                        >= u128::from(batch.max_delay_us)
+                    || now >= first.arrived + Duration::from_micros(batch.max_delay_us)
             }
         }
     }
@@ -169,7 +177,6 @@ impl Lane {
 mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
-    use std::time::Duration;
     use tokio::sync::oneshot;
 
     use super::super::job::Facts;

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::job::Job;
+use super::pulse::Pulse;
 use super::stream::Flow;
 use crate::call::Fault;
 use crate::versions::Pool;
@@ -52,6 +53,7 @@ pub(crate) struct Doing {
     pub(super) batches: Vec<(u64, usize)>,
     pub(super) loads: Vec<Loading>,
     pub(super) pace: Pace,
+    pub(super) pulse: Pulse,
     /// Whether it has answered any call.
     pub(super) answered: bool,
     /// What the calls that it runs are told when it has been killed.

@@ -15,6 +15,7 @@ mod fall;
 mod job;
 mod lanes;
 mod member;
+mod pulse;
 mod send;
 mod stream;
 mod tick;
@@ -22,6 +23,8 @@ mod tick;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -48,6 +51,11 @@ pub(crate) use stream::CancelOnDrop;
 /// Workers that a call may lose before it is given up: it may be what kills them.
 const DEATHS: u8 = 3;
 
+/// How long a version that is not there is taken as that: each look for it may cost one that is loaded its place.
+const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+/// Versions that are not there, of which that much is known.
+const UNKNOWN: usize = 256;
+
 /// What of a service's configuration concerns its calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -60,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) versions_memory: Option<u64>,
     /// How long a call waits while there is no worker.
     pub(crate) start_timeout: Duration,
+    /// Versions that a worker may have in memory.
+    pub(crate) most_versions: u32,
 }
 
 /// The workers of a service.
@@ -69,11 +79,14 @@ pub(crate) struct Group {
     events: Arc<dyn Events>,
     settings: ArcSwap<Settings>,
     state: Mutex<State>,
+    /// Whether `State::unknown` has anything, for who would ask at each call.
+    any_unknown: AtomicBool,
     itself: Weak<Group>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    group: Weak<Group>,
     members: Vec<Member>,
     lanes: Lanes,
     tickets: u64,
@@ -83,6 +96,12 @@ struct State {
     hopeless: Option<String>,
     /// How long loads take, for how long a version stays before another may take its place.
     load_time: Duration,
+    /// Versions whose files a method changed, and when: a worker that starts may have loaded them before.
+    changed: Vec<(String, Instant)>,
+    /// Versions that were asked for and are not there, the latest last.
+    unknown: VecDeque<(String, Instant, Fault)>,
+    /// When a batch that waits is to go; a task waits for it.
+    wake: Option<Instant>,
     counts: ServiceCounts,
 }
 
@@ -97,9 +116,11 @@ impl Group {
             events,
             settings: ArcSwap::from_pointee(settings),
             state: Mutex::new(State {
+                group: itself.clone(),
                 counts,
                 ..State::default()
             }),
+            any_unknown: AtomicBool::new(false),
             itself: itself.clone(),
         });
         tick::start(&group);
@@ -107,7 +128,11 @@ impl Group {
     }
 
     pub(crate) fn set(&self, settings: Settings) {
+        let most = settings.most_versions;
         self.settings.store(Arc::new(settings));
+        for member in &mut self.lock().members {
+            member.pool.set_most(most);
+        }
     }
 
     pub(crate) fn service(&self) -> &Arc<str> {
@@ -125,7 +150,16 @@ impl Group {
     /// Changes the state, then does what follows from it.
     fn change<T>(&self, change: impl FnOnce(&mut State, &mut Effects) -> T) -> T {
         let mut effects = Effects::default();
-        let result = change(&mut self.lock(), &mut effects);
+        let (result, wake) = {
+            let mut state = self.lock();
+            let result = change(&mut state, &mut effects);
+            let any = !state.unknown.is_empty();
+            self.any_unknown.store(any, Ordering::Relaxed);
+            (result, state.wake())
+        };
+        if let Some(due) = wake {
+            self.wake_at(due);
+        }
         effects.apply(&self.service, &*self.events);
         result
     }
@@ -180,8 +214,10 @@ impl Group {
             deaths: 0,
         });
         let queue = self.settings.load().queue;
-        let (ticket, timer) = self.change(|state, effects| {
-            let refused = state.refusal(queue);
+        let ticket = self.change(|state, effects| {
+            let refused = state
+                .refusal(queue)
+                .or_else(|| state.unknown(job.version()));
             state.counts.calls += 1;
             if let Some(fault) = refused {
                 *state.counts.faults.entry(fault.reason).or_default() += 1;
@@ -190,21 +226,24 @@ impl Group {
             state.tickets += 1;
             job.ticket = state.tickets;
             let ticket = job.ticket;
-            Ok((ticket, state.arrive(job, effects)))
+            state.arrive(job, effects);
+            Ok(ticket)
         })?;
-        if let Some(delay) = timer {
-            self.pump_after(delay);
-        }
         Ok((ticket, outcome))
     }
 
-    /// A batch is begun: it goes after this time, full or not.
-    fn pump_after(&self, delay: Duration) {
-        let (due, group) = (Instant::now() + delay, self.itself.clone());
+    /// A batch that waits goes then, full or not.
+    fn wake_at(&self, due: Instant) {
+        let group = self.itself.clone();
         tokio::spawn(async move {
             tokio::time::sleep_until(due).await;
             if let Some(group) = group.upgrade() {
-                group.change(State::pump_all);
+                group.change(|state, effects| {
+                    if state.wake == Some(due) {
+                        state.wake = None;
+                    }
+                    state.pump_all(effects);
+                });
             }
         });
     }
@@ -251,9 +290,22 @@ impl Group {
     }
 
     /// A worker is ready.
-    pub(crate) fn join(&self, member: Member) {
+    pub(crate) fn join(&self, mut member: Member) {
+        member.pool.set_most(self.settings.load().most_versions);
         self.change(|state, effects| {
             state.hopeless = None;
+            // Another class may know others.
+            state.unknown.clear();
+            for (version, changed) in &state.changed {
+                if member
+                    .pool
+                    .since(version)
+                    .is_some_and(|since| since <= *changed)
+                    && member.pool.outdate(version)
+                {
+                    send::release(&member, version, effects);
+                }
+            }
             state.counts.loads += member.pool.loaded().count() as u64;
             state.members.push(member);
             state.pump_all(effects);
@@ -366,6 +418,36 @@ impl Group {
         });
     }
 
+    /// Whether calls of a version are refused since it was not there a moment ago.
+    pub(crate) fn is_unknown(&self, version: &str) -> bool {
+        self.any_unknown.load(Ordering::Relaxed) && self.lock().unknown(version).is_some()
+    }
+
+    /// A version may be there by now.
+    pub(crate) fn look_again(&self, version: &str) {
+        self.change(|state, _| state.unknown.retain(|(unknown, ..)| unknown != version));
+    }
+
+    /// A call that runs can't go on: its caller is told, and its worker stops it.
+    fn end_running(&self, ticket: u64, fault: Fault) {
+        self.change(|state, effects| {
+            let of = |member: &mut Member| {
+                let running = member.find(ticket);
+                running.is_some_and(|running| running.fate == Fate::Wanted)
+            };
+            let Some(index) = state.members.iter_mut().position(of) else {
+                return;
+            };
+            state.reply_running(index, ticket, fault, effects);
+            let member = &mut state.members[index];
+            if let Some(running) = member.find(ticket) {
+                running.fate = Fate::Abandoned;
+            }
+            member.link.out().put(Kind::Cancel, ticket, b"", b"");
+            effects.flush(&member.link);
+        });
+    }
+
     /// Whether a worker takes calls of a version.
     pub(crate) fn has(&self, version: &str) -> bool {
         self.lock()
@@ -399,12 +481,6 @@ impl Group {
         })
     }
 
-    pub(crate) fn set_most_versions(&self, most: u32) {
-        for member in &mut self.lock().members {
-            member.pool.set_most(most);
-        }
-    }
-
     pub(crate) fn counts(&self) -> ServiceCounts {
         let state = self.lock();
         ServiceCounts {
@@ -420,6 +496,19 @@ impl Group {
 }
 
 impl State {
+    /// When somebody must look again, unless that was told already: no worker's word brings a batch on its way that is not full.
+    fn wake(&mut self) -> Option<Instant> {
+        if self.lanes.waiting() == 0 {
+            return None;
+        }
+        let due = self.lanes.next_ripe(Instant::now())?;
+        if self.wake.is_some_and(|wake| wake <= due) {
+            return None;
+        }
+        self.wake = Some(due);
+        Some(due)
+    }
+
     /// Why no call is taken.
     fn refusal(&self, queue: usize) -> Option<Fault> {
         if self.closed {
@@ -446,6 +535,12 @@ impl State {
             ));
         }
         None
+    }
+
+    /// Why calls of a version are refused that was not there a moment ago.
+    fn unknown(&self, version: &str) -> Option<Fault> {
+        let (.., since, fault) = self.unknown.iter().find(|(name, ..)| name == version)?;
+        (since.elapsed() < UNKNOWN_FOR).then(|| fault.clone())
     }
 
     /// Ends a job without an answer.

@@ -1,18 +1,19 @@
 //! Puts calls on a worker's link.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::Group;
 use super::effects::Effects;
 use super::job::{Boxed, Job, What};
 use super::member::{Fate, Loading, Member, Running};
-use super::stream::CREDIT;
-use crate::call::{Call, Fault, Spooled};
+use super::stream::FIRST;
+use crate::call::{Call, Code, Fault, Spooled};
 use crate::frame::{Kind, PIECE};
 use crate::message::{Parts, put_json_text};
 use crate::worker::link::Link;
@@ -22,6 +23,7 @@ use crate::worker::link::Link;
 /// # Errors
 /// It can't be sent to this worker; the job is given back with why.
 pub(super) fn call(
+    group: &Weak<Group>,
     member: &mut Member,
     job: Box<Job>,
     ahead: bool,
@@ -40,7 +42,7 @@ pub(super) fn call(
     put_target(&mut meta, call);
     put_deadline(&mut meta, call, now);
     if facts.stream {
-        let _ = write!(meta, ",\"credit\":{CREDIT}");
+        let _ = write!(meta, ",\"credit\":{FIRST}");
     }
     meta.put_slice(parts.meta.as_bytes());
     meta.put_u8(b'}');
@@ -57,7 +59,18 @@ pub(super) fn call(
     }
     let want = parts.stream.map(|file| {
         let (want, wanted) = mpsc::unbounded_channel();
-        tokio::spawn(input(Arc::clone(&member.link), job.ticket, file, wanted));
+        let (group, ticket) = (group.clone(), job.ticket);
+        let sent = input(Arc::clone(&member.link), ticket, file, wanted);
+        tokio::spawn(async move {
+            if let Err(error) = sent.await {
+                tracing::error!(%error, "an input cannot be read");
+                let fault =
+                    Fault::new(Code::Internal, "spool", "the host could not read the input");
+                if let Some(group) = group.upgrade() {
+                    group.end_running(ticket, fault);
+                }
+            }
+        });
         want
     });
     effects.flush(&member.link);
@@ -71,7 +84,7 @@ pub(super) fn call(
         batch: None,
         fate: Fate::Wanted,
         items: None,
-        credit: CREDIT,
+        credit: FIRST,
         want,
     });
     Ok(())
@@ -123,7 +136,7 @@ pub(super) fn batch(
             batch: Some(ticket),
             fate: Fate::Wanted,
             items: None,
-            credit: CREDIT,
+            credit: FIRST,
             want: None,
         });
     }
@@ -185,37 +198,31 @@ fn put_deadline(meta: &mut BytesMut, call: &Call, now: Instant) {
 }
 
 /// Sends a file to a worker that does not see it, as fast as the worker wants it.
+///
+/// # Errors
+/// It can't be read to its end; the worker waits for the rest.
 async fn input(
     link: Arc<Link>,
     ticket: u64,
     file: Arc<dyn Spooled>,
     mut wanted: mpsc::UnboundedReceiver<u64>,
-) {
-    let Ok(mut source) = tokio::fs::File::open(file.path()).await else {
-        // The worker waits for it: the call is ended there, and told as cancelled here.
-        link.send(Kind::Cancel, ticket, b"");
-        return;
-    };
+) -> std::io::Result<()> {
+    let mut source = tokio::fs::File::open(file.path()).await?;
     let (mut left, mut credit) = (file.len(), 0_u64);
     loop {
         while credit == 0 {
             match wanted.recv().await {
                 Some(bytes) => credit = credit.saturating_add(bytes),
                 // The call has ended.
-                None => return,
+                None => return Ok(()),
             }
         }
         let mut piece =
             BytesMut::with_capacity(PIECE.min(usize::try_from(left.min(credit)).unwrap_or(PIECE)));
         let mut limited = (&mut source).take(left.min(credit).min(PIECE as u64));
         while limited.limit() > 0 {
-            match limited.read_buf(&mut piece).await {
-                Ok(0) | Err(_) if left > piece.len() as u64 && piece.is_empty() => {
-                    link.send(Kind::Cancel, ticket, b"");
-                    return;
-                }
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
+            if limited.read_buf(&mut piece).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
         }
         left -= piece.len() as u64;
@@ -224,7 +231,7 @@ async fn input(
             .put_piece(Kind::Data, ticket, left > 0, piece.freeze());
         link.flush();
         if left == 0 {
-            return;
+            return Ok(());
         }
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::effects::Effects;
 use super::member::Fate;
+use super::pulse::{Beat, DEAF};
 use super::{Group, Settings, State, no_worker};
 use crate::call::{Code, Fault};
 use crate::events::Release;
@@ -19,6 +20,9 @@ const BUSY: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(500);
 /// A call beyond its time has so long to stop before its worker is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// Added to `start_timeout` where a start must be over for certain.
+const SURELY: Duration = Duration::from_secs(60);
 
 /// Starts the group's clock. It ends with the group.
 pub(super) fn start(group: &Arc<Group>) {
@@ -51,6 +55,7 @@ impl State {
         }
         for index in 0..self.members.len() {
             self.weigh(index, settings, effects);
+            self.feel(index, now, effects);
         }
         // Calls wait for a worker that starts, but not for ever.
         if self.members.is_empty() {
@@ -66,6 +71,10 @@ impl State {
                 );
             }
         }
+        // No start that is under way can have begun before.
+        let longest = settings.start_timeout + SURELY;
+        self.changed
+            .retain(|(_, changed)| now.duration_since(*changed) < longest);
         self.recall(now, effects);
         self.pump_all(effects);
     }
@@ -111,6 +120,30 @@ impl State {
                 member.link.out().put(Kind::Cancel, ticket, b"", b"");
                 effects.flush(&member.link);
             }
+        }
+    }
+
+    /// Ends a worker that hangs.
+    fn feel(&mut self, index: usize, now: Instant, effects: &mut Effects) {
+        let member = &mut self.members[index];
+        let oldest = member
+            .state
+            .running
+            .iter()
+            .filter_map(|one| one.started)
+            .min();
+        let pid = member.pid;
+        let spent = || pid.and_then(memory::processor_time);
+        match member.state.pulse.look(now, oldest, spent) {
+            Beat::Nothing => {}
+            Beat::Ping => {
+                member.link.out().put(Kind::Ping, 0, b"", b"");
+                effects.flush(&member.link);
+            }
+            Beat::Dead => member.kill(format!(
+                "it hung: for {} s it neither answered nor computed",
+                DEAF.as_secs()
+            )),
         }
     }
 

@@ -14,6 +14,7 @@ use super::Spec;
 use super::live::{Death, Live, Tell, Unstarted};
 use super::model::Teller;
 use crate::events::What;
+use crate::group::Group;
 use crate::host::Shared;
 use crate::model::Slot;
 use crate::worker::memory;
@@ -95,12 +96,7 @@ pub(super) async fn start(
     }
     let (tell, told) = mpsc::unbounded_channel();
     let (dead, death) = oneshot::channel();
-    tokio::spawn(watch(
-        process,
-        spec.service.limits.memory.bytes(),
-        told,
-        dead,
-    ));
+    tokio::spawn(watch(process, Arc::clone(&slot.group), told, dead));
     let mut live = Live::new(spec.revision, started, tell, death);
     live.pid = Some(pid);
     live.port = Some(port);
@@ -149,7 +145,7 @@ fn with_port(word: &str, port: u16) -> String {
 
 async fn watch(
     mut process: Process,
-    memory: Option<u64>,
+    group: Arc<Group>,
     mut told: mpsc::UnboundedReceiver<Tell>,
     dead: oneshot::Sender<Death>,
 ) {
@@ -167,9 +163,11 @@ async fn watch(
                     break "the host is ending".to_owned();
                 }
             },
-            () = tokio::time::sleep(WEIGH), if memory.is_some() && killed.is_none() => {
-                let (bound, resident) = (memory.unwrap_or(u64::MAX), memory::resident(process.pid()).unwrap_or(0));
-                if resident > bound {
+            () = tokio::time::sleep(WEIGH), if killed.is_none() => {
+                let over = group.settings().memory.and_then(|bound| {
+                    memory::resident(process.pid()).filter(|resident| *resident > bound).map(|resident| (bound, resident))
+                });
+                if let Some((bound, resident)) = over {
                     killed = Some(format!("it took {resident} bytes of memory; `limits.memory` allows {bound}"));
                     process.kill();
                 }

@@ -467,7 +467,8 @@ async fn start(
     spec: &Arc<Spec>,
     epoch: u64,
 ) -> Result<Live, Unstarted> {
-    let limit = spec.service.start_timeout;
+    // Of the configuration as it is now; `spec` may be older where no new worker was needed.
+    let limit = slot.group.settings().start_timeout;
     let unfit = command::Unfit::default();
     let ready = async {
         match &spec.service.run {

@@ -162,7 +162,7 @@ impl Kept {
         let ttl = self
             .spool
             .upgrade()
-            .map_or(Duration::ZERO, |spool| spool.limits.resume);
+            .map_or(Duration::ZERO, |spool| spool.limits().resume);
         let touched = *self.touched.lock().unwrap_or_else(PoisonError::into_inner);
         ttl.saturating_sub(touched.elapsed())
     }
@@ -513,7 +513,7 @@ fn read(spool: &Arc<Spool>, part: &Path) -> Option<Kept> {
     let note = note(part)?;
     let about = fs::metadata(part).ok()?;
     let age = about.modified().ok()?.elapsed().unwrap_or_default();
-    if age >= spool.limits.resume {
+    if age >= spool.limits().resume {
         return None;
     }
     let at = Instant::now().checked_sub(age)?;

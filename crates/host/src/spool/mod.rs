@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::{Code, Fault};
 
 /// Bounds of a spool.
@@ -38,7 +40,7 @@ pub struct Spool {
     folder: PathBuf,
     /// For files of one call.
     calls: PathBuf,
-    limits: SpoolLimits,
+    limits: ArcSwap<SpoolLimits>,
     used: AtomicU64,
     next: AtomicU64,
     kept: Mutex<HashMap<String, Arc<Kept>>>,
@@ -64,7 +66,7 @@ impl Spool {
         let spool = Arc::new(Self {
             folder: folder.to_owned(),
             calls: calls.to_owned(),
-            limits,
+            limits: ArcSwap::from_pointee(limits),
             used: AtomicU64::new(0),
             next: AtomicU64::new(0),
             kept: Mutex::new(HashMap::new()),
@@ -77,6 +79,15 @@ impl Spool {
         }
         kept::find(&spool)?;
         Ok(spool)
+    }
+
+    /// Other bounds hold from now on; what is there already stays.
+    pub fn set_limits(&self, limits: SpoolLimits) {
+        self.limits.store(Arc::new(limits));
+    }
+
+    fn limits(&self) -> SpoolLimits {
+        **self.limits.load()
     }
 
     /// Bytes that are in use.
@@ -104,7 +115,7 @@ impl Spool {
 
     /// Refuses an input that can't fit before a byte of it was sent.
     pub(crate) fn fits(&self, bytes: u64) -> Result<(), Fault> {
-        if bytes > self.limits.quota.saturating_sub(self.used()) {
+        if bytes > self.limits().quota.saturating_sub(self.used()) {
             return Err(self.full());
         }
         Ok(())
@@ -112,10 +123,10 @@ impl Spool {
 
     /// Takes bytes of the quota.
     fn take(&self, bytes: u64) -> Result<(), Fault> {
+        let quota = self.limits().quota;
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes)
-                    .filter(|sum| *sum <= self.limits.quota)
+                used.checked_add(bytes).filter(|sum| *sum <= quota)
             })
             .map(|_| ())
             .map_err(|_| self.full())
@@ -131,7 +142,7 @@ impl Spool {
             "upload_quota",
             format!(
                 "uploads under way may take {} bytes together (limits.upload)",
-                self.limits.quota
+                self.limits().quota
             ),
         )
     }

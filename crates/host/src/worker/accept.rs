@@ -218,6 +218,7 @@ impl Expected {
                     };
                     if let Some(sought) = sought {
                         tracing::debug!(pid = hello.pid, epoch = hello.epoch, "worker connected");
+                        reader.set_files(files);
                         let connection = Connection {
                             reader,
                             link: Link::new(write),

@@ -16,6 +16,7 @@ pub(crate) struct Reader {
     read: BytesMut,
     gather: Gather,
     longest: u64,
+    files: bool,
 }
 
 impl std::fmt::Debug for Reader {
@@ -51,7 +52,13 @@ impl Reader {
             read: BytesMut::new(),
             gather: Gather::new(longest),
             longest,
+            files: false,
         }
+    }
+
+    /// Whether the worker sees the same files, so that a result may be one; at first not.
+    pub(crate) fn set_files(&mut self, files: bool) {
+        self.files = files;
     }
 
     /// The bound on messages from now on.
@@ -91,7 +98,7 @@ impl Reader {
         loop {
             while let Some(frame) = frame::take(&mut self.read)? {
                 match self.gather.add(frame)? {
-                    Gathered::Whole(frame) => into.push(Incoming::read(frame)?),
+                    Gathered::Whole(frame) => into.push(Incoming::read(frame, self.files)?),
                     Gathered::Partly => {}
                     Gathered::TooLong(kind, call) => into.push(self.too_long(kind, call)?),
                 }

@@ -346,7 +346,7 @@ pub(crate) fn with(heartbeat: Duration) -> Served {
     let options = DoorOptions {
         parallel: 2,
         message: MESSAGE,
-        ratio: 1000,
+        ratio: Arc::new(1000.into()),
         heartbeat,
         spool: spool.clone(),
     };

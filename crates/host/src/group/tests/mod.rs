@@ -1,6 +1,7 @@
 //! Dispatch with workers that do what the test says, over real sockets.
 
 mod calls;
+mod changes;
 mod deaths;
 mod streams;
 mod versions;
@@ -51,11 +52,55 @@ impl Fake {
         most: u32,
         revision: u64,
     ) -> Self {
-        let (ours, stream) = UnixStream::pair().unwrap();
-        let (read, write) = Socket::new(ours).unwrap().split().unwrap();
+        Self::join_from(group, id, slot, concurrency, most, revision, true)
+    }
+
+    /// `files`: whether it is of this machine.
+    fn join_from(
+        group: &Arc<Group>,
+        id: u64,
+        slot: usize,
+        concurrency: u32,
+        most: u32,
+        revision: u64,
+        files: bool,
+    ) -> Self {
+        group.set(Settings {
+            most_versions: most,
+            ..(*group.settings()).clone()
+        });
         let mut pool = Pool::new(most);
         pool.begin("");
         pool.finish("");
+        Self::join_all(group, id, slot, concurrency, revision, files, pool, None)
+    }
+
+    /// With these versions.
+    fn join_with(group: &Arc<Group>, id: u64, pool: Pool) -> Self {
+        Self::join_all(group, id, 0, 1, 1, true, pool, None)
+    }
+
+    /// With this process.
+    fn join_of(group: &Arc<Group>, id: u64, pid: Option<u32>) -> Self {
+        let mut pool = Pool::new(1);
+        pool.begin("");
+        pool.finish("");
+        Self::join_all(group, id, 0, 1, 1, true, pool, pid)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that a test may ask for")]
+    fn join_all(
+        group: &Arc<Group>,
+        id: u64,
+        slot: usize,
+        concurrency: u32,
+        revision: u64,
+        files: bool,
+        pool: Pool,
+        pid: Option<u32>,
+    ) -> Self {
+        let (ours, stream) = UnixStream::pair().unwrap();
+        let (read, write) = Socket::new(ours).unwrap().split().unwrap();
         let (kill, kills) = mpsc::unbounded_channel();
         let link = Link::new(Writer::Unix(write));
         let instance = format!("test-{slot}").into();
@@ -64,9 +109,9 @@ impl Fake {
             slot,
             revision,
             instance,
-            None,
+            pid,
             link,
-            true,
+            files,
             concurrency,
             pool,
             kill,
@@ -114,6 +159,17 @@ impl Fake {
         frame.call
     }
 
+    /// The next frame that gives no credit, which cancels a call.
+    async fn cancelled(&mut self) -> u64 {
+        loop {
+            let frame = self.next().await;
+            if frame.kind != Kind::Credit {
+                assert_eq!(frame.kind, Kind::Cancel);
+                return frame.call;
+            }
+        }
+    }
+
     /// Nothing was sent to it before this.
     async fn expect_nothing(&mut self) {
         let read = tokio::time::timeout(Duration::from_millis(30), self.next()).await;
@@ -140,6 +196,7 @@ fn settings() -> Settings {
         memory: None,
         versions_memory: None,
         start_timeout: Duration::from_secs(60),
+        most_versions: 1,
     }
 }
 

@@ -89,8 +89,7 @@ async fn a_dropped_stream_is_cancelled_and_a_deadline_ends_one() {
     let call = worker.call("dropped").await;
     worker.send(Kind::Item, call, "", b"1").await;
     drop(outcome.await.unwrap().unwrap());
-    let cancel = worker.next().await;
-    assert_eq!((cancel.kind, cancel.call), (Kind::Cancel, call));
+    assert_eq!(worker.cancelled().await, call);
 
     let late = Call {
         deadline: Some(Instant::now() + Duration::from_millis(20)),
@@ -118,7 +117,7 @@ async fn a_dropped_stream_is_cancelled_and_a_deadline_ends_one() {
         items.receiver.recv().await.unwrap().unwrap_err().code,
         Code::DeadlineExceeded
     );
-    assert_eq!(worker.next().await.kind, Kind::Cancel);
+    assert_eq!(worker.cancelled().await, call);
 }
 
 #[tokio::test]

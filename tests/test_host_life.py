@@ -314,6 +314,37 @@ def test_what_a_model_prints_is_in_the_log(serve, channel):
     until(lambda: host.logs().count("a line of the model") >= 2, 10, "both lines")
 
 
+CHATTY = EXAMPLE.replace('"""Gives back what it got, and who it is."""', 'print("x" * 2000, flush=True)\n        print("y" * 2000, file=sys.stderr, flush=True)')
+
+
+def test_a_reader_of_the_log_that_stalls_holds_up_no_call(serve, channel, tmp_path):
+    fifo = tmp_path / "log"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        host = serve("Example", source=CHATTY, prefix=("sh", "-c", f'exec "$0" "$@" 2>{fifo}'))
+        ch = channel(host.port)
+        # 4 MiB of lines beyond what the pipe and the queue take; and then some.
+        for number in range(3000):
+            assert call(ch, kwargs={"a": number}, timeout=20)["kwargs"] == {"a": number}
+        beats = Chaos(ch, "slow", {"seconds": 3.0})
+        assert beats.result() and beats.heartbeats >= 2
+        # It reads again: the log goes on, and says that something is missing.
+        os.set_blocking(reader, True)
+        seen = b""
+        while b"lines of the log were dropped" not in seen[-100_000:]:
+            piece = os.read(reader, 1 << 20)
+            assert piece, "the log has ended"
+            seen += piece
+        drain = threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(reader, 1 << 20), b"")])
+        drain.start()
+        host.end()
+        drain.join(20)
+        assert not drain.is_alive()
+    finally:
+        os.close(reader)
+
+
 def test_a_model_that_crashes_at_every_start_is_told_and_tried_again(serve, channel, tmp_path):
     flag = tmp_path / "fit"
     source = f"import os, signal\nif not os.path.exists({str(flag)!r}):\n    os.kill(os.getpid(), signal.SIGKILL)\n" + EXAMPLE
@@ -356,6 +387,40 @@ def test_versions_are_loaded_once_and_the_least_used_goes(serve, channel, tmp_pa
     assert lines().count("v2") == 1
     call(ch, version="v1")
     assert lines().count("v1") == 2
+
+
+def test_a_version_that_is_not_there_costs_the_loaded_one_its_place_once(serve, channel, tmp_path):
+    loads = tmp_path / "loads"
+    source = LOADS.replace("\\\\n", "\\n") + '        if version not in ("default", "v1") and not self.model_dir(mkdir=False).exists():\n            raise FileNotFoundError("no weights")\n'
+    host = serve("Counted", source=source, env={"LOADS": str(loads)})
+    ch = channel(host.port)
+    assert call(ch, version="v1")["version"] == "v1"
+    for _ in range(5):
+        code, _, metadata = failure(lambda: call(ch, version="v7"))
+        assert (code, metadata["x-tidegate-error"]) == ("NOT_FOUND", "unknown_version")
+        assert call(ch, version="v1")["version"] == "v1"
+    lines = loads.read_text().split()
+    assert lines.count("v7") == 1 and lines.count("v1") == 2, lines
+    # Its folder comes: it is there at once.
+    (host.data / "models" / "v7").mkdir(parents=True)
+    assert call(ch, version="v7")["version"] == "v7"
+
+
+def test_bounds_that_no_worker_knows_of_follow_a_reload_without_new_workers(tidegate, tmp_path, channel):
+    def config(**limits):
+        return {"routes": [route([{"service": "example"}])], "services": [service(tmp_path, limits=limits)]}
+
+    host = tidegate(config(upload="8MiB"))
+    until(lambda: call(channel(host.port)), 20)
+    before = workers(host)
+    body = os.urandom(2 << 20)
+    post = lambda: host.request("POST", "/example/digest", [("content-type", "application/octet-stream")], body)  # noqa: E731
+    assert post().status == 200
+    host.reload(config(upload="1MiB"))
+    until(lambda: post().status == 413, 10, "the bound of uploads is followed")
+    host.reload(config(upload="8MiB"))
+    until(lambda: post().status == 200, 10, "the bound of uploads is followed again")
+    assert workers(host) == before
 
 
 def limited(tmp_path, **limits):

@@ -35,48 +35,51 @@ impl Board {
         change: impl FnOnce(&mut InstanceState),
     ) {
         let mut states = self.lock();
-        let state = states
-            .entry((Arc::clone(service), number))
-            .or_insert_with(|| InstanceState {
-                service: Arc::clone(service),
-                instance: instance_name(service, number),
-                address: None,
-                revision: 0,
-                state: State::Starting,
-                since: SystemTime::now(),
-                pid: None,
-                restarts: 0,
-                cause: None,
-                certain: false,
-                versions: Vec::new(),
-                retryable: None,
-                in_flight: 0,
-                memory: 0,
-            });
+        let key = (Arc::clone(service), number);
+        let new = !states.contains_key(&key);
+        let state = states.entry(key).or_insert_with(|| InstanceState {
+            service: Arc::clone(service),
+            instance: instance_name(service, number),
+            address: None,
+            revision: 0,
+            state: State::Starting,
+            since: SystemTime::now(),
+            pid: None,
+            restarts: 0,
+            cause: None,
+            certain: false,
+            versions: Vec::new(),
+            retryable: None,
+            in_flight: 0,
+            memory: 0,
+        });
         let before = state.clone();
         change(state);
         if before.state != state.state {
             state.since = SystemTime::now();
         }
-        if before != *state || before.revision == 0 {
+        if new || before != *state {
             self.tell(&states);
         }
     }
 
-    /// Renews what is known of an instance that there is.
-    pub(crate) fn refresh(
+    /// Renews what is known of instances that there are, and tells of it once.
+    pub(crate) fn refresh<T>(
         &self,
-        service: &Arc<str>,
-        number: usize,
-        change: impl FnOnce(&mut InstanceState),
+        found: impl IntoIterator<Item = (Arc<str>, usize, T)>,
+        change: impl Fn(&mut InstanceState, T),
     ) {
         let mut states = self.lock();
-        if let Some(state) = states.get_mut(&(Arc::clone(service), number)) {
-            let before = state.clone();
-            change(state);
-            if before != *state {
-                self.tell(&states);
+        let mut changed = false;
+        for (service, number, what) in found {
+            if let Some(state) = states.get_mut(&(service, number)) {
+                let before = state.clone();
+                change(state, what);
+                changed |= before != *state;
             }
+        }
+        if changed {
+            self.tell(&states);
         }
     }
 
@@ -109,4 +112,31 @@ impl Board {
 /// The service's name, `-`, and the number.
 pub(crate) fn instance_name(service: &str, number: usize) -> Arc<str> {
     format!("{service}-{number}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_at_all_instances_is_told_once_and_only_if_something_has_changed() {
+        let board = Board::new();
+        let service: Arc<str> = "m".into();
+        let mut seen = board.watch();
+        for number in 0..3 {
+            board.update(&service, number, |_| {});
+            assert!(seen.has_changed().unwrap(), "a new instance is news");
+            assert_eq!(seen.borrow_and_update().len(), number + 1);
+        }
+        let look = |memory: u64| {
+            let found = (0..4).map(|number| (Arc::clone(&service), number, memory));
+            board.refresh(found, |state, memory| state.memory = memory);
+        };
+        look(7);
+        // One that is not there is not made.
+        assert_eq!(seen.borrow_and_update().len(), 3);
+        assert!(seen.borrow().iter().all(|state| state.memory == 7));
+        look(7);
+        assert!(!seen.has_changed().unwrap());
+    }
 }

@@ -311,17 +311,19 @@ async fn look(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        for slot in shared.slots.all() {
-            let (versions, in_flight) = slot.group.doing(slot.member.load(Ordering::Relaxed));
-            let service: Arc<str> = slot.group.service().clone();
-            shared.board.refresh(&service, slot.number, |state| {
-                state.in_flight = in_flight;
-                state.memory = state.pid.and_then(memory::resident).unwrap_or(0);
-                if state.state == crate::state::State::Ready {
-                    state.versions = versions;
-                }
-            });
-        }
+        let doing = shared.slots.all().into_iter().map(|slot| {
+            let doing = slot.group.doing(slot.member.load(Ordering::Relaxed));
+            (slot.group.service().clone(), slot.number, doing)
+        });
+        // Groups are asked before the board is held.
+        let doing: Vec<_> = doing.collect();
+        shared.board.refresh(doing, |state, (versions, in_flight)| {
+            state.in_flight = in_flight;
+            state.memory = state.pid.and_then(memory::resident).unwrap_or(0);
+            if state.state == crate::state::State::Ready {
+                state.versions = versions;
+            }
+        });
     }
 }
 

@@ -5,6 +5,7 @@
 //! an [`Answer`] or a [`Fault`]; neither knows of the other more than the [`Model`] trait.
 
 mod backoff;
+mod blocking;
 mod board;
 mod call;
 mod checks;

@@ -129,12 +129,11 @@ impl Raised {
 
 /// Reasons are a fixed set: programs depend on them. What a worker says beyond is told by the code.
 fn reason(said: &str, code: Code) -> &'static str {
-    const KNOWN: [&str; 16] = [
+    const KNOWN: [&str; 15] = [
         "model_error",
         "bad_arguments",
         "bad_result",
         "bad_version",
-        "unserialisable_result",
         "unknown_method",
         "unknown_version",
         "load_failed",

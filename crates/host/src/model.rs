@@ -1,5 +1,6 @@
 //! An instance as its door sees it.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::blocking::in_place;
 use crate::call::{About, Answer, Call, Code, Fault, Model, Version};
 use crate::group::{CancelOnDrop, Facts, Group};
 
@@ -133,6 +135,15 @@ fn check_version(version: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Names of the folders in a folder.
+fn folders(path: &std::path::Path) -> Vec<OsString> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.file_name())
+        .collect()
+}
+
 #[async_trait]
 impl Model for Slot {
     fn about(&self) -> Arc<About> {
@@ -213,12 +224,9 @@ impl Model for Slot {
             .into_iter()
             .map(|name| Version { name, loaded: true })
             .collect();
-        let folders = std::fs::read_dir(self.data.load().join("models"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        for folder in folders.filter(|folder| folder.file_type().is_ok_and(|kind| kind.is_dir())) {
-            let Ok(mut name) = folder.file_name().into_string() else {
+        let data = self.data.load().join("models");
+        for name in in_place(|| folders(&data)) {
+            let Ok(mut name) = name.into_string() else {
                 continue;
             };
             if name == "default" {

@@ -14,8 +14,8 @@ pub(crate) struct Pool {
 struct Held {
     version: String,
     stage: Stage,
-    /// When its load began: what is on the disk later may be another model.
-    since: Instant,
+    /// When its load began, if that is known: what is on the disk later may be another model.
+    since: Option<Instant>,
     calls: usize,
     /// The pool's clock at the last call.
     used: u64,
@@ -95,12 +95,21 @@ impl Pool {
 
     /// The worker is told to load it.
     pub(crate) fn begin(&mut self, version: &str) {
+        self.put(version, Stage::Loading, Some(Instant::now()));
+    }
+
+    /// The worker has had it for nobody knows how long.
+    pub(crate) fn keep(&mut self, version: &str) {
+        self.put(version, Stage::Loaded, None);
+    }
+
+    fn put(&mut self, version: &str, stage: Stage, since: Option<Instant>) {
         self.clock += 1;
         debug_assert!(self.find(version).is_none(), "loaded once");
         self.held.push(Held {
             version: version.to_owned(),
-            stage: Stage::Loading,
-            since: Instant::now(),
+            stage,
+            since,
             calls: 0,
             used: self.clock,
         });
@@ -123,9 +132,10 @@ impl Pool {
         }
     }
 
-    /// When the load of a version began.
-    pub(crate) fn since(&self, version: &str) -> Option<Instant> {
-        self.find(version).map(|held| held.since)
+    /// Whether the load of a version may have begun before then.
+    pub(crate) fn is_older(&self, version: &str, then: Instant) -> bool {
+        self.find(version)
+            .is_some_and(|held| held.since.is_none_or(|since| since <= then))
     }
 
     /// What is on the disk has changed: no call from now on gets what was loaded before, nor what is being loaded.

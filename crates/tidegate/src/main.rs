@@ -41,8 +41,10 @@ fn main() -> ExitCode {
     if let Some(plan) = plan::Plan::from_environment() {
         return match log::parse(&log::filter(None)) {
             Ok(filter) => {
-                log::start(filter);
-                supervisor::run(plan)
+                log::start_apart(filter);
+                let code = supervisor::run(plan);
+                log::flush();
+                code
             }
             Err(problem) => bad_usage(&problem),
         };

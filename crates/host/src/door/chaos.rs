@@ -20,6 +20,7 @@ use super::fault::{bad_arguments, bad_request, grpc_response};
 use super::grpc::{self, CallHead, Encoding, Messages};
 use super::kwargs::{self, Announced, Opening};
 use super::{Door, heavy, value};
+use crate::blocking::in_place;
 use crate::proto::ai::Raw;
 use crate::spool::{Claim, Form, Inflate, InflateBounds, Stored, Target, inflate_whole, store};
 use crate::{Answer, Call, Code, Content, Fault, Method, Part, Value};
@@ -432,7 +433,11 @@ impl Stream for Chunks {
         let next = ready!(this.messages.poll_next_unpin(cx));
         Poll::Ready(next.map(|next| {
             let (compressed, message) = next?;
-            let message = grpc::plain(compressed, message, this.encoding, MESSAGE)?;
+            let message = if compressed {
+                in_place(|| grpc::plain(compressed, message, this.encoding, MESSAGE))?
+            } else {
+                message
+            };
             let raw = Raw::decode(message)
                 .map_err(|error| bad_request(format!("a message does not parse: {error}")))?;
             Ok(raw.data)

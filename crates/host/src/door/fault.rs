@@ -238,6 +238,52 @@ mod tests {
         assert_eq!(info.metadata["exception"], "KeyError");
     }
 
+    /// What stands in quotation marks at the beginning of a text.
+    fn quoted(text: &str) -> Option<&str> {
+        text.trim_start().strip_prefix('"')?.split('"').next()
+    }
+
+    fn sources(folder: &std::path::Path, out: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests") {
+                sources(&path, out);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                out.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_word_that_a_caller_may_get_is_in_the_documentation() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let page = root.join("../../docs/src/models-protocols.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let table = page.split("### Errors").nth(1).unwrap();
+        let table = table.split("gRPC: `grpc-status`").next().unwrap();
+        let mut texts = Vec::new();
+        sources(&root.join("src"), &mut texts);
+        let mut words = std::collections::BTreeSet::new();
+        for text in &texts {
+            let code = text.split("mod tests {").next().unwrap();
+            for made in code.split("Fault::new(").skip(1) {
+                let (code, rest) = made.split_once(',').unwrap_or_default();
+                words.extend(quoted(rest).filter(|_| code.trim_start().starts_with("Code::")));
+            }
+            words.extend(code.split("fault.reason = ").skip(1).filter_map(quoted));
+            // What a worker may say.
+            let known = code.split("const KNOWN: ").nth(1).unwrap_or_default();
+            let known = known.split("];").next().unwrap_or_default();
+            words.extend(known.lines().filter_map(quoted));
+        }
+        assert!(words.len() > 35, "{words:?}");
+        let missing: Vec<_> = words
+            .iter()
+            .filter(|word| !table.contains(&format!("`{word}`")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
     #[test]
     fn long_messages_are_cut_between_characters() {
         let fault = Fault::new(Code::Unknown, "model_error", "ж".repeat(5000));

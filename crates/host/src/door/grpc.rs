@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::fault::{grpc_response, put_grpc, result_too_large, too_large};
 use super::{Door, heavy};
+use crate::blocking::in_place_if_heavy;
 use crate::{Code, Fault};
 
 /// The flag and the length in front of a message.
@@ -320,7 +321,8 @@ where
     let run = async {
         let messages = Messages::new(request.into_body(), door.options.message);
         let message = only(messages, &head).await?;
-        let input = Req::decode(message).map_err(|error| {
+        let input = in_place_if_heavy(message.len(), || Req::decode(message));
+        let input = input.map_err(|error| {
             Fault::new(
                 Code::InvalidArgument,
                 "bad_request",

@@ -37,12 +37,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::body::Body;
+use crate::blocking::{HEAVY, in_place};
 use crate::socket::Socket;
 use crate::spool::Spool;
 use crate::{Answer, Call, Code, Fault, Model};
-
-/// Work on more bytes than this leaves the runtime's threads: decompression, JSON.
-const HEAVY: usize = 256 << 10;
 
 /// A stream's window: with `store`'s batches it bounds the memory of an upload, and is large enough that a fast one does not wait.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -115,7 +113,7 @@ pub async fn serve(
                 }
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-            _ = sweep.tick() => { spool.sweep(); }
+            _ = sweep.tick() => { in_place(|| spool.sweep()); }
             () = &mut shutdown => break,
         }
     }

@@ -297,12 +297,7 @@ impl Group {
             // Another class may know others.
             state.unknown.clear();
             for (version, changed) in &state.changed {
-                if member
-                    .pool
-                    .since(version)
-                    .is_some_and(|since| since <= *changed)
-                    && member.pool.outdate(version)
-                {
+                if member.pool.is_older(version, *changed) && member.pool.outdate(version) {
                     send::release(&member, version, effects);
                 }
             }

@@ -276,8 +276,7 @@ impl Preparing {
         let mut pool = Pool::new(service.versions.max_loaded);
         for version in &connection.loaded {
             if pool.stage(version).is_none() {
-                pool.begin(version);
-                pool.finish(version);
+                pool.keep(version);
             }
         }
         // One that connects again may still answer calls of before, which nobody waits for here any more.

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::file::remove;
 use super::{Spool, disk};
+use crate::blocking::in_place;
 use crate::{Code, Fault, Spooled};
 
 /// Uploads that one spool keeps at most: each costs an entry and two files even when it is empty.
@@ -315,8 +316,10 @@ impl Spool {
         offset: u64,
     ) -> Result<Claim, Fault> {
         check_names(id, token)?;
-        self.expire();
-        let kept = self.find_or_make(id, token, size, offset)?;
+        let kept = in_place(|| {
+            self.expire();
+            self.find_or_make(id, token, size, offset)
+        })?;
         kept.owned_by(token)?;
         if kept.size != size {
             return Err(Fault::new(
@@ -356,7 +359,7 @@ impl Spool {
                 format!("the host has {} bytes of the upload", claim.offset()),
             ));
         }
-        claim.kept.cut(offset).map_err(|error| disk(&error))?;
+        in_place(|| claim.kept.cut(offset)).map_err(|error| disk(&error))?;
         Ok(claim)
     }
 
@@ -423,8 +426,10 @@ impl Spool {
     /// # Errors
     /// `upload_unknown`, `upload_token`.
     pub(crate) fn status(self: &Arc<Self>, id: &str, token: &str) -> Result<Status, Fault> {
-        self.expire();
-        let kept = self.known(id)?;
+        let kept = in_place(|| {
+            self.expire();
+            self.known(id)
+        })?;
         kept.owned_by(token)?;
         Ok(Status {
             id: kept.id.clone(),

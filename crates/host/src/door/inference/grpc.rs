@@ -16,6 +16,7 @@ use super::contents::{from_raw, to_raw};
 use super::{
     Asked, EXTENSIONS, Named, call_of, check_version, infer, named, outputs, version_ready,
 };
+use crate::blocking::{HEAVY, in_place_if_heavy};
 use crate::door::body::{Body, BodyFrame};
 use crate::door::fault::{bad_request, grpc_response, told};
 use crate::door::grpc::{self, CallHead, Messages};
@@ -193,6 +194,10 @@ fn index(door: &Door, only_ready: bool) -> RepositoryIndexResponse {
 
 /// A request taken apart: what is asked, whether its tensors were raw, its id.
 fn taken_apart(request: ModelInferRequest) -> Result<Asked, Fault> {
+    in_place_if_heavy(request.encoded_len(), || parts_of(request))
+}
+
+fn parts_of(request: ModelInferRequest) -> Result<Asked, Fault> {
     let raw = !request.raw_input_contents.is_empty();
     if raw && request.raw_input_contents.len() != request.inputs.len() {
         return Err(bad_tensor(format!(
@@ -395,9 +400,13 @@ impl Streamed {
         (compressed, message): (bool, bytes::Bytes),
         limit: u64,
     ) -> Result<ModelInferRequest, Fault> {
-        let message = grpc::plain(compressed, message, self.head.encoding, limit)?;
-        ModelInferRequest::decode(message)
-            .map_err(|error| bad_request(format!("a message does not parse: {error}")))
+        // What is compressed may be much more than it seems.
+        let heavy = if compressed { HEAVY } else { message.len() };
+        in_place_if_heavy(heavy, || {
+            let message = grpc::plain(compressed, message, self.head.encoding, limit)?;
+            ModelInferRequest::decode(message)
+                .map_err(|error| bad_request(format!("a message does not parse: {error}")))
+        })
     }
 
     /// Answers one request. Its failure is its own, the stream goes on.

@@ -68,9 +68,11 @@ async fn a_version_that_was_being_loaded_while_it_was_trained_is_loaded_anew() {
 async fn a_worker_that_was_started_before_a_training_ended_loads_anew() {
     let group = group(settings());
     let mut one = Fake::join(&group, 1, 0, 1, 1);
-    let mut early = Pool::new(1);
+    // One that has begun to load it, and one that comes back with it.
+    let (mut early, mut back) = (Pool::new(1), Pool::new(1));
     early.begin("");
     early.finish("");
+    back.keep("");
     let train = Facts {
         reload: true,
         ..ONCE
@@ -80,6 +82,9 @@ async fn a_worker_that_was_started_before_a_training_ended_loads_anew() {
     one.result(training, "{}").await;
     value(trained).await;
     drop(one);
+    let mut three = Fake::join_with(&group, 3, back);
+    assert_eq!(three.next().await.kind, Kind::Release);
+    drop(three);
     let mut two = Fake::join_with(&group, 2, early);
     assert_eq!(two.next().await.kind, Kind::Release);
     let outcome = submit(&group, "predict", "", ONCE);

@@ -130,11 +130,7 @@ class Model:
         self.disposed = True
 
     def progress(self, progress: float, message: Optional[str] = None, stage: Optional[str] = None, status: str = "running", data: Any = None) -> None:
-<<<<<<< HEAD
         """Tells how far a long call is, from 0 to 1: to the host's log, and of a training to its own, which `log()` reads."""
-=======
-        """Tells how far a long call is, from 0 to 1: to the host's log of events, and in a training to the log that `log` gives."""
->>>>>>> be170ab (Host: what blocks holds up no other task; every word of a fault is in the documentation; a look at all instances is told once; docs and tests of what was mended)
         call = current.get()
         if call is None or call.reload:  # a training
             self.training_log.append(progress=progress, data=data, message=message, stage=stage, status=status)

@@ -63,8 +63,19 @@ impl Board {
         }
     }
 
+    /// Renews what is known of an instance that there is.
+    pub(crate) fn refresh(
+        &self,
+        service: &Arc<str>,
+        number: usize,
+        change: impl Fn(&mut InstanceState),
+    ) {
+        let one = [(Arc::clone(service), number, ())];
+        self.refresh_all(one, |state, ()| change(state));
+    }
+
     /// Renews what is known of instances that there are, and tells of it once.
-    pub(crate) fn refresh<T>(
+    pub(crate) fn refresh_all<T>(
         &self,
         found: impl IntoIterator<Item = (Arc<str>, usize, T)>,
         change: impl Fn(&mut InstanceState, T),
@@ -130,7 +141,7 @@ mod tests {
         }
         let look = |memory: u64| {
             let found = (0..4).map(|number| (Arc::clone(&service), number, memory));
-            board.refresh(found, |state, memory| state.memory = memory);
+            board.refresh_all(found, |state, memory| state.memory = memory);
         };
         look(7);
         // One that is not there is not made.

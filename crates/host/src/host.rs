@@ -317,13 +317,15 @@ async fn look(shared: Weak<Shared>) {
         });
         // Groups are asked before the board is held.
         let doing: Vec<_> = doing.collect();
-        shared.board.refresh(doing, |state, (versions, in_flight)| {
-            state.in_flight = in_flight;
-            state.memory = state.pid.and_then(memory::resident).unwrap_or(0);
-            if state.state == crate::state::State::Ready {
-                state.versions = versions;
-            }
-        });
+        shared
+            .board
+            .refresh_all(doing, |state, (versions, in_flight)| {
+                state.in_flight = in_flight;
+                state.memory = state.pid.and_then(memory::resident).unwrap_or(0);
+                if state.state == crate::state::State::Ready {
+                    state.versions = versions;
+                }
+            });
     }
 }
 

@@ -46,6 +46,32 @@ pub(crate) struct Acceptor {
     tasks: Vec<JoinHandle<()>>,
 }
 
+/// Where workers of this machine connect, or those of others.
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(ReadHalf, Writer)> {
+        match self {
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let (read, write) = Socket::new(stream)?.split()?;
+                Ok((Box::new(read), Writer::Unix(write)))
+            }
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                let (read, write) = stream.into_split();
+                Ok((Box::new(read), Writer::Tcp(write)))
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Expected {
     tokens: Mutex<HashMap<String, Sought>>,
@@ -79,56 +105,16 @@ impl Acceptor {
         let listener = UnixListener::bind(unix)?;
         let expected = Arc::<Expected>::default();
         let strangers = Arc::new(Semaphore::new(STRANGERS));
-        let mut tasks = Vec::new();
-        {
+        let accept = |listener| {
             let (expected, strangers) = (Arc::clone(&expected), Arc::clone(&strangers));
-            tasks.push(tokio::spawn(async move {
-                loop {
-                    let Ok(permit) = Arc::clone(&strangers).acquire_owned().await else {
-                        return;
-                    };
-                    let accepted = listener.accept().await;
-                    match accepted.and_then(|(stream, _)| Socket::new(stream)?.split()) {
-                        Ok((read, write)) => {
-                            let expected = Arc::clone(&expected);
-                            tokio::spawn(async move {
-                                expected
-                                    .meet(Box::new(read), Writer::Unix(write), true)
-                                    .await;
-                                drop(permit);
-                            });
-                        }
-                        Err(error) => pause(&error).await,
-                    }
-                }
-            }));
-        }
+            tokio::spawn(expected.accept(listener, strangers))
+        };
+        let mut tasks = vec![accept(Listener::Unix(listener))];
         let mut tcp_at = None;
         if let Some(at) = tcp {
             let listener = TcpListener::bind(at).await?;
             tcp_at = Some(listener.local_addr()?);
-            let expected = Arc::clone(&expected);
-            tasks.push(tokio::spawn(async move {
-                loop {
-                    let Ok(permit) = Arc::clone(&strangers).acquire_owned().await else {
-                        return;
-                    };
-                    match listener.accept().await {
-                        Ok((stream, _)) => {
-                            let _ = stream.set_nodelay(true);
-                            let (read, write) = stream.into_split();
-                            let expected = Arc::clone(&expected);
-                            tokio::spawn(async move {
-                                expected
-                                    .meet(Box::new(read), Writer::Tcp(write), false)
-                                    .await;
-                                drop(permit);
-                            });
-                        }
-                        Err(error) => pause(&error).await,
-                    }
-                }
-            }));
+            tasks.push(accept(Listener::Tcp(listener)));
         }
         Ok(Self {
             expected,
@@ -191,8 +177,28 @@ impl Expected {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Accepts connections; those of this machine see the same files.
+    async fn accept(self: Arc<Self>, listener: Listener, strangers: Arc<Semaphore>) {
+        let files = matches!(listener, Listener::Unix(_));
+        loop {
+            let Ok(permit) = Arc::clone(&strangers).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((read, write)) => {
+                    let expected = Arc::clone(&self);
+                    tokio::spawn(async move {
+                        expected.meet(read, write, files).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
     /// Takes a stranger's `HELLO`, and hands the connection to whoever awaits it.
-    async fn meet(&self, read: Box<dyn AsyncRead + Send + Unpin>, write: Writer, files: bool) {
+    async fn meet(&self, read: ReadHalf, write: Writer, files: bool) {
         let mut reader = Reader::new(read, HELLO_LONGEST);
         let refused = match tokio::time::timeout(HELLO_WITHIN, reader.frame()).await {
             Err(_) => "it said nothing".to_owned(),

@@ -326,7 +326,7 @@ mod tests {
     async fn a_link_that_nobody_has_any_more_closes_its_socket_whether_or_not_the_worker_reads() {
         for left_over in [0, 8 << 20] {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let (read, write) = ours.into_split();
+            let (read, write) = socket::Socket::new(ours).unwrap().split().unwrap();
             let link = Link::new(Writer::Unix(write));
             link.out()
                 .put_message(Kind::Call, 1, b"", &[Bytes::from(vec![7_u8; left_over])]);

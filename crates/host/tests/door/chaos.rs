@@ -398,6 +398,26 @@ async fn a_deadline_covers_the_upload_too() {
 }
 
 #[tokio::test]
+async fn a_large_result_goes_as_bytes_and_is_never_made_json_in_memory() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    let metadata = [("x-func-name", "huge"), ("x-tidegate-parts", "1")];
+    let answers = chaos(&channel, &metadata, stream::iter(messages("{}", b"")))
+        .await
+        .unwrap();
+    let list = told(answers.into_inner()).await.unwrap().data;
+    let len: usize = list[1..].iter().map(|piece| piece.len()).sum();
+    assert_eq!(len as u64, crate::fake::MESSAGE + 1);
+    let status = called(&channel, "huge", messages("{}", b""))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status)),
+        (Code::ResourceExhausted, "result_too_large")
+    );
+}
+
+#[tokio::test]
 async fn parts_come_as_bytes_to_a_caller_that_understands_them() {
     let door = served();
     let channel = channel(&door.socket).await;

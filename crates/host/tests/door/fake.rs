@@ -60,6 +60,7 @@ impl Default for Fake {
             "fail",
             "slow",
             "bytes",
+            "huge",
             "tensor",
             "crash",
             "file",
@@ -250,6 +251,15 @@ impl Fake {
                 parts: vec![Part {
                     name: String::new(),
                     content: Content::Inline(Bytes::from_static(b"\0\x01bytes")),
+                    tensor: None,
+                }],
+            }),
+            // More than a message may have, as a large file would be.
+            "huge" => Answer::Value(Value {
+                json: Bytes::new(),
+                parts: vec![Part {
+                    name: String::new(),
+                    content: Content::Inline(vec![b'x'; MESSAGE as usize + 1].into()),
                     tensor: None,
                 }],
             }),

@@ -281,6 +281,23 @@ async fn generators_and_those_who_ask_get_events() {
 }
 
 #[tokio::test]
+async fn a_result_beyond_the_bound_of_messages_is_the_host_s_failure_in_words_of_its_own() {
+    let door = served();
+    let accept = [("accept", "text/event-stream")];
+    let events = post(&door.socket, "/fake/huge", &accept, "").await;
+    let list = loud(events.body());
+    assert_eq!(list[0].0, "error");
+    let document: Json = serde_json::from_str(&list[0].1).unwrap();
+    assert_eq!(
+        (&document["code"], &document["status"]),
+        (&json!("result_too_large"), &json!(500))
+    );
+    // As bytes it is as good as any.
+    let bytes = post(&door.socket, "/fake/huge", JSON, "").await;
+    assert_eq!(bytes.body().len() as u64, crate::fake::MESSAGE + 1);
+}
+
+#[tokio::test]
 async fn events_tell_errors_before_and_after_they_began() {
     let door = crate::fake::with(std::time::Duration::from_secs(3600));
     let accept = [("accept", "text/event-stream")];

@@ -4,6 +4,10 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Does it at once, and has another thread take over what else this one would do meanwhile. For what is seldom, and can't well be given away
 /// ([`tokio::task::spawn_blocking`]): what else this very task does waits.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which runtime it is, is looked at before: that of the host role has several threads"
+)]
 pub(crate) fn in_place<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current() {
         Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {

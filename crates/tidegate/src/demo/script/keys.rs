@@ -93,7 +93,7 @@ impl Script {
             None => seen(None, None),
         };
         self.scene
-            .tell(&format!("It was {seen_so_far}: the others have its share."));
+            .tell(&format!("It was {seen_so_far}. The others have its share."));
         found.unzip()
     }
 
@@ -116,7 +116,7 @@ impl Script {
 
 fn seen(after: Option<u64>, cause: Option<&str>) -> String {
     match (after, cause) {
-        (Some(after), Some(cause)) => format!("spared after {} ({cause})", millis(after)),
+        (Some(after), Some(cause)) => format!("spared after {}: {cause}", millis(after)),
         _ => "not spared in time".to_owned(),
     }
 }

@@ -115,16 +115,11 @@ def broken_upload(host, ch, name, data, part):
         yield data[:part]
         release.wait(30)
 
-    sent = Chaos(ch, "digest", binary=_stuck(first_part), size=len(data), metadata=named(name))
+    sent = Chaos(ch, "digest", binary=first_part(), size=len(data), metadata=named(name))
     reached = until(lambda: at if (at := _offset(host, name)) >= part - 4 * MIB else 0, 20, "most of the first part arrived")
     sent.call.cancel()
     release.set()
     return reached
-
-
-def _stuck(pieces):
-    """An iterable whose compressed form is flushed before it gets stuck."""
-    return pieces()
 
 
 def _offset(host, name):

@@ -471,7 +471,7 @@ def test_wrong_words_are_told_at_once(tmp_path):
         (("model",), "module:Class"),
         (("model:M", "--replicas", 0), "replicas"),
         (("model:M", "--path", tmp_path / "none"), "--path"),
-        (("not a module:M",), "not a class"),
+        (("not a module:M",), "write module:Class"),
     ]:
         made = run(tmp_path, *words)
         assert made.returncode == 2 and told in made.stderr, (words, made.stderr)

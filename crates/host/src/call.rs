@@ -95,6 +95,21 @@ pub struct Method {
     pub doc: String,
 }
 
+impl Method {
+    /// Whether a parameter of its own takes binary inputs, rather than `**kwargs`.
+    #[must_use]
+    pub(crate) fn names_binary(&self) -> bool {
+        let named = |name: &String| self.parameters.contains(name);
+        self.binary.as_ref().is_some_and(named)
+    }
+
+    /// Whether it gets a binary input even where the caller has none: aipod gives its models the argument `binary_data` in every call.
+    #[must_use]
+    pub(crate) fn always_binary(&self) -> bool {
+        self.names_binary() && self.binary.as_deref() == Some("binary_data")
+    }
+}
+
 /// Dynamic batching of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {

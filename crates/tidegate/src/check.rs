@@ -52,7 +52,14 @@ pub(crate) fn run(options: &Check) -> ExitCode {
 /// # Errors
 /// Every problem of the texts; when there is none, every problem beyond them.
 pub(crate) fn load(paths: &[PathBuf]) -> Result<Loaded, Diagnostics> {
-    let loaded = tidegate_config::load(paths)?;
+    examine(tidegate_config::load(paths)?)
+}
+
+/// What only compiling shows of a configuration that was read, files of TLS, where the log goes.
+///
+/// # Errors
+/// Every problem.
+pub(crate) fn examine(loaded: Loaded) -> Result<Loaded, Diagnostics> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

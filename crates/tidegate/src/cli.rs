@@ -97,7 +97,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) max_loaded: u32,
     /// Version that a call without one gets
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = serve::version)]
     pub(crate) version: Option<String>,
     /// Folder of the models: each version has its own in it
     #[arg(long, value_name = "DIR", default_value_os_t = serve::data())]
@@ -105,13 +105,13 @@ pub(crate) struct Serve {
     /// Folder that the module is imported from
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) path: PathBuf,
-    /// The Python interpreter. Default: python3
+    /// The Python interpreter: a name of PATH, or a path. Default: python3
     #[arg(long, value_name = "EXE")]
     pub(crate) python: Option<String>,
     /// Name of the service. Default: the class's, in lower case
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = serve::name)]
     pub(crate) name: Option<String>,
-    /// Load the model anew when a file of its folder changes, without a lost call
+    /// Load the model anew, without a lost call, when a *.py file in or below its folder changes (but for hidden folders and --data)
     #[arg(long)]
     pub(crate) reload: bool,
     /// Threads of the gateway. Default: the processors that this process may use

@@ -43,8 +43,14 @@ pub(crate) struct Plan {
 }
 
 /// What `tidegate serve` wants beyond its configuration: a model that never becomes ready is the answer to the command.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ServePlan {
+    /// `module:Class`.
+    pub(crate) class: String,
+    /// Name of the service.
+    pub(crate) name: String,
+    /// The text of the configuration. Whoever holds the state folder writes it to the file that the plan names: another one may run by that.
+    pub(crate) config: String,
     /// Load models anew when their source changes; one that does not start yet may be mended then.
     pub(crate) watch: bool,
 }

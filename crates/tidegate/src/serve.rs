@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use tidegate_config::Diagnostics;
+use tidegate_config::{Diagnostic, Diagnostics};
 
 use crate::check;
 use crate::cli::Serve;
@@ -28,7 +28,9 @@ pub(crate) fn run(options: &Serve, log: &str) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(Refusal::Bad(problems)) => {
-            check::tell(&problems);
+            for problem in &problems.0 {
+                eprintln!("error: {}", in_words(problem));
+            }
             ExitCode::from(check::BAD)
         }
         Err(Refusal::Usage(problem)) => {
@@ -79,42 +81,83 @@ fn prepare(options: &Serve) -> Result<Option<Plan>, Refusal> {
         Some(address) => json!({ "address": address }),
         None => json!({ "address": free_admin() }),
     };
-    let config = config(options, &name, &source, &data, &state, admin);
+    let python = options.python.as_deref().map(interpreter).transpose()?;
+    let config = config(options, python, &name, &source, &data, &state, admin);
     let text = yaml(&config);
+    let loaded = tidegate_config::load_str("serve", &text).map_err(Refusal::Bad)?;
     if options.print_config {
-        tidegate_config::load_str("serve", &text).map_err(Refusal::Bad)?;
         check::print(&text);
         return Ok(None);
+    }
+    let loaded = check::examine(loaded).map_err(Refusal::Bad)?;
+    for warning in &loaded.warnings {
+        eprintln!("warning: {}", in_words(warning));
     }
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&state)
         .map_err(|error| system(&state, error))?;
-    let file = state.join("serve.yaml");
-    std::fs::write(&file, text).map_err(|error| system(&file, error))?;
-    let paths = [file];
-    let loaded = check::load(&paths).map_err(Refusal::Bad)?;
-    check::tell(&Diagnostics(loaded.warnings.clone()));
-    let address = SocketAddr::new(options.address, options.port);
-    eprintln!(
-        "serving {} as {name} on {address} (HTTP and gRPC)",
-        options.class
-    );
-    if let Some(address) = config["admin"]["address"].as_str() {
-        eprintln!("dashboard and metrics on http://{address}");
-    }
+    let paths = [state.join("serve.yaml")];
     let workers = up::workers(options.workers);
     let mut plan = Plan::new(&loaded, &paths, workers, options.upgrade)
         .map_err(|error| Refusal::System(format!("the current folder cannot be used: {error}")))?;
     plan.serve = Some(ServePlan {
+        class: options.class.clone(),
+        name,
+        config: text,
         watch: options.reload,
     });
     Ok(Some(plan))
 }
 
+/// A bare name is looked for in PATH; a path starts at the current folder, not where the configuration lies.
+fn interpreter(word: &str) -> Result<String, Refusal> {
+    if !word.contains('/') {
+        return Ok(word.to_owned());
+    }
+    let path = std::path::absolute(word)
+        .map_err(|error| Refusal::System(format!("cannot use {word}: {error}")))?;
+    if !path.is_file() {
+        let told = format!("--python: there is no file {}", path.display());
+        return Err(Refusal::Usage(told));
+    }
+    Ok(text(&path))
+}
+
+/// A problem of the configuration in terms of the flags that it was made of: nobody has seen its text.
+fn in_words(problem: &Diagnostic) -> String {
+    let flag = FLAGS
+        .iter()
+        .find(|(path, _)| problem.path.starts_with(path))
+        .map_or(String::new(), |(_, flag)| format!("{flag}: "));
+    let help = match problem.help.as_str() {
+        "" => String::new(),
+        help => format!(" ({help})"),
+    };
+    format!("{flag}{}{help}", problem.message)
+}
+
+/// Which flag a value of the configuration is of.
+const FLAGS: [(&str, &str); 13] = [
+    ("admin", "--admin"),
+    ("state", "--state"),
+    ("listeners[0].address", "--address and --port"),
+    ("services[0].python.path", "--path"),
+    ("services[0].python.executable", "--python"),
+    ("services[0].python", "MODULE:CLASS"),
+    ("services[0].name", "--name"),
+    ("services[0].version", "--version"),
+    ("services[0].replicas", "--replicas"),
+    ("services[0].concurrency", "--concurrency"),
+    ("services[0].data", "--data"),
+    ("services[0].versions", "--max-loaded"),
+    ("routes[0]", "--name"),
+];
+
 fn config(
     options: &Serve,
+    executable: Option<String>,
     name: &str,
     source: &Path,
     data: &Path,
@@ -122,8 +165,8 @@ fn config(
     admin: Value,
 ) -> Value {
     let mut python = json!({ "path": text(source), "class": options.class });
-    if let Some(executable) = &options.python {
-        python["executable"] = executable.as_str().into();
+    if let Some(executable) = executable {
+        python["executable"] = executable.into();
     }
     let mut service = json!({
         "name": name,
@@ -199,10 +242,56 @@ fn free_admin() -> String {
 
 /// `module:Class`.
 pub(crate) fn class(text: &str) -> Result<String, String> {
-    match text.split_once(':') {
-        Some((module, class)) if !module.is_empty() && !class.is_empty() => Ok(text.to_owned()),
+    let name = |text: &str| {
+        !text.is_empty()
+            && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let dotted = |text: &str| text.split('.').all(name);
+    let (module, class) = text.split_once(':').unwrap_or((text, ""));
+    if dotted(module) && dotted(class) && !module.ends_with(".py") {
+        return Ok(text.to_owned());
+    }
+    let module = Path::new(module);
+    let folder = module.parent().filter(|folder| folder.as_os_str() != "");
+    let file = module
+        .extension()
+        .is_some_and(|extension| extension == "py");
+    let stem = module.file_stem().and_then(|stem| stem.to_str());
+    match stem.filter(|stem| name(stem)) {
+        Some(stem) if folder.is_some() || file => {
+            let class = if dotted(class) { class } else { "Class" };
+            let path = folder.map_or(String::new(), |f| format!(" --path {}", f.display()));
+            Err(format!(
+                "the module is named without its folder and .py: {stem}:{class}{path}"
+            ))
+        }
         _ => Err("write module:Class, e.g. model:Sentiment for the class in model.py".into()),
     }
+}
+
+/// A service's name.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if text.len() <= LONGEST_NAME
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(good)
+    {
+        return Ok(text.to_owned());
+    }
+    Err(
+        "write 1 to 64 letters of ASCII, digits or one of _ - . with a letter or digit first"
+            .into(),
+    )
+}
+
+/// The name of a version.
+pub(crate) fn version(text: &str) -> Result<String, String> {
+    let folder = !text.contains(['/', '\\']) && text != "." && text != "..";
+    if folder && text.chars().count() <= 128 && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err("write a name such as v1, without slashes: it is a folder of --data".into())
 }
 
 /// Where callers are taken unless it is said: everywhere, as containers need it.
@@ -228,6 +317,44 @@ mod tests {
         ] {
             assert_eq!(name_of(class), name);
         }
+    }
+
+    #[test]
+    fn a_class_is_named_by_its_module_not_by_its_file() {
+        assert_eq!(class("a.b:Outer.Inner").as_deref(), Ok("a.b:Outer.Inner"));
+        for (word, told) in [
+            ("m", "write module:Class"),
+            ("m:", "write module:Class"),
+            ("m:M:x", "write module:Class"),
+            ("not a module:M", "write module:Class"),
+            ("../m:M", "m:M --path .."),
+            ("sub/m.py:M", "m:M --path sub"),
+            ("m.py:M", ": m:M"),
+            ("./m.py", "m:Class --path ."),
+        ] {
+            let problem = class(word).unwrap_err();
+            assert!(problem.contains(told), "{word}: {problem}");
+        }
+    }
+
+    #[test]
+    fn problems_are_told_in_words_of_the_flags() {
+        let value = json!({
+            "admin": { "address": "nowhere" },
+            "listeners": [{ "name": "main", "address": "0.0.0.0:2" }],
+            "routes": [{ "name": "r", "to": [{ "service": "r" }] }],
+            "services": [{ "name": "r", "python": { "path": ".", "class": "m:C" }, "replicas": 300 }],
+        });
+        let problems = tidegate_config::load_str("t.yaml", &yaml(&value)).unwrap_err();
+        let told: Vec<_> = problems.iter().map(in_words).collect();
+        assert!(
+            told.iter().any(|line| line.starts_with("--admin: ")),
+            "{told:?}"
+        );
+        assert!(
+            told.iter().any(|line| line.starts_with("--replicas: ")),
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -11,10 +11,7 @@ use super::fault::result_too_large;
 use super::grpc::{self, CallHead};
 use super::{Door, heavy, kwargs, value};
 use crate::proto::ai::{Input, Output};
-use crate::{Answer, Call, Content, Fault, Items, Part};
-
-/// The argument that models of aipod take their input with.
-const BINARY: &str = "binary_data";
+use crate::{Answer, Call, Content, Fault, Items, Method, Part};
 
 /// The method of a path, if it is one of these.
 pub(super) fn method(path: &str) -> Option<&'static str> {
@@ -34,7 +31,7 @@ pub(super) async fn unary(
     request: Request<Incoming>,
 ) -> Response<Body> {
     grpc::unary(door, request, |input: Input, head| async move {
-        let always = door.known(name, |method| method.binary.as_deref() == Some(BINARY))?;
+        let always = door.known(name, Method::always_binary)?;
         let call = call(name, always, input, head).await?;
         let most = door.options.message;
         let data_json = match door.call(call).await? {
@@ -60,7 +57,6 @@ async fn call(
     };
     let read = text.clone();
     heavy(text.len(), move || kwargs::check(&read)).await??;
-    // aipod gives its models the argument even when it is empty.
     let wanted = always || !input.binary_data.is_empty();
     let parts = wanted.then(|| Part {
         name: String::new(),

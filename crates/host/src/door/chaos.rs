@@ -168,8 +168,10 @@ impl Conversation {
         let mut chunks = Chunks {
             messages: Messages::new(body, MESSAGE),
             encoding: self.head.encoding,
+            came: false,
         };
         let opening = self.opening(&mut chunks).await?;
+        chunks.came = false;
         let mut claim = None;
         let mut taken: Taken = Box::pin(std::future::pending());
         let target = match &self.upload {
@@ -258,10 +260,8 @@ impl Conversation {
         target: Target,
     ) -> Result<Option<Stored>, Fault> {
         let (most, exact) = match (announced, &target) {
-            (Announced::None, _) => {
-                // A method that takes one gets an empty one.
-                return Ok(self.method.binary.is_some().then(empty));
-            }
+            (Announced::None, _) => return Ok(self.method.always_binary().then(empty)),
+            (Announced::Empty, _) => return Ok(self.method.names_binary().then(empty)),
             (Announced::Bytes(_), Target::Kept(claim)) => (claim.missing(), true),
             (Announced::Bytes(size), Target::Call(spool)) => {
                 spool.fits(size)?;
@@ -276,7 +276,8 @@ impl Conversation {
         };
         let stored = store(chunks, Form::Zstd(bounds), target).await?;
         let nothing = matches!(&stored.content, Content::Inline(bytes) if bytes.is_empty());
-        Ok((exact || !nothing || self.method.binary.is_some()).then_some(stored))
+        let given = exact || !nothing || (chunks.came && self.method.names_binary());
+        Ok((given || self.method.always_binary()).then_some(stored))
     }
 
     /// The call itself, and its answer.
@@ -423,6 +424,8 @@ fn describe(value: &Value) -> Result<Vec<u8>, Fault> {
 struct Chunks {
     messages: Messages,
     encoding: Encoding,
+    /// Whether any came behind the opening.
+    came: bool,
 }
 
 impl Stream for Chunks {
@@ -431,6 +434,7 @@ impl Stream for Chunks {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let next = ready!(this.messages.poll_next_unpin(cx));
+        this.came |= next.is_some();
         Poll::Ready(next.map(|next| {
             let (compressed, message) = next?;
             let message = if compressed {

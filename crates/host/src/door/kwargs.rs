@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::fault::bad_arguments;
@@ -17,25 +17,15 @@ const RESERVED: &str = "_aipod";
 /// The key of `chaos` that tells the size of the binary input.
 const SIZE: &str = "_aipod_binary_size";
 
-/// Checks that a text is an object without reserved names. What Python's `json` writes beyond JSON (`NaN`, `Infinity`) is left to the worker.
+/// Checks that a text is an object without reserved names whose values a model can have.
 pub(crate) fn check(kwargs: &[u8]) -> Result<(), Fault> {
     match serde_json::from_slice::<Names>(kwargs) {
         Ok(Names { reserved: None }) => Ok(()),
         Ok(Names {
             reserved: Some(name),
         }) => Err(reserved(&name)),
-        Err(_) if holds(kwargs, b"NaN") || holds(kwargs, b"Infinity") => {
-            if holds(kwargs, RESERVED.as_bytes()) {
-                return Err(reserved(RESERVED));
-            }
-            Ok(())
-        }
         Err(error) => Err(not_an_object(&error)),
     }
-}
-
-fn holds(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window == word)
 }
 
 fn reserved(name: &str) -> Fault {
@@ -79,7 +69,7 @@ pub(crate) fn unknown_method(name: &str) -> Fault {
     )
 }
 
-/// Whether an object has a reserved name; its values are skipped.
+/// Whether an object has a reserved name; its values are looked at alone.
 #[derive(Debug)]
 struct Names {
     reserved: Option<String>,
@@ -98,7 +88,7 @@ impl<'de> Deserialize<'de> for Names {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
                 let mut reserved = None;
                 while let Some(name) = map.next_key::<Name<'de>>()? {
-                    map.next_value::<IgnoredAny>()?;
+                    map.next_value::<Sound>()?;
                     if reserved.is_none() && name.0.starts_with(RESERVED) {
                         reserved = Some(name.0.into_owned());
                     }
@@ -107,6 +97,58 @@ impl<'de> Deserialize<'de> for Names {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// A value that Python has as well: text is Unicode, numbers are finite, and at most 127 levels are nested. Nothing of it is kept.
+#[derive(Debug)]
+struct Sound;
+
+impl<'de> Deserialize<'de> for Sound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Sound;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Sound, E> {
+                Ok(Sound)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Sound, E> {
+                Ok(Sound)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Sound, E> {
+                Ok(Sound)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Sound, E> {
+                Ok(Sound)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Sound, E> {
+                Ok(Sound)
+            }
+
+            fn visit_unit<E>(self) -> Result<Sound, E> {
+                Ok(Sound)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Sound, A::Error> {
+                while items.next_element::<Sound>()?.is_some() {}
+                Ok(Sound)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Sound, A::Error> {
+                while pairs.next_entry::<Sound, Sound>()?.is_some() {}
+                Ok(Sound)
+            }
+        }
+        deserializer.deserialize_any(Any)
     }
 }
 
@@ -133,6 +175,8 @@ pub(crate) enum Announced {
     Open,
     /// There is none.
     None,
+    /// It has no bytes.
+    Empty,
     /// So many bytes.
     Bytes(u64),
 }
@@ -153,6 +197,8 @@ pub(crate) fn open(text: &[u8]) -> Result<Opening, Fault> {
             }
             other if other.starts_with(RESERVED) => return Err(reserved(other)),
             other => {
+                serde_json::from_str::<Sound>(value.get())
+                    .map_err(|error| bad_arguments(format!("`{other}` can't be read: {error}")))?;
                 if kwargs.len() > 1 {
                     kwargs.push(b',');
                 }
@@ -170,7 +216,8 @@ fn announced(value: &RawValue) -> Result<Announced, Fault> {
     let size: Option<u64> = serde_json::from_str(value.get())
         .map_err(|_| bad_arguments(format!("`{SIZE}` must be a number of bytes")))?;
     Ok(match size {
-        None | Some(0) => Announced::None,
+        None => Announced::None,
+        Some(0) => Announced::Empty,
         Some(bytes) => Announced::Bytes(bytes),
     })
 }
@@ -228,15 +275,31 @@ mod tests {
             &br#"{"_aipod": 1}"#[..],
             br#"{"a": 1, "_aipod_binary_size": 1}"#,
             br#"{"\u005faipod_x": 1}"#,
-            br#"{"_aipod_x": NaN}"#,
+            br#"{"_aipod_x": [{}, 1.5]}"#,
         ] {
             assert_eq!(check(bad).unwrap_err().reason, "reserved_argument");
         }
     }
 
     #[test]
-    fn what_python_writes_beyond_json_is_left_to_the_worker() {
-        assert!(check(br#"{"x": NaN, "y": -Infinity}"#).is_ok());
+    fn values_that_python_has_not_are_told_as_the_callers_fault() {
+        let deep = format!("{}1{}", "[".repeat(3_000), "]".repeat(3_000));
+        let values: [&[u8]; 7] = [
+            b"NaN",
+            b"-Infinity",
+            b"1e400",
+            b"\"\xff\"",
+            br#""\ud800""#,
+            br#"{"\udfff": 1}"#,
+            deep.as_bytes(),
+        ];
+        for value in values {
+            let text = [b"{\"x\": ", value, b"}"].concat();
+            assert_eq!(check(&text).unwrap_err().reason, "bad_arguments");
+            assert_eq!(open(&text).unwrap_err().reason, "bad_arguments");
+        }
+        let fine = br#"{"x": [1e308, -0.0, 123456789012345678901234567890, true, null, "\ud83c\udf0a", {"a": {}}]}"#;
+        assert!(check(fine).is_ok() && open(fine).is_ok());
     }
 
     #[test]
@@ -254,9 +317,9 @@ mod tests {
     #[test]
     fn an_opening_without_a_size_leaves_the_end_open_and_none_or_0_says_that_nothing_follows() {
         assert_eq!(open(b"{}").unwrap().binary, Announced::Open);
-        for none in ["null", "0"] {
-            let text = format!(r#"{{"_aipod_binary_size": {none}}}"#);
-            assert_eq!(open(text.as_bytes()).unwrap().binary, Announced::None);
+        for (size, announced) in [("null", Announced::None), ("0", Announced::Empty)] {
+            let text = format!(r#"{{"_aipod_binary_size": {size}}}"#);
+            assert_eq!(open(text.as_bytes()).unwrap().binary, announced);
         }
     }
 

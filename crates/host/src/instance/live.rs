@@ -1,5 +1,6 @@
 //! A worker that is ready: how it is told to end, and how its end is told.
 
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::call::About;
 use crate::group::Group;
+use crate::worker::process::Process;
 
 /// Time that a worker without calls has to let its models go.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
@@ -45,6 +47,14 @@ impl Unstarted {
         Self {
             cause,
             certain: true,
+        }
+    }
+
+    /// Its process ended. One that ends by itself does so again; what killed another may have been chance.
+    pub(super) fn ended(process: &Process, status: ExitStatus) -> Self {
+        Self {
+            cause: process.cause(status),
+            certain: status.code().is_some(),
         }
     }
 }

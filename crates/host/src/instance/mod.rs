@@ -205,9 +205,9 @@ impl Keeper {
             for done in self.waiting.drain(..) {
                 let _ = done.send(Err(unstarted.cause.clone()));
             }
-            let certain = unstarted.certain;
-            self.board(|state| state.certain = certain);
             let wait = self.died(&unstarted.cause, Life::STILLBORN, None);
+            // Behind the cause, which whoever waits for this tells.
+            self.board(|state| state.certain = unstarted.certain);
             if let Some(left) = self.wait(wait).await {
                 return left;
             }

@@ -82,7 +82,13 @@ pub(super) async fn start(
 
     let mut connection = tokio::select! {
         connection = awaited.connection() => connection,
-        status = process.exited() => return Err(process.cause(status).into()),
+        status = process.exited() => {
+            let mut unstarted = Unstarted::ended(&process, status);
+            if unstarted.certain {
+                unstarted.cause.push_str(&format!(" before it was a worker: `{program}` must be a Python, 3.9 or later"));
+            }
+            return Err(unstarted);
+        }
     };
     connection
         .reader
@@ -100,8 +106,10 @@ pub(super) async fn start(
         Err(Unready::Told(cause)) => return Err(Unstarted::certain(cause)),
         Err(Unready::Lost(lost)) => {
             let exited = tokio::time::timeout(END_WITHIN, process.exited()).await;
-            let cause = exited.map_or_else(|_| lost.to_string(), |status| process.cause(status));
-            return Err(cause.into());
+            return Err(exited.map_or_else(
+                |_| lost.to_string().into(),
+                |status| Unstarted::ended(&process, status),
+            ));
         }
     };
 

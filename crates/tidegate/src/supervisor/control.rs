@@ -54,8 +54,8 @@ impl Supervisor {
     /// What is wanted, as the supervisor stands.
     fn wanted_store(&self) -> Option<&PathBuf> {
         // A host that ends takes its instances out of the store.
-        let others =
-            self.current.is_some() || !self.outgoing.is_empty() || self.host.process.is_some();
+        let outgoing = !self.outgoing.is_empty() && self.failed.is_none();
+        let others = self.current.is_some() || outgoing || self.host.process.is_some();
         let needed = self.phase == super::Phase::Running || others;
         self.control
             .wanted

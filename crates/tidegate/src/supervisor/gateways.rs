@@ -208,6 +208,7 @@ impl Supervisor {
         let (pid, served) = (gateway.pid(), gateway.served(now));
         let failure = gateway.failure().map(str::to_owned);
         let end = gateway.end();
+        self.run.remove_gateway(pid);
         if self.phase == Phase::Draining {
             tracing::info!(pid, status = end.status, "gateway ended");
             // One that was still starting and did not get that far cut nothing.

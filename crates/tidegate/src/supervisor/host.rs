@@ -8,6 +8,7 @@
 //! told to go: when it is not wanted any more; after an upgrade the successor's host sees to it
 //! ```
 
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
@@ -40,6 +41,11 @@ impl Host {
         }
     }
 
+    /// Whether an instance ever was ready.
+    pub(super) fn proven(&self) -> bool {
+        self.proven
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         let process = self.process.as_ref().and_then(Gateway::deadline);
         process.into_iter().chain(self.restart_at).min()
@@ -69,7 +75,7 @@ impl Host {
 impl Supervisor {
     fn wants_host(&self) -> bool {
         let gateways = self.current.is_some() || !self.outgoing.is_empty();
-        let needed = self.phase == Phase::Running || gateways;
+        let needed = self.phase == Phase::Running || gateways && self.failed.is_none();
         self.host.wanted && needed && self.seat.is_some()
     }
 
@@ -166,12 +172,12 @@ impl Supervisor {
         let Some(accepted) = &self.accepted else {
             return;
         };
-        let serve = self.plan.serve;
+        let serve = self.plan.serve.as_ref();
         let order = HostOrder {
             run: self.plan.start.run.clone(),
             watch: serve.is_some_and(|serve| serve.watch),
             unproven: serve.is_some_and(|serve| !serve.watch) && !self.host.proven,
-            plain: serve.is_some(),
+            plain: serve.is_some() && std::io::stderr().is_terminal(),
         };
         match Gateway::spawn_host(order, accepted) {
             Ok(process) => {

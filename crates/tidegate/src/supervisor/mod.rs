@@ -20,6 +20,7 @@ mod gateway;
 mod gateways;
 mod handover;
 mod host;
+mod serve;
 mod signals;
 mod start;
 mod systemd;
@@ -98,6 +99,10 @@ struct Supervisor {
     served: bool,
     /// Why the command failed.
     fatal: Option<String>,
+    /// The same, once what this supervisor had started is told to end.
+    failed: Option<String>,
+    /// Whether it was said where a model serves.
+    announced: bool,
     /// The supervisor that this one is replacing.
     predecessor: Option<Predecessor>,
     /// Whoever connected to the control socket and has not asked for anything yet.
@@ -128,6 +133,7 @@ impl Supervisor {
             self.on_silence(Instant::now());
             self.on_host(Instant::now());
             self.on_control(Instant::now());
+            self.on_serving();
             if let Some(code) = self.over() {
                 return code;
             }
@@ -141,15 +147,19 @@ impl Supervisor {
     /// The exit code, when there is nothing left to do.
     fn over(&mut self) -> Option<ExitCode> {
         if let Some(reason) = self.fatal.take() {
+            self.fail(reason);
+        }
+        let own =
+            self.current.is_some() || self.control.process.is_some() || self.host.process.is_some();
+        if let Some(reason) = &self.failed {
+            if own {
+                return None;
+            }
             tracing::error!(reason, "not started");
             self.leave();
             return Some(ExitCode::FAILURE);
         }
-        let roles = self.current.is_some()
-            || !self.outgoing.is_empty()
-            || self.control.process.is_some()
-            || self.host.process.is_some();
-        if self.phase == Phase::Draining && !roles {
+        if self.phase == Phase::Draining && !own && self.outgoing.is_empty() {
             tracing::info!(clean = !self.unclean, "ended");
             self.leave();
             return Some(if self.unclean {
@@ -161,18 +171,31 @@ impl Supervisor {
         None
     }
 
-    /// Leaves the state folder as the next start wants to find it. Gateways that were to be replaced and were not
-    /// stay: they serve, and a later start takes them over.
-    fn leave(&mut self) {
+    /// Has all end that was started for a command that failed: nothing of it goes on behind the command's end. What was to be replaced
+    /// stays.
+    fn fail(&mut self, reason: String) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.failed = Some(reason);
+        self.phase = Phase::Draining;
+        self.restart_at = None;
+        self.predecessor = None;
+        self.successor = None;
+        self.callers.clear();
         if let Some(current) = &mut self.current {
             current.kill();
         }
-        if let Some((process, _)) = &mut self.control.process {
-            process.drain(false, Instant::now());
-        }
-        if let Some(process) = &mut self.host.process {
-            process.drain(false, Instant::now());
-        }
+        // What is not wanted any more is told to end.
+        let now = Instant::now();
+        self.on_gateways();
+        self.on_host(now);
+        self.on_control(now);
+    }
+
+    /// Leaves the state folder as the next start wants to find it. Gateways that were to be replaced and were not
+    /// stay: they serve, and a later start takes them over.
+    fn leave(&mut self) {
         if let Some(seat) = &self.seat {
             self.run.remove_control(&seat.lock);
             if self.outgoing.is_empty() {

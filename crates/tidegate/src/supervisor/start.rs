@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
@@ -10,6 +11,7 @@ use super::control::Control;
 use super::gateway::Gateway;
 use super::handover::{self, Predecessor, RequestError};
 use super::host::Host;
+use super::serve;
 use super::signals::Signals;
 use super::systemd::ServiceManager;
 use super::{Phase, Seat, Supervisor};
@@ -34,6 +36,27 @@ pub(super) enum StartError {
     /// Sockets that cannot be bound, all of them.
     #[error("{0}")]
     Sockets(String),
+    /// Two that serve one model in the same place.
+    #[error(
+        "another `tidegate serve`{} has this name and port with the folder {}; stop it, or give this one another --port, --name, --data \
+         or --state",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(),
+        state.display()
+    )]
+    Served {
+        /// The state folder.
+        state: PathBuf,
+        /// The other's process id, if it could be read.
+        pid: Option<u32>,
+    },
+    /// The configuration that `tidegate serve` stands for.
+    #[error("cannot write {}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The system's refusal of something basic.
     #[error("cannot set up the supervisor: {0}")]
     System(#[from] io::Error),
@@ -79,7 +102,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// See [`StartError`]; whatever ran before runs on untouched.
-    pub(super) fn start(plan: Plan) -> Result<Self, StartError> {
+    pub(super) fn start(mut plan: Plan) -> Result<Self, StartError> {
         let signals = Signals::listen()?;
         crate::limits::raise().report(plan.connections, plan.asked_connections);
         let run = RunDir::open(&plan.start.run)?;
@@ -96,8 +119,17 @@ impl Supervisor {
                     offered: offer.sockets,
                 }
             }
+            Err(RunDirError::Locked { path, pid }) if plan.serve.is_some() => {
+                let state = path.parent().map_or_else(|| path.clone(), Path::to_owned);
+                return Err(StartError::Served { state, pid });
+            }
             Err(error) => return Err(error.into()),
         };
+        // Not before: another one may run by that file.
+        serve::keep_config(&mut plan).map_err(|source| StartError::Config {
+            path: plan.start.paths.first().cloned().unwrap_or_default(),
+            source,
+        })?;
         let Place {
             seat,
             predecessor,
@@ -129,6 +161,8 @@ impl Supervisor {
             restart_at: None,
             served: false,
             fatal: None,
+            failed: None,
+            announced: false,
             predecessor,
             callers: Vec::new(),
             callers_at: None,

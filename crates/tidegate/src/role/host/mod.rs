@@ -160,6 +160,7 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
     ));
     tokio::spawn(prove(host.clone(), channel_to(&reporter)?, order.unproven));
     let mut changes = order.watch.then(|| source::watch(config));
+    let reload = reloader(host.clone());
     let mut url = config.state.url.clone();
     let begin = |url: &_| -> Result<Publisher, HostRoleError> {
         let store = super::open_store(&run, url)?;
@@ -207,11 +208,11 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
                     }
                     Err(error) => tracing::error!(%error, "the services stay as they were"),
                 },
-                Told::Reload => reload(&host),
+                Told::Reload => reload.ask(),
                 Told::Drain { last } => break last,
             },
-            Some(()) = changed(&mut changes) => reload(&host),
-            _ = hangup.recv() => reload(&host),
+            Some(()) = changed(&mut changes) => reload.ask(),
+            _ = hangup.recv() => reload.ask(),
             _ = terminate.recv() => break true,
             _ = interrupt.recv() => break true,
         }
@@ -239,15 +240,28 @@ async fn read(texts: OwnedFd) -> Result<Loaded, HostRoleError> {
     Ok(read.map_err(io::Error::other)???)
 }
 
-/// Replaces the workers; the old ones go on where no new one becomes ready.
-fn reload(host: &Arc<Host>) {
-    let host = host.clone();
+/// Has models loaded anew.
+struct Reloader(mpsc::Sender<()>);
+
+impl Reloader {
+    /// One that is under way is finished first; what is asked for meanwhile is done once, behind it.
+    fn ask(&self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+/// Replaces the workers when asked; the old ones go on where no new one becomes ready.
+fn reloader(host: Arc<Host>) -> Reloader {
+    let (ask, mut asked) = mpsc::channel(1);
     tokio::spawn(async move {
-        match host.reload(None).await {
-            Ok(()) => tracing::info!("models loaded anew"),
-            Err(error) => tracing::error!(%error, "models not loaded anew"),
+        while asked.recv().await.is_some() {
+            match host.reload(None).await {
+                Ok(()) => tracing::info!("models loaded anew"),
+                Err(error) => tracing::error!(%error, "models not loaded anew"),
+            }
         }
     });
+    Reloader(ask)
 }
 
 /// The next change of a source, where they are watched.

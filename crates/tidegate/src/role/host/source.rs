@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 /// An editor that saves makes several events, and several files may be saved together.
 const SETTLED: Duration = Duration::from_millis(150);
 
-/// Tells whenever something in the folders of Python models has changed, shortly after the last change.
+/// Tells whenever a source in the folders of Python models has changed, shortly after the last change.
 pub(super) fn watch(config: &Config) -> mpsc::Receiver<()> {
     let (tell, told) = mpsc::channel(1);
     let folders: BTreeSet<PathBuf> = config
@@ -30,10 +30,16 @@ pub(super) fn watch(config: &Config) -> mpsc::Receiver<()> {
 
 async fn follow(folders: BTreeSet<PathBuf>, data: Vec<PathBuf>, tell: mpsc::Sender<()>) {
     let (change, mut changes) = mpsc::unbounded_channel();
+    let watched = folders.clone();
     let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
         let counts = !matches!(event.kind, EventKind::Access(_));
-        if counts && event.paths.iter().any(|path| is_source(path, &data)) {
+        if counts
+            && event
+                .paths
+                .iter()
+                .any(|path| is_source(path, &watched, &data))
+        {
             let _ = change.send(());
         }
     });
@@ -58,21 +64,31 @@ async fn follow(folders: BTreeSet<PathBuf>, data: Vec<PathBuf>, tell: mpsc::Send
     }
 }
 
-/// Whether a change of this file is one of the model: not what Python, editors and the model itself write beside it.
-fn is_source(path: &Path, data: &[PathBuf]) -> bool {
+/// Whether a change of this file is one of a model's source: Python's files, and folders of them that come or go as one. Whatever else lies
+/// there (a log, weights, what the model writes itself) is none, nor what is hidden, nor the models' data.
+fn is_source(path: &Path, folders: &BTreeSet<PathBuf>, data: &[PathBuf]) -> bool {
     if data.iter().any(|folder| path.starts_with(folder)) {
         return false;
     }
+    // Above the folder itself anything may be hidden.
+    let below = folders.iter().find_map(|f| path.strip_prefix(f).ok());
     let hidden = |part: Component<'_>| {
         let name = part.as_os_str().as_encoded_bytes();
         name.starts_with(b".") && name != b"." && name != b".." || name == b"__pycache__"
     };
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+    if below.unwrap_or(path).components().any(hidden) {
         return false;
-    };
-    // Above the folder itself anything may be hidden: only the last two parts are looked at.
-    let near = path.components().rev().take(2).any(hidden);
-    !near && !name.ends_with('~') && !name.ends_with(".pyc") && !name.ends_with(".swp")
+    }
+    is_python(path) || holds_python(path)
+}
+
+fn is_python(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "py")
+}
+
+fn holds_python(folder: &Path) -> bool {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| is_python(&entry.path()))
 }
 
 #[cfg(test)]
@@ -81,18 +97,37 @@ mod tests {
 
     #[test]
     fn only_sources_count() {
-        let data = [PathBuf::from("/m/appdata")];
+        let data = [PathBuf::from("/.h/m/appdata")];
+        let folders = BTreeSet::from([PathBuf::from("/.h/m")]);
         for (path, counts) in [
-            ("/m/model.py", true),
-            ("/m/pkg/labels.json", true),
-            ("/m/__pycache__/model.cpython-311.pyc", false),
-            ("/m/.model.py.swp", false),
-            ("/m/model.py~", false),
-            ("/m/appdata/v1/weights", false),
-            ("/m/.git/index", false),
-            ("/home/.hidden/a/m/model.py", true),
+            ("/.h/m/model.py", true),
+            ("/.h/m/pkg/inner/labels.py", true),
+            ("/.h/m/pkg/labels.json", false),
+            ("/.h/m/serve.log", false),
+            ("/.h/m/__pycache__/model.cpython-311.pyc", false),
+            ("/.h/m/__pycache__/odd.py", false),
+            ("/.h/m/.model.py.swp", false),
+            ("/.h/m/.#model.py", false),
+            ("/.h/m/model.py~", false),
+            ("/.h/m/appdata/v1/made.py", false),
+            ("/.h/m/.venv/lib/python3.11/site-packages/x.py", false),
         ] {
-            assert_eq!(is_source(Path::new(path), &data), counts, "{path}");
+            assert_eq!(
+                is_source(Path::new(path), &folders, &data),
+                counts,
+                "{path}"
+            );
         }
+    }
+
+    #[test]
+    fn a_folder_counts_that_comes_with_sources_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = BTreeSet::from([folder.path().to_owned()]);
+        let part = folder.path().join("part");
+        std::fs::create_dir(&part).unwrap();
+        assert!(!is_source(&part, &folders, &[]));
+        std::fs::write(part.join("new.py"), "").unwrap();
+        assert!(is_source(&part, &folders, &[]));
     }
 }

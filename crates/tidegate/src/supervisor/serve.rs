@@ -1,0 +1,54 @@
+//! What `tidegate serve` has its supervisor do beyond `tidegate up`: keep the configuration that it stands for, and say when the model serves.
+
+use std::io::{self, IsTerminal, Write};
+
+use super::{Phase, Supervisor};
+use crate::plan::Plan;
+use crate::sockets::{HeldSocket, Use};
+
+/// Writes the configuration to where all that run by it read it. Only for whoever holds the lock, or takes it over.
+///
+/// # Errors
+/// The system's.
+pub(super) fn keep_config(plan: &mut Plan) -> io::Result<()> {
+    let Some(serve) = &mut plan.serve else {
+        return Ok(());
+    };
+    let text = std::mem::take(&mut serve.config);
+    match plan.start.paths.first() {
+        Some(file) => std::fs::write(file, text),
+        None => Ok(()),
+    }
+}
+
+impl Supervisor {
+    /// Says once where the model serves, as soon as it does.
+    pub(super) fn on_serving(&mut self) {
+        let Some(serve) = &self.plan.serve else {
+            return;
+        };
+        let serves = self.served && self.host.proven() && self.phase == Phase::Running;
+        if self.announced || !serves {
+            return;
+        }
+        self.announced = true;
+        let find = |usage| self.sockets.iter().find(|held| held.id.usage == usage);
+        let at = |usage| {
+            find(usage)
+                .map(HeldSocket::local_address)
+                .unwrap_or_default()
+        };
+        let (address, admin) = (at(Use::Listener), at(Use::Admin));
+        let (class, service) = (&serve.class, &serve.name);
+        if !io::stderr().is_terminal() {
+            tracing::info!(class, service, address, admin, "serving");
+            return;
+        }
+        let mut told = format!("serving {class} as {service} on {address} (HTTP and gRPC)\n");
+        if !admin.is_empty() && !admin.starts_with("unix:") {
+            told.push_str(&format!("dashboard and metrics on http://{admin}\n"));
+        }
+        // A terminal that is gone is no reason to end.
+        let _ = io::stderr().write_all(told.as_bytes());
+    }
+}

@@ -14,8 +14,8 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Prepares the caller's header fields for the endpoint: hop-by-hop fields out, `via`, request id and trace context in.
-/// The forwarding fields have been written before routing, which asks for the caller's address. `marked`: `via` and a request id are
-/// wanted, which no provider gets.
+/// The forwarding fields have been written before routing, which asks for the caller's address. `marked`: `via` is wanted,
+/// which no provider gets, and a request id of our own where the caller sent none, which is for the access log and servers of one's own.
 pub(crate) fn request(
     headers: &mut HeaderMap,
     version: Version,

@@ -82,6 +82,7 @@ async fn what_a_route_does_to_requests_and_answers_it_does_here_too() {
         "/v1/chat/completions",
         &[
             ("x-secret", "s"),
+            ("x-request-id", "request-7"),
             (
                 "traceparent",
                 "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -101,7 +102,7 @@ async fn what_a_route_does_to_requests_and_answers_it_does_here_too() {
         "{head}"
     );
     assert!(
-        head.contains("x-request-id: ") && !head.contains("x-secret"),
+        head.contains("x-request-id: request-7") && !head.contains("x-secret"),
         "{head}"
     );
     assert!(

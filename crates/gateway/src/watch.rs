@@ -28,6 +28,8 @@ struct Entry {
     deadline: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     over: Cell<bool>,
+    /// The task wants to be woken then, whatever the deadline.
+    reminder: Cell<Option<Instant>>,
 }
 
 /// One deadline, taken off the list when dropped.
@@ -39,11 +41,16 @@ pub(crate) struct Watch {
 }
 
 impl Watches {
-    /// Wakes whoever is over its deadline.
+    /// Wakes whoever is over its deadline, or wanted to be reminded.
     pub(crate) fn sweep(&self, now: Instant) {
         for entry in self.slots.borrow().entries.iter().flatten() {
-            if entry.deadline.get().is_some_and(|d| d <= now)
-                && !entry.over.replace(true)
+            let passed = |at: &Cell<Option<Instant>>| at.get().is_some_and(|at| at <= now);
+            let is_reminded = passed(&entry.reminder);
+            if is_reminded {
+                entry.reminder.set(None);
+            }
+            let is_over = passed(&entry.deadline) && !entry.over.replace(true);
+            if (is_over || is_reminded)
                 && let Some(waker) = entry.waker.borrow().as_ref()
             {
                 waker.wake_by_ref();
@@ -67,6 +74,7 @@ impl Watch {
             deadline: Cell::new(None),
             waker: RefCell::new(None),
             over: Cell::new(false),
+            reminder: Cell::new(None),
         });
         let mut slots = list.slots.borrow_mut();
         let slot = match slots.free.pop() {
@@ -96,11 +104,23 @@ impl Watch {
         if self.entry.over.get() {
             return Poll::Ready(());
         }
+        self.register(cx);
+        Poll::Pending
+    }
+
+    /// Has the task woken at this time, late by at most [`TICK`]. Of several times the earliest stands.
+    pub(crate) fn remind(&self, at: Instant, cx: &Context<'_>) {
+        if self.entry.reminder.get().is_none_or(|set| at < set) {
+            self.entry.reminder.set(Some(at));
+        }
+        self.register(cx);
+    }
+
+    fn register(&self, cx: &Context<'_>) {
         let mut waker = self.entry.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        Poll::Pending
     }
 }
 
@@ -114,6 +134,10 @@ impl Drop for Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::task::Wake;
+
     use super::*;
 
     fn over(watch: &Watch) -> bool {
@@ -139,5 +163,34 @@ mod tests {
         drop(a);
         let c = Watch::new(&list);
         assert_eq!(c.slot, 0, "slots are used again");
+    }
+
+    #[test]
+    fn who_wants_to_be_reminded_is_woken_once_at_the_earliest_time_and_over_nothing() {
+        struct Count(AtomicU32);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let count = Arc::new(Count(AtomicU32::new(0)));
+        let waker = Waker::from(count.clone());
+        let cx = Context::from_waker(&waker);
+        let list = Rc::new(Watches::default());
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        let watch = Watch::new(&list);
+        watch.set(Some(now + 9 * second));
+        for at in [3, 2, 4] {
+            watch.remind(now + at * second, &cx);
+        }
+        let woken = [1, 2, 3, 4, 9].map(|at| {
+            list.sweep(now + at * second);
+            (count.0.load(Relaxed), watch.poll_over(&cx).is_ready())
+        });
+        assert_eq!(
+            woken,
+            [(0, false), (1, false), (1, false), (1, false), (2, true)]
+        );
     }
 }

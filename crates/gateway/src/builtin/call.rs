@@ -143,7 +143,7 @@ impl<'c, 'd> Call<'c, 'd> {
     }
 
     fn poll_deadline(&mut self, cx: &mut Task<'_>) -> Result<(), End> {
-        if self.timer.is_over(self.deadline, cx) {
+        if self.timer.is_over(self.deadline, self.context.watch, cx) {
             return Err(End::new(
                 GrpcStatus::DeadlineExceeded,
                 "the deadline is over",

@@ -52,7 +52,7 @@ impl Loop<'_, '_> {
                 .chain(self.deadline.at)
                 .min();
             let over = poll_fn(|cx| {
-                if told.as_mut().poll(cx).is_ready() || self.timer.is_over(wake, cx) {
+                if told.as_mut().poll(cx).is_ready() || self.timer.is_over(wake, self.watch, cx) {
                     return Poll::Ready(None);
                 }
                 if self.watch.poll_over(cx).is_ready() {

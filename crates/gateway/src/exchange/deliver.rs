@@ -210,21 +210,14 @@ pub(super) fn body<'a>(
     async move {
         let mut silent = false;
         let ended = poll_fn(|cx| {
-            if until.timer.is_over(until.deadline.at, cx) || context.watch.poll_over(cx).is_ready()
-            {
+            let watch = context.watch;
+            if until.timer.is_over(until.deadline.at, watch, cx) || watch.poll_over(cx).is_ready() {
                 // The endpoint's silence only if it has the whole request and the caller takes what comes.
                 silent = rest.cursor.done && down.poll_room(cx).is_ready();
                 return Poll::Ready(None);
             }
             let mut moved = false;
-            let polled = answer.poll(
-                &mut rest.up,
-                down,
-                source,
-                &mut rest.cursor,
-                &mut moved,
-                cx,
-            );
+            let polled = answer.poll(&mut rest.up, down, source, &mut rest.cursor, &mut moved, cx);
             if moved && polled.is_pending() {
                 context.watch.set(until.idle.map(|t| clock::now() + t));
             }

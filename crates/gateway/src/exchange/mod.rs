@@ -194,7 +194,14 @@ pub(crate) async fn handle(
             let waited = match plan.delay {
                 Some(delay) => {
                     let headers = &request.headers;
-                    Box::pin(forward::injected(context, &plan.state, delay, headers, down)).await
+                    Box::pin(forward::injected(
+                        context,
+                        &plan.state,
+                        delay,
+                        headers,
+                        down,
+                    ))
+                    .await
                 }
                 None => Ok(()),
             };

@@ -307,7 +307,7 @@ impl Loop<'_, '_> {
         running.push(first);
         let mut made = 1;
         poll_fn(move |cx| {
-            if self.timer.is_over(self.deadline.at, cx) {
+            if self.timer.is_over(self.deadline.at, self.watch, cx) {
                 for mut contender in running.drain(..) {
                     let kind = contender.silence().filter(|_| !self.deadline.callers);
                     contender.lose(worker, planned, End::Late(kind));
@@ -404,7 +404,7 @@ impl Loop<'_, '_> {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
-            if self.timer.is_over(next, cx) {
+            if self.timer.is_over(next, self.watch, cx) {
                 cx.waker().wake_by_ref();
             }
             Poll::Pending

@@ -1,15 +1,23 @@
-//! Precise timers that cost nothing until a deadline exists.
+//! Precise timers that cost nothing until a deadline is near.
+//!
+//! Most never are: a bound of thirty seconds for an answer that takes one would be put into the runtime's wheel and taken out again for
+//! every request. Until it is near, the [watch](crate::watch) of the exchange looks after it.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use crate::clock;
 use crate::down::Down;
+use crate::watch::Watch;
 
-/// Made with the first deadline, moved with the next.
+/// Nearer deadlines have a timer of their own. Several times as long as a watch may be late.
+const NEAR: Duration = Duration::from_secs(1);
+
+/// Made with the first deadline that is near, moved with the next.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -17,7 +25,12 @@ pub(crate) struct Timer {
 
 impl Timer {
     /// True when `deadline` has passed; otherwise the task is woken then.
-    pub(crate) fn is_over(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_over(
+        &mut self,
+        deadline: Option<Instant>,
+        watch: &Watch,
+        cx: &mut Context<'_>,
+    ) -> bool {
         let Some(deadline) = deadline else {
             return false;
         };
@@ -28,6 +41,12 @@ impl Timer {
                 sleep.as_mut().reset(deadline.into());
             }
             None => {
+                if let Some(near) = deadline.checked_sub(NEAR)
+                    && clock::now() < near
+                {
+                    watch.remind(near, cx);
+                    return false;
+                }
                 self.sleep = Some((
                     deadline,
                     Box::pin(tokio::time::sleep_until(deadline.into())),
@@ -49,9 +68,9 @@ pub(crate) struct Gone;
 /// # Errors
 /// The caller has left.
 pub(crate) async fn rest(over: Instant, down: &mut Down<'_>) -> Result<(), Gone> {
-    let mut timer = Timer::default();
+    let mut sleep = pin!(tokio::time::sleep_until(over.into()));
     poll_fn(|cx| {
-        if timer.is_over(Some(over), cx) {
+        if sleep.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         down.poll_gone(cx).map(|()| Err(Gone))

@@ -280,7 +280,7 @@ async fn body(
         let idle = state.route.idle_timeout;
         watch.set(idle.map(|t| clock::now() + t));
         let part = poll_fn(|cx| {
-            if watch.poll_over(cx).is_ready() || timer.is_over(deadline, cx) {
+            if watch.poll_over(cx).is_ready() || timer.is_over(deadline, watch, cx) {
                 return Poll::Ready(None);
             }
             down.poll_part(cx).map(Some)

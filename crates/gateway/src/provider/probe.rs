@@ -35,12 +35,10 @@ impl Probe for Prober {
         let known = snapshot.providers.iter();
         let found = known.map(|p| (p.name(), &p.upstream));
         match found.into_iter().find(|(name, _)| *name == provider.name()) {
-            Some((_, upstream)) => {
-                match key.token.wire(self.0.now()) {
-                    Some(token) => ask(provider, upstream, &token, model).await,
-                    None => super::access::missing(key.token.access()),
-                }
-            }
+            Some((_, upstream)) => match key.token.wire(self.0.now()) {
+                Some(token) => ask(provider, upstream, &token, model).await,
+                None => super::access::missing(key.token.access()),
+            },
             // A reload has taken it away.
             None => down("probe-gone", "the provider is no longer configured"),
         }

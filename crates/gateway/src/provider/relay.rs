@@ -362,7 +362,7 @@ impl Pump<'_, '_> {
             return Ended::Gone;
         }
         poll_fn(|cx| {
-            while self.timer.is_over(alarm, cx) {
+            while self.timer.is_over(alarm, self.watch, cx) {
                 let now = alarm.map_or_else(clock::now, |at| at.max(clock::now()));
                 if self.deadline.at.is_some_and(|at| at <= now) {
                     return Poll::Ready(Ended::Over);

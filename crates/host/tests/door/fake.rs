@@ -42,6 +42,7 @@ pub(crate) struct Fake {
 fn method(stream: bool, binary: Option<&str>) -> Method {
     Method {
         stream,
+        parameters: binary.map(str::to_owned).into_iter().collect(),
         binary: binary.map(str::to_owned),
         any: true,
         ..Method::default()

@@ -66,7 +66,7 @@ pub(super) struct Begun<'a> {
 /// How a part ended, besides well.
 enum Over {
     /// It can go on, and the caller has not been told yet.
-    Broken(Broken),
+    Broken(Box<Broken>),
     /// What the caller is told, and how that is called.
     Told(Bytes, &'static str),
 }
@@ -136,6 +136,7 @@ pub(super) fn begin<'a>(
 /// Relays what follows and gives the verdict on the key.
 ///
 /// Not an `async fn`: that keeps its arguments twice.
+#[allow(clippy::manual_async_fn, reason = "see above")]
 pub(super) fn rest<'a>(
     context: Context<'a>,
     state: &'a RouteState,
@@ -166,7 +167,7 @@ pub(super) fn rest<'a>(
             pieces = pump.pieces;
         }
         match begun.end(context, &ended, pieces, running)? {
-            Over::Broken(broken) => return Some(broken),
+            Over::Broken(broken) => return Some(*broken),
             Over::Told(told, code) => {
                 Box::pin(give_up(context, told, code, down, running)).await;
             }
@@ -234,12 +235,12 @@ impl Begun<'_> {
                 let terminal = answer.terminal_error();
                 let may_go_on = self.part.asked.is_some();
                 if let Some(unfinished) = answer.unfinished().filter(|_| may_go_on) {
-                    return Some(Over::Broken(Broken {
+                    return Some(Over::Broken(Box::new(Broken {
                         unfinished,
                         told: terminal,
                         code,
                         spent,
-                    }));
+                    })));
                 }
                 told = Some(Over::Told(terminal, code));
             }

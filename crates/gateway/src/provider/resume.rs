@@ -78,6 +78,10 @@ pub(crate) fn relay<'a>(
 }
 
 /// Has the rest of an answer that broke off from other attempts.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "what an answer is relayed with, and what broke off"
+)]
 async fn go_on(
     context: Context<'_>,
     state: &RouteState,

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -103,6 +104,14 @@ def test_flags_are_told_in_their_own_words(tmp_path, words, told):
 def test_an_admin_address_is_told_as_its_flag(tmp_path):
     made = run(tmp_path, "m:M", admin="nowhere")
     assert made.returncode == 2 and made.stderr.startswith("error: --admin: "), made.stderr
+
+
+def test_a_port_in_use_is_told_as_its_flag(tmp_path):
+    (tmp_path / "model.py").write_text(EXAMPLE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        made = run(tmp_path, "model:Example", "--address", "127.0.0.1", "--port", port)
+    assert made.returncode == 1 and f"--port (127.0.0.1:{port}): the address is in use" in made.stderr, made.stderr
 
 
 def test_an_interpreter_by_a_path_is_that_of_the_current_folder(tmp_path):

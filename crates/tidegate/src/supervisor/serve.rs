@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use super::start::StartError;
 use super::{Phase, Supervisor};
 use crate::plan::Plan;
 use crate::sockets::{HeldSocket, Use};
@@ -18,6 +19,17 @@ pub(super) fn keep_config(plan: &mut Plan) -> io::Result<()> {
     match plan.start.paths.first() {
         Some(file) => std::fs::write(file, text),
         None => Ok(()),
+    }
+}
+
+/// Sockets that can't be had, in words of the flags that they are of.
+pub(super) fn in_words(error: StartError, plan: &Plan) -> StartError {
+    match error {
+        StartError::Sockets(text) if plan.serve.is_some() => StartError::Sockets(
+            text.replace("listener main (", "--port (")
+                .replace("admin (", "--admin ("),
+        ),
+        error => error,
     }
 }
 

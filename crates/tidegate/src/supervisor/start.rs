@@ -136,7 +136,8 @@ impl Supervisor {
             orphans,
             offered,
         } = place;
-        let (sockets, discarded) = gather(&plan.sockets, offered)?;
+        let (sockets, discarded) =
+            gather(&plan.sockets, offered).map_err(|error| serve::in_words(error, &plan))?;
         if seat.is_some() && plan.store.is_none() {
             // One that an earlier run with another configuration left.
             run.dismiss_owner();

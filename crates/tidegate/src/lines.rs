@@ -185,7 +185,9 @@ mod tests {
         let writer = Arc::clone(&queue);
         std::thread::spawn(move || {
             let mut out = Stalled { go: wait, lines };
-            writer.write_to(&mut out, |dropped| drop(tell.send(dropped)));
+            writer.write_to(&mut out, |dropped| {
+                let _ = tell.send(dropped);
+            });
         });
         let line = [b'x'; 1 << 10];
         let fit = MOST / line.len();

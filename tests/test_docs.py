@@ -26,10 +26,11 @@ def blocks():
                 yield pytest.param(text, id=f"{page.stem}-{number}")
 
 
-# What a block that shows only a part of a route or an upstream stands in.
+# What a block that shows only a part of a route, an upstream or a service stands in.
 ROUTE = "routes:\n  - name: doc\n    to: [ { upstream: up } ]\n"
 UPSTREAM = "upstreams:\n  - name: up\n    endpoints: [ { address: 127.0.0.1:1 } ]\n"
 BARE = "upstreams:\n  - name: up\n"
+SERVICE = "services:\n  - name: doc\n"
 
 
 @pytest.mark.parametrize("text", blocks())
@@ -39,8 +40,8 @@ def test_configuration_shown_in_the_documentation_is_accepted(text, tmp_path):
     else:
         # Lines that stand for alternatives are tried one by one.
         pieces = text.splitlines(keepends=True) if text.count("discover:") > 1 else [text]
-        candidates = [base + piece for piece in pieces for base in (ROUTE, UPSTREAM, BARE)]
-        per_piece = [candidates[n : n + 3] for n in range(0, len(candidates), 3)]
+        candidates = [base + piece for piece in pieces for base in (ROUTE, UPSTREAM, BARE, SERVICE)]
+        per_piece = [candidates[n : n + 4] for n in range(0, len(candidates), 4)]
         for group in per_piece:
             assert any(accepted(each, tmp_path) for each in group), group[0]
         return

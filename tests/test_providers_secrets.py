@@ -121,3 +121,22 @@ def test_the_core_of_the_configuration_shows_fingerprints_only(tidegate, faulty)
     answer = http1.get(gateway.admin_port, "/api/v1/config", host="127.0.0.1")
     assert answer.status == 200
     look("the configuration", answer.text())
+
+
+def test_prompts_and_answers_are_logged_where_that_is_asked_for_and_keys_still_are_not(tidegate, faulty):
+    gateway = tidegate({**providers.one(faulty, [KEY]), "access_log": {"to": "stdout", "log_bodies": True}})
+    faulty.default = faults.answer([ANSWER])
+    bodies = []
+    for stream in (False, True):
+        target, body = ask("openai", stream=stream)
+        bodies.append(json.dumps(body).replace("Say hello.", PROMPT))
+        assert send(gateway, target, bodies[-1], [("authorization", f"Bearer {CALLER}")]).status == 200
+    refused = send(gateway, "/v1/chat/completions", b"{", [])
+    lines = until(lambda: (found := [line for line in gateway.access_log() if "path" in line])[2:] and found)
+    assert [line["request_body"] for line in lines] == [*bodies, "{"]
+    assert [line["response_body"].count(ANSWER) for line in lines] == [1, 1, 0]
+    assert lines[1]["response_body"].endswith("data: [DONE]\n\n")
+    assert lines[2]["response_body"] == refused.body.decode()
+    assert not any("response_body_cut" in line for line in lines)
+    for canary in (KEY, KEY[3:30], CALLER):
+        assert canary not in gateway.logs()

@@ -147,6 +147,14 @@ impl AccessLog {
         }))
     }
 
+    /// Whether lines are to hold what was said to models, and what they said.
+    pub(crate) fn holds_bodies(&self) -> bool {
+        self.sink
+            .load()
+            .as_ref()
+            .is_some_and(|sink| sink.config.log_bodies)
+    }
+
     pub(crate) fn end(&self, line: Box<Line>, report: &Report, took: Duration) {
         let sink = self.sink.load();
         let Some(sink) = sink.as_ref() else { return };

@@ -103,6 +103,9 @@ record! {
         to: LogTarget = LogTarget::Stdout,
         /// Share of the requests that are logged; those that failed always are. Default 100%.
         sample: Percent = Percent::HUNDRED,
+        /// Prompts and answers too: the first 64 KiB of the body of each request to a provider, and of what its caller was given. Otherwise no
+        /// line holds anything of what was said.
+        log_bodies: bool = false,
         ; short "to"
     }
 }

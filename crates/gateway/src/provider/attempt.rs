@@ -18,6 +18,7 @@ use tidegate_wire::h1::BodyLength;
 use super::Provider;
 use super::accounts::Ledger;
 use super::bodies::Kept;
+use super::said::Said;
 use crate::clock;
 use crate::down::{Down, Part};
 use crate::exchange::relay::{self, Fault};
@@ -41,6 +42,8 @@ pub(crate) struct Asking {
     pub(crate) answer: Answer,
     /// For the caller, in order.
     pub(crate) out: Vec<Bytes>,
+    /// What of it is kept for the log.
+    pub(crate) said: Option<Box<Said>>,
     headed: bool,
     /// The answer is whole.
     pub(crate) whole: bool,
@@ -93,6 +96,7 @@ impl Asking {
             source: Source::of_whole(made.body, None),
             answer: made.answer,
             out: Vec::new(),
+            said: None,
             headed: false,
             whole: false,
             asked_bytes: made.asked_bytes,
@@ -177,6 +181,15 @@ impl Asking {
             && let Some(ledger) = &self.ledger
         {
             ledger.sent(&self.model);
+        }
+    }
+
+    /// What the caller is about to be given, is kept where the log is to hold it.
+    pub(crate) fn note(&mut self) {
+        if let Some(said) = &mut self.said {
+            for piece in &self.out {
+                said.answered(piece);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use tidegate_wire::grpc::GrpcStatus;
 use tidegate_wire::h1::BodyLength;
 
 use super::bodies::Kept;
+use super::said::Said;
 use super::talk::Talk;
 use super::{access, accounts, listing, talk};
 use crate::clock;
@@ -153,6 +154,12 @@ pub(crate) async fn plan(
         match body(context, &state, request, down).await {
             Ok(body) => {
                 running.report.bytes_up = body.bytes.len() as u64;
+                if running.logged
+                    && context.worker.shared.access.holds_bodies()
+                    && let Some(talk) = &mut running.report.talk
+                {
+                    talk.said = Some(Said::of(&body.bytes));
+                }
                 if let Some(front) = &read.front {
                     let call = Call::read(front, &request.headers, body.bytes.clone());
                     read.call.get_or_init(|| call.map(Rc::new));

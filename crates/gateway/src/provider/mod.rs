@@ -19,6 +19,7 @@ pub(crate) mod metrics;
 pub(crate) mod probe;
 pub(crate) mod relay;
 pub(crate) mod resume;
+pub(crate) mod said;
 pub(crate) mod setup;
 pub(crate) mod stats;
 pub(crate) mod talk;

@@ -117,6 +117,8 @@ pub(super) fn begin<'a>(
         false => down.head(response.status, response.headers, response.body, false),
     };
     let sent_before = report.bytes_down;
+    asking.said = report.talk.as_mut().and_then(|talk| talk.said.take());
+    asking.note();
     for piece in asking.out.drain(..) {
         report.bytes_down += piece.len() as u64;
         given = given.and_then(|()| down.data(piece, false));
@@ -198,6 +200,7 @@ impl Begun<'_> {
             talk.model = Some(asking.model.clone());
             talk.key = Some(asking.key.key().fingerprint.clone());
             talk.usage = Some(spent);
+            talk.said = asking.said.take();
         }
         let now = worker.now();
         let Asking {
@@ -275,6 +278,9 @@ pub(crate) async fn give_up(
     report.error = true;
     report.code = code;
     report.bytes_down += told.len() as u64;
+    if let Some(said) = report.talk.as_mut().and_then(|talk| talk.said.as_mut()) {
+        said.answered(&told);
+    }
     finish(context, told, down).await;
 }
 
@@ -407,6 +413,7 @@ impl Pump<'_, '_> {
                     }
                     last = now;
                 }
+                self.asking.note();
                 for piece in self.asking.out.drain(..) {
                     self.bytes += piece.len() as u64;
                     if self.down.data(piece, false).is_err() {

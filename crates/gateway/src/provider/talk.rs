@@ -11,6 +11,7 @@ use tidegate_keys::Fingerprint;
 use tidegate_llm::usage::Usage;
 use tidegate_llm::{Dialect, Endpoint, ErrorAnswer, Fault, FaultKind, Front};
 
+use super::said::Said;
 use super::target::Refusal;
 use crate::down::Down;
 use crate::exchange::reply::{self, Problem};
@@ -37,6 +38,8 @@ pub(crate) struct Talk {
     pub(crate) usage: Option<Usage>,
     /// Id of the caller's virtual key.
     pub(crate) virtual_key: Option<String>,
+    /// What was said, where the log is to hold it.
+    pub(crate) said: Option<Box<Said>>,
 }
 
 impl Talk {
@@ -55,6 +58,7 @@ impl Talk {
             key: None,
             usage: None,
             virtual_key: None,
+            said: None,
         })
     }
 
@@ -72,7 +76,7 @@ impl Talk {
         Some(Self::with(request, Some(recognise(request)?)))
     }
 
-    /// Adds what is known to a line of the log: names and counts, never what was said. What OpenTelemetry's GenAI conventions have a
+    /// Adds what is known to a line of the log: names and counts, what was said only if that is wanted. What OpenTelemetry's GenAI conventions have a
     /// name for has that name.
     pub(crate) fn log(&self, line: &mut serde_json::Value) {
         line["provider"] = self.provider.as_deref().into();
@@ -89,6 +93,9 @@ impl Talk {
             line["gen_ai.usage.output_tokens"] = usage.output.into();
             line["gen_ai.usage.cache_read.input_tokens"] = usage.cached.into();
             line["tokens_estimated"] = usage.estimated.into();
+        }
+        if let Some(said) = &self.said {
+            said.log(line);
         }
     }
 
@@ -151,6 +158,9 @@ pub(crate) async fn tell(
         return;
     }
     let ErrorAnswer { headers, body, .. } = told.answer;
+    if let Some(said) = report.talk.as_mut().and_then(|talk| talk.said.as_mut()) {
+        said.answered(&body);
+    }
     if let Ok(sent) = reply::whole(down, status, headers, body, context.is_head).await {
         report.status = status.as_u16();
         report.bytes_down = sent;

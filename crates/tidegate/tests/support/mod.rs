@@ -209,7 +209,7 @@ struct Lines {
     more: Condvar,
 }
 
-/// A running `tidegate up`; killed with all its gateways when dropped.
+/// A running `tidegate up`; killed with all that outlives it when dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -310,7 +310,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for role in ["gateway", "control"] {
+        for role in ["gateway", "control", "host"] {
             for event in self.events(&format!("{role} started")) {
                 if let Some(pid) = pid_in(&event)
                     && is_role(role, pid)

@@ -11,7 +11,8 @@ import traceback
 from . import _wire as wire
 from ._errors import Cancelled
 from ._model import current
-from ._worker import LONG, Worker, end
+from ._process import end
+from ._worker import LONG, Worker
 
 
 class Job:

@@ -1,14 +1,18 @@
 """One call at a time, in the main thread: no hand-over between threads on the way of a call."""
 
 import inspect
+import select
 import signal
+import socket
 import threading
 import time
+import traceback
 
 from . import _wire as wire
 from ._errors import Cancelled
 from ._model import current
-from ._worker import LONG, Worker, watch
+from ._process import end
+from ._worker import LONG, Worker
 
 # A result waits for those of the calls behind it only while calls take less than this many seconds.
 QUICK = 0.0002
@@ -189,3 +193,43 @@ class Single(Worker):
             close = getattr(items, "close", None)
             if close is not None:
                 close()
+
+
+def watch(worker, wait=0.05, idle=20):
+    """The thread that reads the connection while a call of the main thread runs long.
+
+    Nothing is handed over for a short call: the thread looks every 50 ms whether the same call still runs, and sleeps when there are none.
+    """
+    poll = select.poll()
+    poll.register(worker.link.sock, select.POLLIN)
+    seen, quiet = 0, 0
+    while True:
+        time.sleep(wait)
+        number = worker.running
+        if not number or number != seen:
+            quiet = 0 if number or worker.count != seen else quiet + 1
+            seen = worker.count
+            if quiet > idle:
+                worker.parked = True
+                if worker.count == seen and not worker.running:
+                    worker.wake.wait()
+                worker.wake.clear()
+                worker.parked = False
+                quiet = 0
+            continue
+        quiet = 0
+        try:
+            worker.link.flush()  # what was held back for the sake of this call
+            while worker.running == number:
+                if not poll.poll(1000):
+                    continue
+                with worker.reading:
+                    if worker.running == number:
+                        worker.overhear(socket.MSG_DONTWAIT)
+        except wire.Ended:
+            worker.lost()
+            while worker.running == number:  # a worker on another machine finishes its call, and connects again
+                time.sleep(0.05)
+        except Exception:
+            traceback.print_exc()
+            end()

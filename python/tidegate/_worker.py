@@ -8,12 +8,8 @@ import inspect
 import json
 import logging
 import os
-import select
-import signal
-import socket
 import sys
 import tempfile
-import threading
 import time
 import traceback
 
@@ -527,86 +523,3 @@ def construct(cls, version, datapath):
     if cls.__init__ is object.__init__:
         return cls()
     return cls(**given)
-
-
-# --- the process ---
-
-
-def leash():
-    """Has the kernel kill this process when the host closes its end of a pipe, even while native code holds the interpreter."""
-    number = os.environ.get("TIDEGATE_LEASH")
-    if not number or sys.platform != "linux":
-        return
-    import fcntl
-
-    handle = int(number)
-    fcntl.fcntl(handle, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(handle, getattr(fcntl, "F_SETSIG", 10), signal.SIGKILL)
-    fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_ASYNC)
-    poll = select.poll()
-    poll.register(handle, select.POLLIN)
-    if poll.poll(0):  # it was closed before
-        os._exit(1)
-
-
-def end(code=1):
-    """Ends the process at once, and what it started."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass
-    if code and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(code)
-
-
-def watch(worker, wait=0.05, idle=20):
-    """The thread that reads the connection while a call of the main thread runs long.
-
-    Nothing is handed over for a short call: the thread looks every 50 ms whether the same call still runs, and sleeps when there are none.
-    """
-    poll = select.poll()
-    poll.register(worker.link.sock, select.POLLIN)
-    seen, quiet = 0, 0
-    while True:
-        time.sleep(wait)
-        number = worker.running
-        if not number or number != seen:
-            quiet = 0 if number or worker.count != seen else quiet + 1
-            seen = worker.count
-            if quiet > idle:
-                worker.parked = True
-                if worker.count == seen and not worker.running:
-                    worker.wake.wait()
-                worker.wake.clear()
-                worker.parked = False
-                quiet = 0
-            continue
-        quiet = 0
-        try:
-            worker.link.flush()  # what was held back for the sake of this call
-            while worker.running == number:
-                if not poll.poll(1000):
-                    continue
-                with worker.reading:
-                    if worker.running == number:
-                        worker.overhear(socket.MSG_DONTWAIT)
-        except wire.Ended:
-            worker.lost()
-            while worker.running == number:  # a worker on another machine finishes its call, and connects again
-                time.sleep(0.05)
-        except Exception:
-            traceback.print_exc()
-            end()
-
-
-def identity():
-    env = os.environ
-    return {
-        "token": env.get("TIDEGATE_TOKEN", ""),
-        "service": env.get("TIDEGATE_SERVICE", ""),
-        "instance": env.get("TIDEGATE_INSTANCE", ""),
-        "revision": env.get("TIDEGATE_REVISION", ""),
-        "epoch": int(env.get("TIDEGATE_EPOCH") or 0),
-    }

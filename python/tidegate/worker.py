@@ -6,7 +6,8 @@ import threading
 import time
 
 from . import _wire as wire
-from ._worker import Logs, Unfit, end, identity, leash
+from ._process import end, identity, leash
+from ._worker import Logs, Unfit
 
 # A worker on another machine connects again for so many seconds.
 AGAIN = 30.0

@@ -5,26 +5,13 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::Fickle;
+use common::{Fickle, Replica};
 use tidegate_keys::account::*;
 use tidegate_keys::{Clock, MonotonicClock};
 use tidegate_llm::price::{Micros, Price, PriceTable};
 use tidegate_llm::usage::Usage;
 use tidegate_state::{Store, memory};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-
-struct Replica {
-    accounts: Arc<Accounts>,
-    clock: Arc<MonotonicClock>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
 
 impl Replica {
     async fn start(store: &Arc<dyn Store>) -> Replica {
@@ -34,17 +21,7 @@ impl Replica {
             cached_input: None,
         };
         let prices = PriceTable::new([("priced*".to_owned(), price)]);
-        let accounts = Arc::new(Accounts::new(prices, "EUR"));
-        let clock = Arc::new(MonotonicClock::since(Instant::now()));
-        let task = tokio::spawn(run(accounts.clone(), store.clone(), clock.clone()));
-        let replica = Replica {
-            accounts,
-            clock,
-            task,
-        };
-        // To the beginning of a minute: windows end when the test says.
-        sleep(Span::Minute.left(replica.clock.unix_ms())).await;
-        replica
+        Replica::with(store, Accounts::new(prices, "EUR")).await
     }
 
     fn permit(&self, secret: &Secret) -> Result<Permit, Denied> {

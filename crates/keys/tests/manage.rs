@@ -5,38 +5,17 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::Replica;
+use tidegate_keys::Clock;
 use tidegate_keys::account::*;
-use tidegate_keys::{Clock, MonotonicClock};
 use tidegate_state::{Prefix, Store, memory};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 const SOON: Duration = Duration::from_millis(250);
 
-struct Replica {
-    accounts: Arc<Accounts>,
-    clock: Arc<MonotonicClock>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Replica {
     async fn start(store: &Arc<dyn Store>) -> Replica {
-        let accounts = Arc::new(Accounts::default());
-        let clock = Arc::new(MonotonicClock::since(Instant::now()));
-        let task = tokio::spawn(run(accounts.clone(), store.clone(), clock.clone()));
-        // To the beginning of a minute: windows end when the test says.
-        sleep(Span::Minute.left(clock.unix_ms())).await;
-        Replica {
-            accounts,
-            clock,
-            task,
-        }
+        Replica::with(store, Accounts::default()).await
     }
 
     /// Sends requests until one is refused; how many were served.

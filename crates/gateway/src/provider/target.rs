@@ -300,12 +300,7 @@ impl Asked {
             End::Up(UpError::Connect | UpError::ConnectTimeout) => {
                 Outcome::NoAnswer(NoAnswer::Connect)
             }
-            // Our own limits are reached, with this key as with any other: it has not been asked.
-            End::Up(UpError::Overflow) => {
-                drop(key);
-                self.next.set(Some(Step::By(Next::Elsewhere)));
-                return;
-            }
+            End::Up(UpError::Overflow) => Outcome::NoAnswer(NoAnswer::Refused),
             // Again and again: no chance, and not the connection's age.
             End::Up(UpError::Unsent | UpError::Refused) => Outcome::NoAnswer(NoAnswer::Stale),
             End::Up(UpError::Reset | UpError::Malformed | UpError::NoTunnel) => {

@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidegate_core::{HealthStatus, MemberState, Scope, SmallRng, Time};
+use tidegate_keys::account::{Accounts, Span, run};
 use tidegate_keys::*;
 use tidegate_llm::classify::{Class, Evidence, LimitScope};
 use tidegate_state::{
     Add, Entry, Error, Guard, Key, Lease, LeaseView, Listing, Prefix, Store, Version, Watch,
 };
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 
@@ -326,5 +330,33 @@ impl Store for Fickle {
     }
     fn connected(&self) -> bool {
         !self.away.load(Relaxed)
+    }
+}
+
+/// A replica's virtual keys; its task ends with it.
+pub(crate) struct Replica {
+    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) clock: Arc<MonotonicClock>,
+    pub(crate) task: JoinHandle<()>,
+}
+
+impl Replica {
+    pub(crate) async fn with(store: &Arc<dyn Store>, accounts: Accounts) -> Self {
+        let accounts = Arc::new(accounts);
+        let clock = Arc::new(MonotonicClock::since(Instant::now()));
+        let task = tokio::spawn(run(accounts.clone(), store.clone(), clock.clone()));
+        // To the beginning of a minute: windows end when the test says.
+        sleep(Span::Minute.left(clock.unix_ms())).await;
+        Self {
+            accounts,
+            clock,
+            task,
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }

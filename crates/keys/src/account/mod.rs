@@ -19,7 +19,7 @@
 //! is a guess).
 //!
 //! A replica that is cut off from the store goes on: it spends what was left of the limit when it last heard, so that *R* cut-off
-//! replicas admit at most *R* × *L* together. A replica that [leaves](leave) gives the rest of its lease back and notes what it owes. One
+//! replicas, with what was admitted before and requests under way, admit at most *R* × (*L* + *M*) + *L* together. A replica that [leaves](leave) gives the rest of its lease back and notes what it owes. One
 //! that is killed takes both with it: the others miss at most one lease until the window ends, and do not hear of what it had spent
 //! beyond it (at most *C* + *M*).
 //!

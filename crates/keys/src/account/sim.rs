@@ -249,7 +249,7 @@ proptest! {
     }
 
     #[test]
-    fn cut_off_replicas_together_spend_no_more_than_the_limit_each(
+    fn cut_off_replicas_together_spend_no_more_than_their_bound(
         limit in 1u64..20_000, story in acts(3, true),
     ) {
         let bound = 3 * (limit as i64 + MOST) + limit as i64;

@@ -443,6 +443,9 @@ fn any_conversation() -> impl Strategy<Value = serde_json::Value> {
                 .map(|n| json!({"id": format!("call_{n}"), "type": "function", "function": {"name": format!("f{n}"), "arguments": json!({"x": said}).to_string()}}))
                 .collect();
             messages.push(json!({"role": "assistant", "content": said, "tool_calls": made}));
+            // A result that is an object goes to Gemini as that object: blanks are no part of it.
+            let object = serde_json::from_str::<serde_json::Map<_, _>>(&result);
+            let result = object.map_or(result, |object| json!(object).to_string());
             for n in first..calls {
                 messages.push(json!({"role": "tool", "tool_call_id": format!("call_{n}"), "content": result}));
             }

@@ -34,7 +34,7 @@ fn the_checks_hold_for_the_committed_corpus() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 2, ..ProptestConfig::default() })]
 
     #[test]
     fn the_checks_hold_for_any_text(text in any::<String>()) {

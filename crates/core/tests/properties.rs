@@ -95,7 +95,7 @@ fn key(bench: &Bench, member: u32) -> Option<MemberKey> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 3 / 4, ..ProptestConfig::default() })]
 
     #[test]
     fn the_contract_holds_whatever_happens(

@@ -99,7 +99,7 @@ fn a_stream_of_each_provider_is_told_to_each_caller() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 5, ..ProptestConfig::default() })]
     #[test]
     fn wherever_a_stream_is_cut_the_caller_gets_the_same(
         cuts in proptest::collection::vec(0usize..120, 0..40),
@@ -337,6 +337,21 @@ fn faults_before_content_can_be_mended_unseen() {
             "data: [DONE]\n\n",
             Class::Broken,
         ),
+        // Without the line end that some leave out.
+        (
+            "/v1/chat/completions",
+            "chat",
+            ProviderKind::OpenAi,
+            "data: [DONE]",
+            Class::Broken,
+        ),
+        (
+            "/v1/messages",
+            "messages",
+            ProviderKind::DeepSeek,
+            "data: [DONE]",
+            Class::Broken,
+        ),
     ] {
         let prepared = prepare(&call(target, short(name, true)).unwrap(), kind, "m").unwrap();
         let mut answer = answer(&prepared, sse);
@@ -443,6 +458,47 @@ fn a_cut_json_answer_is_not_given_out() {
     let (text, step) = feed(&mut answer, &[&body[..body.len() / 2]]);
     assert_eq!((text.as_str(), step), ("", Step::Failed));
     assert_eq!(answer.evidence().unwrap().class, Class::Broken);
+}
+
+#[test]
+fn an_answer_in_one_piece_is_no_stream_whatever_its_length() {
+    for (target, name, kind, fixed) in [
+        (
+            "/v1/chat/completions",
+            "chat",
+            ProviderKind::OpenAi,
+            "openai",
+        ),
+        (
+            "/v1/messages",
+            "messages",
+            ProviderKind::Anthropic,
+            "anthropic",
+        ),
+        ("/v1/messages", "messages", ProviderKind::OpenAi, "openai"),
+    ] {
+        let prepared = prepare(&call(target, short(name, true)).unwrap(), kind, "m").unwrap();
+        let short = fixture(&format!("answers/{fixed}.json"));
+        let long = [&vec![b' '; 1_200_000][..], &short].concat();
+        for body in [short, long] {
+            let mut answer = answer(&prepared, "application/json");
+            let (text, step) = feed(&mut answer, &[&body]);
+            assert_eq!((text.as_str(), step), ("", Step::Failed), "{name}");
+            assert_eq!(answer.evidence().unwrap().class, Class::Broken, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_page_in_the_place_of_an_answer_is_none() {
+    for stream in [true, false] {
+        let call = call("/v1/chat/completions", short("chat", stream)).unwrap();
+        let prepared = prepare(&call, ProviderKind::OpenAi, "m").unwrap();
+        let mut answer = answer(&prepared, "text/html");
+        let (text, step) = feed(&mut answer, &[b"<html>Log in</html>"]);
+        assert_eq!((text.as_str(), step), ("", Step::Failed));
+        assert_eq!(answer.evidence().unwrap().class, Class::Broken);
+    }
 }
 
 #[test]

@@ -342,7 +342,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, ..ProptestConfig::default() })]
 
         #[test]
         fn maglev_moves_little_more_than_the_keys_of_the_lost_member(count in 5usize..40, lost in 0usize..40) {

@@ -1,5 +1,6 @@
 //! The caller's side over one stream of HTTP/2.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -18,8 +19,10 @@ pub(crate) struct H2Stream {
     recv: RecvStream,
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
-    /// Given and not yet covered by the peer's window.
-    waiting: Option<(Bytes, bool)>,
+    /// Given and not yet covered by the peer's window: mostly nothing, or one piece. An answer that was kept back comes in several.
+    waiting: VecDeque<Bytes>,
+    /// The answer ends with what waits.
+    ends: bool,
     data_over: bool,
     body_done: bool,
     /// In a tunnel: our way has ended.
@@ -34,7 +37,8 @@ impl H2Stream {
             recv,
             respond,
             send: None,
-            waiting: None,
+            waiting: VecDeque::new(),
+            ends: false,
             data_over: false,
             body_done,
             closed: false,
@@ -99,11 +103,12 @@ impl H2Stream {
         let Some(send) = &mut self.send else {
             return Poll::Ready(Ok(()));
         };
-        while let Some((data, end)) = self.waiting.take() {
+        while let Some(data) = self.waiting.pop_front() {
+            let end = self.ends && self.waiting.is_empty();
             match send_within_window(send, data, end) {
                 Ok(None) => {}
                 Ok(Some(rest)) => {
-                    self.waiting = Some((rest, end));
+                    self.waiting.push_front(rest);
                     match ready!(send.poll_capacity(cx)) {
                         Some(Ok(_)) => {}
                         _ => return Poll::Ready(Err(DownError::Gone)),
@@ -119,11 +124,19 @@ impl H2Stream {
         let Some(send) = &mut self.send else {
             return Err(DownError::Gone);
         };
-        debug_assert!(self.waiting.is_none());
+        if !self.waiting.is_empty() {
+            // Behind what waits, in order.
+            if !data.is_empty() {
+                self.waiting.push_back(data);
+            }
+            self.ends = end;
+            return Ok(());
+        }
         match send_within_window(send, data, end) {
             Ok(None) => Ok(()),
             Ok(Some(rest)) => {
-                self.waiting = Some((rest, end));
+                self.waiting.push_back(rest);
+                self.ends = end;
                 Ok(())
             }
             Err(()) => Err(DownError::Gone),
@@ -170,7 +183,7 @@ impl H2Stream {
     /// NO_ERROR after the answer has been written. A reset by hand would throw away what of the answer waits to be written.
     pub(crate) fn stop_request(&mut self) {
         // Of a whole answer nothing waits; of one that was broken off the rest has lost its sense.
-        self.waiting = None;
+        self.waiting.clear();
     }
 
     pub(crate) fn reset(&mut self, reason: Reason) {

@@ -301,12 +301,13 @@ fn usage(asking: &Asking, bytes: u64, pieces: u64, ended: &Ended) -> Usage {
     }
 }
 
-/// Ends an answer that will not be whole: a stream with an error that says so, anything else by a cut.
-async fn finish(context: Context<'_>, told: Bytes, down: &mut Down<'_>) {
+/// Ends an answer that will not be whole: a stream with an error that says so, anything else by a cut. True if the caller was told.
+pub(super) async fn finish(context: Context<'_>, told: Bytes, down: &mut Down<'_>) -> bool {
     if told.is_empty() || down.data(told, true).is_err() {
         down.cut();
-        return;
+        return false;
     }
+    // A time of its own: that of the exchange may be what has run out.
     let watch = context.watch;
     watch.set(Some(clock::now() + LINGER));
     let flushed = poll_fn(|cx| {
@@ -315,9 +316,11 @@ async fn finish(context: Context<'_>, told: Bytes, down: &mut Down<'_>) {
         }
         down.poll_flush(cx).map(|done| done.is_ok())
     });
-    if !flushed.await {
+    let told = flushed.await;
+    if !told {
         down.cut();
     }
+    told
 }
 
 /// The connection can serve another request once the provider has ended its answer's framing, which is mostly on its way.

@@ -1,8 +1,6 @@
 //! Speaking to a caller in its own dialect, and what an exchange about a model leaves for the log.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -11,6 +9,7 @@ use tidegate_keys::Fingerprint;
 use tidegate_llm::usage::Usage;
 use tidegate_llm::{Dialect, Endpoint, ErrorAnswer, Fault, FaultKind, Front};
 
+use super::relay;
 use super::said::Said;
 use super::target::Refusal;
 use crate::down::Down;
@@ -145,14 +144,7 @@ pub(crate) async fn tell(
         let end = talk.stream_end(told.fault);
         report.error = true;
         report.bytes_down += end.len() as u64;
-        let given = down.data(end, true);
-        let flushed = poll_fn(|cx| {
-            if context.watch.poll_over(cx).is_ready() {
-                return Poll::Ready(false);
-            }
-            down.poll_flush(cx).map(|done| done.is_ok())
-        });
-        if given.is_ok() && flushed.await {
+        if relay::finish(context, end, down).await {
             report.status = StatusCode::OK.as_u16();
         }
         return;

@@ -343,7 +343,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 8, ..ProptestConfig::default() })]
         #[test]
         fn a_message_of_any_length_is_read_back(
             lengths in proptest::collection::vec(prop_oneof![0_usize..100, 10_000_usize..40_000, Just(PIECE), Just(PIECE + 1)], 0..4),

@@ -177,9 +177,7 @@ impl Answer {
                 .get(CONTENT_ENCODING)
                 .is_some_and(|encoding| encoding != "identity");
             match self.plan.back {
-                Back::Same if packed => {
-                    State::Whole(Whole::new("application/octet-stream", &self.plan))
-                }
+                Back::Same if packed => State::Whole(Whole::packed()),
                 Back::Same if content_type.starts_with("text/event-stream") => {
                     State::Relay(Relay::new(&self.plan))
                 }

@@ -186,9 +186,12 @@ impl Translate {
             }
             state.encoder.event(&Event::End, &mut out);
             state.over = true;
+            *sink.begun = true;
         }
-        *sink.begun = true;
         state.give(out, sink);
+        if !*sink.begun {
+            return Seen::Fault(empty());
+        }
         Seen::Step(Step::Done)
     }
 }

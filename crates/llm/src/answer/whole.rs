@@ -27,7 +27,9 @@ const TRANSLATE_LIMIT: usize = FRAME_LIMIT;
 
 pub(super) struct Whole {
     json: bool,
-    /// It is translated, so it has to be whole.
+    /// A stream was asked for.
+    no_stream: bool,
+    /// It is translated, or none for the caller, so it has to be whole.
     keep: bool,
     /// The last pieces, shared with what is passed on.
     tail: Tail,
@@ -60,13 +62,24 @@ impl Tail {
 
 impl Whole {
     pub(super) fn new(content_type: &str, plan: &Plan) -> Self {
-        let keep = !plan.is_relay();
+        // What a model says is JSON, whatever it is called: a page of a proxy on the way is no answer.
+        let generates = plan.endpoint.generates();
+        let no_stream = generates && plan.stream;
+        let keep = no_stream || !plan.is_relay();
         Self {
-            json: keep
-                || content_type.starts_with("application/json")
-                || content_type.contains("json")
-                || content_type.is_empty(),
+            json: keep || generates || content_type.contains("json") || content_type.is_empty(),
+            no_stream,
             keep,
+            tail: Tail::default(),
+        }
+    }
+
+    /// One that can't be looked into, and passes as it comes.
+    pub(super) fn packed() -> Self {
+        Self {
+            json: false,
+            no_stream: false,
+            keep: false,
             tail: Tail::default(),
         }
     }
@@ -121,6 +134,13 @@ impl Whole {
         if evidence.class != Class::Ok {
             return Seen::Fault(sink.fault(evidence, &body));
         }
+        // Whoever asked for a stream would read nothing in it, and take that for the answer.
+        if self.no_stream {
+            return Seen::Fault(broken(
+                "answer-no-stream",
+                "a stream was asked for, and the answer is none",
+            ));
+        }
         let (seen, usage) = match plan.back {
             // An empty answer has nothing to be wrong (204).
             Back::Same if !self.json || body.is_empty() => (true, None),
@@ -128,12 +148,6 @@ impl Whole {
                 Ok(usage) => (true, usage),
                 Err(_) => (false, None),
             },
-            Back::Other(..) if plan.stream => {
-                return Seen::Fault(broken(
-                    "answer-no-stream",
-                    "a stream was asked for, and the answer is none",
-                ));
-            }
             Back::Other(_, dialect) => {
                 let usage = Usage::read(dialect, &body);
                 (translate(plan, dialect, &body, usage, sink), usage)

@@ -3,11 +3,15 @@
 import json
 import random
 import shlex
+import sys
 
 import pytest
 
 from harness import http1
 from harness.gateway import TOP, command
+
+sys.path.insert(0, str(TOP / "python"))
+from tidegate import Client  # noqa: E402
 
 FOLDER = TOP / "examples" / "models"
 
@@ -24,6 +28,7 @@ def example(serve):
             answer = http1.request(host.port, "POST", target, [("content-type", kind)], body or json.dumps(kwargs).encode(), timeout=60)
             return answer.status, json.loads(answer.body) if "json" in dict(answer.headers).get("content-type", "") else answer.body
 
+        post.port = host.port
         return post
 
     return start
@@ -63,8 +68,19 @@ def test_a_training_with_progress(example):
     data = "".join(f"{x:.3f},{y:.3f},{int(x > y)}\n" for x, y in points).encode()
     status, value = post("train", body=data, query=version, kind="text/csv")
     assert status == 200 and value["points"] == 500 and value["loss"] < 0.2, value
+    steps = [number / 10 for number in range(1, 11)]
     log = post("log", query=version)[1]
-    assert [line["progress"] for line in log] == [number / 10 for number in range(1, 11)]
+    assert [line["progress"] for line in log] == steps
+    # Whoever called sees it, too: over events, and in the client.
+    headers = [("content-type", "text/csv"), ("accept", "text/event-stream")]
+    answer = http1.request(post.port, "POST", f"/classifier/train{version}", headers, data, timeout=60)
+    events = [event.split("\ndata: ") for event in answer.body.decode().strip().split("\n\n") if not event.startswith(":")]
+    assert [name for name, _ in events] == ["event: progress"] * 10 + ["event: result", "event: done"]
+    assert [json.loads(told)["progress"] for _, told in events[:10]] == steps and json.loads(events[0][1])["message"] == "epoch 1 of 10"
+    seen = []
+    with Client(f"127.0.0.1:{post.port}", version="v1", on_progress=seen.append) as client:
+        assert client.call("train", {"epochs": 2}, input=data)["points"] == 500
+    assert [told["progress"] for told in seen] == [0.5, 1.0] and seen[0]["stage"] == "fit"
     assert post("predict", query=version, features=[2, -1])[1]["probability"] > 0.95
     assert post("predict", query=version, features=[-1, 2])[1]["probability"] < 0.05
     assert "line 1 is no list of numbers" in post("train", body=b"1,x,0\n", query=version, kind="text/csv")[1]["detail"]

@@ -3,10 +3,11 @@
     tidegate serve training:Classifier --name classifier --path examples/models --data /tmp/classifier
     curl -d '{"epochs": 40, "rate": 0.5}' 'http://127.0.0.1:50051/classifier/initialize?version=v1'
     curl -H 'content-type: text/csv' --data-binary @points.csv 'http://127.0.0.1:50051/classifier/train?version=v1'
+    curl -N -H 'accept: text/event-stream' -H 'content-type: text/csv' --data-binary @points.csv 'http://127.0.0.1:50051/classifier/train?version=v1'
     curl -d '{}' 'http://127.0.0.1:50051/classifier/log?version=v1'
     curl -d '{"features": [2.0, 1.0]}' 'http://127.0.0.1:50051/classifier/predict?version=v1'
 
-Each line of the file is the features of one point and at last its class, 0 or 1. The file may have gigabytes: it is on the disk when `train` begins.
+With events the caller sees each epoch as it ends; so does the Python client, as a bar on a terminal or by `on_progress=`. Each line of the file is the features of one point and at last its class, 0 or 1. The file may have gigabytes: it is on the disk when `train` begins.
 """
 
 import csv

@@ -333,6 +333,63 @@ def test_the_deadline_holds_over_all_attempts(client, server):
     assert (caught.value.code, caught.value.reason, caught.value.message) == ("DEADLINE_EXCEEDED", "deadline", "predict took longer than 0.3 s")
 
 
+def step(progress, **more):
+    return protocol.message((2, json.dumps({"progress": progress, **more}).encode()))
+
+
+def test_who_asks_is_told_how_far_the_method_is(client, server):
+    server.answer = lambda received, context: iter([step(0.5, message="half"), PONG, step(1), packed({"ok": True})])
+    seen = []
+    made = client(server, on_progress=seen.append)
+    assert made.call("train") == {"ok": True}
+    assert seen == [{"progress": 0.5, "message": "half"}, {"progress": 1}]
+    assert list(made.stream("train")) == [{"ok": True}]
+    assert len(seen) == 4 and all(call.metadata["x-tidegate-progress"] == "1" for call in server.calls)
+
+
+def test_nobody_asks_where_nobody_looks(client, server):
+    assert client(server).call("train") == {"ok": True}
+    assert client(server, on_progress=False).call("train") == {"ok": True}
+    assert all("x-tidegate-progress" not in call.metadata for call in server.calls)
+
+
+def test_an_error_in_the_function_that_is_told_reaches_the_caller_and_ends_the_call(client, server):
+    ended = threading.Event()
+
+    def answer(received, context):
+        context.add_callback(ended.set)
+        yield step(0.1)
+        ended.wait(20)
+
+    server.answer = answer
+    with pytest.raises(ZeroDivisionError):
+        client(server, on_progress=lambda told: 1 / 0).call("train")
+    assert ended.wait(20) and len(server.calls) == 1
+
+
+def test_a_coroutine_is_told_by_the_asynchronous_client(server):
+    server.answer = lambda received, context: iter([step(0.5), packed(1)])
+    seen = []
+
+    async def told(progress):
+        await asyncio.sleep(0)
+        seen.append(progress["progress"])
+
+    async def run():
+        async with AsyncClient(server.address, on_progress=told) as client:
+            return await client.call("train")
+
+    assert asyncio.run(run()) == 1 and seen == [0.5]
+
+
+def test_a_bar_shows_how_far_the_method_is(client, server, capsys):
+    pytest.importorskip("tqdm")
+    server.answer = lambda received, context: iter([step(0.25, message="epoch 1"), step(None, stage="last"), packed(1)])
+    assert client(server, on_progress=True).call("train") == 1
+    shown = capsys.readouterr().err
+    assert "train:" in shown and "25%" in shown and "epoch 1" in shown and "last" in shown
+
+
 def test_an_upload_goes_on_where_it_broke(client, server):
     data = os.urandom(20 << 20)
     server.break_after = [15 << 20, 18 << 20]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tonic::client::Grpc;
@@ -21,6 +21,25 @@ use crate::{Client, Error, Retry};
 
 /// Told of each heartbeat of the host.
 pub type OnHeartbeat = Arc<dyn Fn() + Send + Sync>;
+
+/// Told of what the method says of how far it is.
+pub type OnProgress = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// How far a method is that runs (`Model.progress` in Python).
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// From 0 to 1; `None` where the method does not say.
+    pub progress: Option<f64>,
+    /// A sentence.
+    pub message: Option<String>,
+    /// What of the work it is at.
+    pub stage: Option<String>,
+    /// `running`, or a word of the method's own.
+    pub status: Option<String>,
+    /// Whatever else the method tells.
+    pub data: Value,
+}
 
 /// Methods that may run twice without saying so.
 const REPEATABLE: [&str; 2] = ["predict", "log"];
@@ -40,6 +59,7 @@ pub struct Call {
     pub(crate) resume: bool,
     pub(crate) on_upload: Option<OnUpload>,
     pub(crate) on_heartbeat: Option<OnHeartbeat>,
+    pub(crate) on_progress: Option<OnProgress>,
 }
 
 impl fmt::Debug for Call {
@@ -66,6 +86,7 @@ impl Call {
             resume: true,
             on_upload: None,
             on_heartbeat: None,
+            on_progress: None,
             method,
             client,
         }
@@ -146,6 +167,12 @@ impl Call {
     /// Is told of each heartbeat.
     pub fn on_heartbeat(mut self, told: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_heartbeat = Some(Arc::new(told));
+        self
+    }
+
+    /// Is told how far the method is, as often as it says so, before the result. Not of a [`Call::unary`] one.
+    pub fn on_progress(mut self, told: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.on_progress = Some(Arc::new(told));
         self
     }
 

@@ -270,6 +270,7 @@ impl Chaos<'_> {
         // There is room for it.
         let _ = messages.try_send(Raw {
             data: self.first.clone(),
+            ..Raw::default()
         });
         let mut pumped = self.pump(messages, offset, uploaded).await?;
         let mut request = tonic::Request::new(Messages(receiver));
@@ -312,6 +313,12 @@ impl Chaos<'_> {
             if message.data == PONG {
                 if let Some(told) = &self.call.on_heartbeat {
                     told();
+                }
+            } else if !message.progress.is_empty() {
+                if let Some(told) = &self.call.on_progress {
+                    let wrong =
+                        |error: serde_json::Error| Failed::last(Error::Answer(error.to_string()));
+                    told(&serde_json::from_slice(&message.progress).map_err(wrong)?);
                 }
             } else if let Some(output) = reader.take(&message.data).map_err(Failed::last)? {
                 self.given = true;
@@ -367,6 +374,9 @@ impl Chaos<'_> {
         };
         metadata.insert("x-func-name", value(&self.call.method)?);
         metadata.insert("x-tidegate-parts", AsciiMetadataValue::from_static("1"));
+        if self.call.on_progress.is_some() {
+            metadata.insert("x-tidegate-progress", AsciiMetadataValue::from_static("1"));
+        }
         if let Some(named) = &self.named {
             metadata.insert("x-tidegate-upload-id", value(&named.id)?);
             metadata.insert("x-tidegate-upload-token", value(&named.token)?);

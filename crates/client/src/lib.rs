@@ -45,7 +45,7 @@ mod upload;
 
 pub use answer::{Output, Part};
 pub use balance::Balance;
-pub use call::{Call, OnHeartbeat};
+pub use call::{Call, OnHeartbeat, OnProgress, Progress};
 pub use chaos::Items;
 pub use client::{Builder, Client};
 #[cfg(feature = "consul")]

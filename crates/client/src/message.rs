@@ -25,6 +25,9 @@ pub(crate) struct Output {
 pub(crate) struct Raw {
     #[prost(bytes = "bytes", tag = "1")]
     pub(crate) data: Bytes,
+    /// How far the call is, as JSON; without data then.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) progress: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -179,7 +179,14 @@ impl Chunks {
     async fn send(&mut self, messages: &mpsc::Sender<Raw>) -> bool {
         while self.0.len() >= CHUNK {
             let data = self.0.split_to(CHUNK).freeze();
-            if messages.send(Raw { data }).await.is_err() {
+            if messages
+                .send(Raw {
+                    data,
+                    ..Raw::default()
+                })
+                .await
+                .is_err()
+            {
                 return false;
             }
         }
@@ -190,7 +197,12 @@ impl Chunks {
         if self.send(messages).await && !self.0.is_empty() {
             let data = self.0.split().freeze();
             // The host may have heard enough: its answer tells why.
-            let _ = messages.send(Raw { data }).await;
+            let _ = messages
+                .send(Raw {
+                    data,
+                    ..Raw::default()
+                })
+                .await;
         }
     }
 }

@@ -318,6 +318,28 @@ async fn a_stream_that_is_dropped_cancels_the_call() {
 }
 
 #[tokio::test]
+async fn who_wants_it_is_told_how_far_the_method_is() {
+    let fake = Fake::start();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = Arc::clone(&seen);
+    let call = client(&fake).call("steps");
+    let call = call.on_progress(move |progress| told.lock().unwrap().push(progress.clone()));
+    assert_eq!(call.send().await.unwrap().value, json!(true));
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    assert_eq!(seen.len(), 2);
+    assert_eq!(
+        (seen[0].progress, seen[0].stage.as_deref()),
+        (Some(0.5), Some("fit"))
+    );
+    assert_eq!(
+        (&seen[0].message, &seen[0].data),
+        (&None, &json!({"loss": 1}))
+    );
+    let silent = client(&fake).call("steps").send().await.unwrap();
+    assert_eq!(silent.value, json!(false));
+}
+
+#[tokio::test]
 async fn a_host_without_heartbeats_has_lost_the_call() {
     let fake = Fake::start();
     let client = Client::builder([fake.name()])

@@ -276,7 +276,12 @@ async fn upload() {
     tokio::task::spawn_blocking(move || {
         let kwargs = format!("{{\"_aipod_binary_size\": {UPLOAD}}}");
         let first = zstd::encode_all(kwargs.as_bytes(), 3).expect("zstd");
-        let raw = |data: Vec<u8>| framed(&Raw { data: data.into() });
+        let raw = |data: Vec<u8>| {
+            framed(&Raw {
+                data: data.into(),
+                ..Raw::default()
+            })
+        };
         pieces.blocking_send(raw(first)).expect("a door");
         let mut file = File::open(data).expect("a file");
         loop {

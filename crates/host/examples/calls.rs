@@ -103,6 +103,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     deadline: None,
                     retry: None,
                     id: String::new(),
+                    progress: None,
                 };
                 if model.call(call).await.is_ok() {
                     count.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::progress::Progress;
+
 /// A model as the protocols see it: one instance of a service, behind one socket.
 #[async_trait]
 pub trait Model: fmt::Debug + Send + Sync + 'static {
@@ -147,6 +149,8 @@ pub struct Call {
     pub retry: Option<bool>,
     /// Names the call in log events; the caller's `x-request-id`.
     pub id: String,
+    /// Takes what the call tells of how far it is, where the caller wants to know.
+    pub progress: Option<Progress>,
 }
 
 /// An argument or a result that is no JSON.

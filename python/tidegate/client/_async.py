@@ -1,6 +1,7 @@
 """The client for asyncio."""
 
 import asyncio
+import inspect
 from typing import Any, AsyncIterator, Awaitable, Callable, Iterator, List, Mapping, Optional
 
 import grpc
@@ -145,6 +146,12 @@ class AsyncClient:
                     raise Failed(silent(call.options.heartbeat)) from None
                 if data is grpc.aio.EOF:
                     break
+                told_of = protocol.progress_of(data)
+                if told_of:
+                    heard = call.told(told_of)
+                    if inspect.isawaitable(heard):
+                        await heard
+                    continue
                 made = results.add(protocol.of_raw(data))
                 if made is not None:
                     yield made[0]

@@ -1,5 +1,6 @@
 """What both clients share: options of a call, metadata, channels."""
 
+import json
 import os
 import secrets
 import sys
@@ -31,7 +32,10 @@ CHANNEL = [
 
 @dataclass(frozen=True)
 class Options:
-    """Options of calls. `None` of `idempotent`: predict and log may run twice, others not; of `progress`: a bar when a terminal is there.
+    """Options of calls. `None` of `idempotent`: predict and log may run twice, others not; of `progress` and `on_progress`: a bar when a terminal is there.
+
+    `progress` is of the input: a function of the bytes that were sent, and of how many (or None). `on_progress` is of the method: a function of what
+    it tells (`Model.progress`), a dict with `progress` (0 to 1), `message`, `stage`, `status`, `data`.
 
     `heartbeat`: a host that has begun to answer and is silent for so many seconds has lost the call. Before, a call waits for its `timeout`: the
     service may be starting.
@@ -45,6 +49,7 @@ class Options:
     unary: bool = False
     resume: bool = True
     progress: Union[None, bool, Callable[[int, Optional[int]], Any]] = None
+    on_progress: Union[None, bool, Callable[[Dict[str, Any]], Any]] = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def changed(self, **more: Any) -> "Options":
@@ -82,6 +87,7 @@ class Call:
         if self.idempotent and not any(key == "idempotency-key" for key, _ in self.metadata):
             self.metadata.append(("idempotency-key", secrets.token_hex(16)))
         self.bar = Bar(options.progress, size, method) if self.input and not self.unary else None
+        self.steps = Steps(options.on_progress, method)
 
     def remaining(self) -> Optional[float]:
         """Seconds until the deadline; DEADLINE_EXCEEDED when it has passed."""
@@ -95,6 +101,8 @@ class Call:
     def head(self, offset: int) -> List[Tuple[str, str]]:
         """Metadata of an attempt of `chaos`."""
         more = [("x-func-name", self.method), ("x-tidegate-parts", "1")]
+        if self.steps.wanted:
+            more.append(("x-tidegate-progress", "1"))
         if self.upload:
             more += [("x-tidegate-upload-id", self.upload[0]), ("x-tidegate-upload-token", self.upload[1])]
             if offset:
@@ -121,9 +129,16 @@ class Call:
             self.trouble = error
             raise
 
+    def told(self, text: bytes) -> Any:
+        """The method says how far it is. What the caller's function gave."""
+        if self.bar:  # all of the input is there
+            self.bar.close()
+        return self.steps.told(json.loads(text))
+
     def end(self) -> None:
         if self.bar:
             self.bar.close()
+        self.steps.close()
 
     def _messages(self, offset: int) -> Iterator[bytes]:
         size = self.input.size if self.input else None
@@ -201,11 +216,8 @@ class Bar:
         self._tell = wanted if callable(wanted) else None
         self._size, self._sent, self._bar = size, 0, None
         if self._tell is None and (wanted or (wanted is None and sys.stderr.isatty() and (size is None or size >= 1 << 20))):
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self._bar = tqdm(total=size, desc=name, unit="B", unit_scale=True, unit_divisor=1024, leave=False)
+            tqdm = bars()
+            self._bar = tqdm(total=size, desc=name, unit="B", unit_scale=True, unit_divisor=1024, leave=False) if tqdm else None
 
     def at(self, offset: int) -> None:
         self._sent = offset
@@ -225,6 +237,43 @@ class Bar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Steps:
+    """Tells how far the method is: to a bar of tqdm's on a terminal, or to the caller's own function."""
+
+    def __init__(self, wanted: Any, name: str) -> None:
+        self._tell = wanted if callable(wanted) else None
+        self._name = name
+        self._bar: Any = None
+        self._tqdm = bars() if self._tell is None and (wanted or (wanted is None and sys.stderr.isatty())) else None
+        self.wanted = self._tell is not None or self._tqdm is not None
+
+    def told(self, told: Dict[str, Any]) -> Any:
+        if self._tell is not None:
+            return self._tell(told)
+        if self._tqdm is None:
+            return None
+        if self._bar is None:  # most methods never tell
+            self._bar = self._tqdm(total=1.0, desc=self._name, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
+        bar, progress = self._bar, told.get("progress")
+        if isinstance(progress, (int, float)):
+            bar.n = min(max(progress, 0.0), 1.0)
+        bar.set_postfix_str(str(told.get("message") or told.get("stage") or ""))
+        return None
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def bars() -> Any:
+    """tqdm, where it is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm
 
 
 def silent(seconds: float) -> Error:

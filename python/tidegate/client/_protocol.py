@@ -77,6 +77,11 @@ def of_raw(data: bytes) -> bytes:
     return first(data, 1)
 
 
+def progress_of(data: bytes) -> bytes:
+    """What a message tells of how far the call is; nothing: it is another one."""
+    return first(data, 2) if data[:1] == b"\x12" else b""
+
+
 # --- arguments and results ---
 
 

@@ -151,6 +151,11 @@ class Client:
             results = protocol.Results()
             for data in rpc:
                 entry.last = time.monotonic()
+                told_of = protocol.progress_of(data)
+                if told_of:
+                    call.told(told_of)
+                    entry.last = time.monotonic()
+                    continue
                 made = results.add(protocol.of_raw(data))
                 if made is not None:
                     yield made[0]

@@ -43,6 +43,8 @@ pub(crate) struct Output {
 pub(crate) struct Raw {
     #[prost(bytes = "vec", tag = "1")]
     pub(crate) data: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) progress: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -428,11 +430,13 @@ async fn serve(
     let pong = || {
         Ok(Raw {
             data: b"PONG".to_vec(),
+            ..Raw::default()
         })
     };
     let item = |value: Value| {
         Ok(Raw {
             data: zstd::encode_all(value.to_string().as_bytes(), 3).unwrap(),
+            ..Raw::default()
         })
     };
     match method.as_str() {
@@ -450,6 +454,20 @@ async fn serve(
             if kwargs["fails"] == true {
                 return Err(Status::unavailable("no more"));
             }
+        }
+        "steps" => {
+            let asked = text("x-tidegate-progress").is_some();
+            let told =
+                json!({"progress": 0.5, "message": null, "stage": "fit", "data": {"loss": 1}});
+            for _ in 0..2 * u8::from(asked) {
+                let _ = out
+                    .send(Ok(Raw {
+                        progress: told.to_string().into_bytes(),
+                        ..Raw::default()
+                    }))
+                    .await;
+            }
+            let _ = out.send(item(json!(asked))).await;
         }
         "late" => {
             let _ = out.send(item(json!("begun"))).await;

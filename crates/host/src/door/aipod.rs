@@ -71,6 +71,7 @@ async fn call(
         deadline: head.deadline,
         retry: head.retry,
         id: head.id,
+        progress: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! `ai.AI/chaos`: input of any size, calls of any length, a sign of life each second.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -21,6 +21,7 @@ use super::grpc::{self, CallHead, Encoding, Messages};
 use super::kwargs::{self, Announced, Opening};
 use super::{Door, heavy, value};
 use crate::blocking::in_place;
+use crate::progress::{Progress, Step, step};
 use crate::proto::ai::Raw;
 use crate::spool::{Claim, Form, Inflate, InflateBounds, Stored, Target, inflate_whole, store};
 use crate::{Answer, Call, Code, Content, Fault, Method, Part, Value};
@@ -53,6 +54,8 @@ struct Conversation {
     method: Method,
     upload: Option<Named>,
     parts: bool,
+    /// Takes what the caller wants to know of how far the call is.
+    progress: Option<Progress>,
     answers: mpsc::Sender<BodyFrame>,
 }
 
@@ -71,9 +74,13 @@ fn begin(door: &Arc<Door>, request: Request<Incoming>) -> Result<Response<Body>,
         .ok_or_else(|| bad_request("the metadata x-func-name names the method"))?;
     let method = door.method(&name)?;
     let upload = named(headers)?;
-    let parts = headers
-        .get("x-tidegate-parts")
-        .is_some_and(|value| value.as_bytes() == b"1");
+    let says = |name| {
+        headers
+            .get(name)
+            .is_some_and(|value| value.as_bytes() == b"1")
+    };
+    let parts = says("x-tidegate-parts");
+    let progress = says("x-tidegate-progress").then(Progress::default);
     let (answers, receiver) = mpsc::channel(4);
     let mut response = grpc::answer_head(door, Body::Channel(receiver));
     if let Some(upload) = &upload {
@@ -93,6 +100,7 @@ fn begin(door: &Arc<Door>, request: Request<Incoming>) -> Result<Response<Body>,
         method,
         upload,
         parts,
+        progress,
         answers,
     };
     tokio::spawn(conversation.run(request.into_body()));
@@ -290,19 +298,44 @@ impl Conversation {
             deadline: self.head.deadline,
             retry: self.head.retry,
             id: self.head.id.clone(),
+            progress: self.progress.clone(),
         };
-        match self.door.call(call).await? {
+        match self.along(pin!(self.door.call(call))).await?? {
             Answer::Value(value) => {
                 self.send(value).await?;
                 Ok("value")
             }
             Answer::Items(mut items) => {
-                while let Some(item) = items.receiver.recv().await {
+                while let Some(item) = self.along(pin!(items.receiver.recv())).await? {
                     self.send(item?).await?;
                 }
                 Ok("items")
             }
         }
+    }
+
+    /// Waits for some work of the call, and passes on what the call tells until then.
+    async fn along<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Fault> {
+        let progress = self.progress.as_ref();
+        let done = loop {
+            match step(progress, work.as_mut()).await {
+                Step::Told(told) => self.tell(told).await?,
+                Step::Done(done) => break done,
+            }
+        };
+        while let Some(told) = progress.and_then(Progress::take) {
+            self.tell(told).await?;
+        }
+        Ok(done)
+    }
+
+    /// Sends how far the call is.
+    async fn tell(&self, told: Bytes) -> Result<(), Fault> {
+        let message = Raw {
+            progress: told,
+            ..Raw::default()
+        };
+        self.put(grpc::framed(&message)).await
     }
 
     async fn send(&self, value: Value) -> Result<(), Fault> {
@@ -342,10 +375,15 @@ impl Conversation {
             let data = zstd::bulk::compress(&content, LEVEL)?;
             std::io::Result::Ok(grpc::framed(&Raw {
                 data: Bytes::from(data),
+                ..Raw::default()
             }))
         })
         .await?
         .map_err(|error| Fault::new(Code::Internal, "internal", format!("zstd: {error}")))?;
+        self.put(framed).await
+    }
+
+    async fn put(&self, framed: Bytes) -> Result<(), Fault> {
         self.answers
             .send(Ok(Frame::data(framed)))
             .await

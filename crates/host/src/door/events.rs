@@ -1,7 +1,7 @@
 //! Server-sent events: items as they come, and a sign of life while nothing does.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::body::{Body, BodyFrame};
 use super::fault::problem;
 use super::{Door, value};
+use crate::progress::{Progress, Step, step};
 use crate::{Answer, Call, Fault, Items, Value};
 
 /// A comment: nothing for whoever reads events, bytes for whoever would cut a silent connection.
@@ -27,10 +28,13 @@ enum Begun {
 type Beginning = Pin<Box<dyn Future<Output = Result<Begun, Fault>> + Send>>;
 
 /// Runs a call. What fails before the first sign of life is due has a status of its own.
-pub(super) async fn answer(door: Arc<Door>, call: Call) -> Result<Response<Body>, Fault> {
+pub(super) async fn answer(door: Arc<Door>, mut call: Call) -> Result<Response<Body>, Fault> {
     let runner = door.clone();
+    let progress = Progress::default();
+    call.progress = Some(progress.clone());
     stream(
         door,
+        progress,
         Box::pin(async move { first(runner.call(call).await?).await }),
     )
     .await
@@ -38,7 +42,8 @@ pub(super) async fn answer(door: Arc<Door>, call: Call) -> Result<Response<Body>
 
 /// The same for a call that gave a generator where none was expected.
 pub(super) async fn begun(door: Arc<Door>, answer: Answer) -> Result<Response<Body>, Fault> {
-    stream(door, Box::pin(first(answer))).await
+    // What it has told so far went to the log alone.
+    stream(door, Progress::default(), Box::pin(first(answer))).await
 }
 
 async fn first(answer: Answer) -> Result<Begun, Fault> {
@@ -51,14 +56,22 @@ async fn first(answer: Answer) -> Result<Begun, Fault> {
     }
 }
 
-async fn stream(door: Arc<Door>, mut beginning: Beginning) -> Result<Response<Body>, Fault> {
+async fn stream(
+    door: Arc<Door>,
+    progress: Progress,
+    mut beginning: Beginning,
+) -> Result<Response<Body>, Fault> {
     let heartbeat = door.options.heartbeat;
     if let Ok(begun) = tokio::time::timeout(heartbeat, &mut beginning).await {
         let begun = begun?;
         beginning = Box::pin(std::future::ready(Ok(begun)));
     }
     let (events, receiver) = mpsc::channel(4);
-    let writer = Writer { door, events };
+    let writer = Writer {
+        door,
+        events,
+        progress,
+    };
     tokio::spawn(writer.run(beginning));
     let mut response = Response::new(Body::Channel(receiver));
     let headers = response.headers_mut();
@@ -75,6 +88,7 @@ async fn stream(door: Arc<Door>, mut beginning: Beginning) -> Result<Response<Bo
 struct Writer {
     door: Arc<Door>,
     events: mpsc::Sender<BodyFrame>,
+    progress: Progress,
 }
 
 impl Writer {
@@ -105,9 +119,9 @@ impl Writer {
     }
 
     /// Writes items; the last event is given back.
-    async fn events_of(&self, beginning: Beginning) -> Result<Bytes, Fault> {
+    async fn events_of(&self, mut beginning: Beginning) -> Result<Bytes, Fault> {
         let most = self.door.options.message;
-        match beginning.await? {
+        match self.along(beginning.as_mut()).await? {
             Begun::Value(value) => {
                 let json = value::whole(value, most).await?;
                 self.put(event("result", &json)).await;
@@ -120,11 +134,25 @@ impl Writer {
                     let json = value::whole(value, most).await?;
                     self.put(event("", &json)).await;
                     count += 1;
-                    next = items.receiver.recv().await.transpose()?;
+                    next = self.along(pin!(items.receiver.recv())).await.transpose()?;
                 }
                 Ok(event("done", format!("{{\"items\":{count}}}").as_bytes()))
             }
         }
+    }
+
+    /// Waits for some work of the call, and writes what the call tells until then.
+    async fn along<T>(&self, mut work: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> T {
+        let done = loop {
+            match step(Some(&self.progress), work.as_mut()).await {
+                Step::Told(told) => self.put(event("progress", &told)).await,
+                Step::Done(done) => break done,
+            }
+        };
+        while let Some(told) = self.progress.take() {
+            self.put(event("progress", &told)).await;
+        }
+        done
     }
 
     async fn put(&self, event: Bytes) {

@@ -111,6 +111,7 @@ pub(super) async fn call(
         deadline: None,
         retry: retry(headers),
         id: request_id(headers),
+        progress: None,
     };
     let wants_events = headers.get_all(header::ACCEPT).iter().any(|accepted| {
         accepted

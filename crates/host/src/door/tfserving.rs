@@ -189,6 +189,7 @@ async fn predict(
 
 fn arguments(body: &[u8], method: &crate::Method) -> Result<Arguments, Fault> {
     let pairs: Pairs<'_> = serde_json::from_slice(body)
+        progress: None,
         .map_err(|error| bad_request(format!("the request does not parse: {error}")))?;
     let find = |wanted: &str| {
         pairs

@@ -75,11 +75,7 @@ impl State {
                     );
                 }
                 Incoming::Progress { call, progress } => {
-                    let member = &mut self.members[index];
-                    let call = member
-                        .find(call)
-                        .map(|running| running.job.id().to_owned())
-                        .unwrap_or_default();
+                    let call = self.members[index].told(call, &progress);
                     effects.event(
                         &self.members[index],
                         events::What::Progress { call, progress },

@@ -192,6 +192,7 @@ mod tests {
             deadline: None,
             retry: None,
             id: String::new(),
+            progress: None,
         };
         Box::new(Job {
             ticket,

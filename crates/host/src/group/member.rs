@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::job::Job;
+use super::job::{Job, What};
 use super::pulse::Pulse;
 use super::stream::Flow;
 use crate::call::Fault;
@@ -207,6 +207,25 @@ impl Member {
             .running
             .iter_mut()
             .find(|running| running.job.ticket == ticket)
+    }
+
+    /// A call tells how far it is: whoever asked for that hears it, of a batch all of them. Returns what names the call in log events.
+    pub(super) fn told(&self, ticket: u64, progress: &serde_json::Value) -> String {
+        let all = &self.state.running;
+        let Some(teller) = all.iter().find(|running| running.job.ticket == ticket) else {
+            return String::new();
+        };
+        for running in all {
+            let same = running.job.ticket == ticket
+                || (running.batch.is_some() && running.batch == teller.batch);
+            if same
+                && let What::Call(call, _) = &running.job.what
+                && let Some(hears) = &call.progress
+            {
+                hears.tell(progress);
+            }
+        }
+        teller.job.id().to_owned()
     }
 
     /// Has it killed, once.

@@ -446,3 +446,36 @@ async fn parts_come_as_bytes_to_a_caller_that_understands_them() {
         .unwrap();
     assert_eq!(only(&bytes), json!("AAFieXRlcw=="));
 }
+
+#[tokio::test]
+async fn who_asks_for_it_is_told_how_far_the_call_is_and_nobody_else() {
+    let door = served();
+    let channel = channel(&door.socket).await;
+    for (name, asked, steps) in [
+        ("steps", true, vec![0.5, 1.0]),
+        ("item_steps", true, vec![0.1, 0.5, 0.5]),
+        ("steps", false, vec![]),
+    ] {
+        let mut metadata = vec![("x-func-name", name)];
+        if asked {
+            metadata.push(("x-tidegate-progress", "1"));
+        }
+        let list = stream::iter(messages("{}", b""));
+        let mut answers = chaos(&channel, &metadata, list).await.unwrap().into_inner();
+        let (mut seen, mut data) = (Vec::new(), 0);
+        while let Some(raw) = answers.message().await.unwrap() {
+            if raw.data == "PONG" {
+                continue;
+            }
+            if raw.progress.is_empty() {
+                data += 1;
+            } else {
+                assert!(raw.data.is_empty());
+                let told: Json = serde_json::from_slice(&raw.progress).unwrap();
+                seen.push(told["progress"].as_f64().unwrap());
+                assert!(name == "item_steps" || data == 0, "behind the result");
+            }
+        }
+        assert_eq!((seen, data), (steps, 1 + usize::from(name == "item_steps")));
+    }
+}

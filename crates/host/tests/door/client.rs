@@ -102,7 +102,10 @@ pub(crate) async fn told(mut answers: Streaming<Raw>) -> Result<Told, Status> {
 }
 
 pub(crate) fn raw(data: impl Into<Bytes>) -> Raw {
-    Raw { data: data.into() }
+    Raw {
+        data: data.into(),
+        ..Raw::default()
+    }
 }
 
 pub(crate) fn packed(data: &[u8]) -> Vec<u8> {

@@ -67,10 +67,11 @@ impl Default for Fake {
             "file",
             "rows",
             "hang",
+            "steps",
         ] {
             methods.insert(name.to_owned(), method(false, None));
         }
-        for name in ["items", "fail_late"] {
+        for name in ["items", "fail_late", "item_steps"] {
             methods.insert(name.to_owned(), method(true, None));
         }
         methods.insert("predict".to_owned(), method(false, Some("binary_data")));
@@ -158,6 +159,15 @@ fn items(list: Vec<Result<Value, Fault>>) -> Answer {
         }
     });
     Answer::Items(Items { receiver })
+}
+
+/// How far a call is, step by step.
+fn tell(call: &Call, steps: &[f64]) {
+    for step in steps {
+        if let Some(progress) = &call.progress {
+            progress.tell(&json!({"progress": step}));
+        }
+    }
 }
 
 fn item(i: u64) -> Result<Value, Fault> {
@@ -270,6 +280,21 @@ impl Fake {
                 items((0..count).map(item).collect())
             }
             "fail_late" => items(vec![item(0), Err(model_error())]),
+            "steps" => {
+                tell(&call, &[0.5, 1.0]);
+                value(&json!({"asked": call.progress.is_some()}))
+            }
+            "item_steps" => {
+                tell(&call, &[0.1]);
+                let (sender, receiver) = mpsc::channel(1);
+                tokio::spawn(async move {
+                    for number in 0..2 {
+                        tell(&call, &[0.5]);
+                        let _ = sender.send(item(number)).await;
+                    }
+                });
+                Answer::Items(Items { receiver })
+            }
             "rows" => value(&json!({"a": kwargs["a"], "b": kwargs["b"]})),
             "predict" if kwargs.get("tensors").is_some() => Answer::Value(tensors()),
             "predict" if kwargs.get("stream").is_some() => items((0..2).map(item).collect()),

@@ -259,6 +259,30 @@ fn pair(name: &str, data: &str) -> (String, String) {
 }
 
 #[tokio::test]
+async fn events_tell_how_far_a_call_is_before_its_result() {
+    let door = served();
+    let accept = [("accept", "text/event-stream")];
+    let response = post(&door.socket, "/fake/steps", &accept, "{}").await;
+    assert_eq!(
+        loud(response.body()),
+        [
+            pair("progress", r#"{"progress":0.5}"#),
+            pair("progress", r#"{"progress":1.0}"#),
+            pair("result", r#"{"asked":true}"#),
+            pair("done", r#"{"items":1}"#),
+        ]
+    );
+    let response = post(&door.socket, "/fake/item_steps", &[], "{}").await;
+    let told = loud(response.body());
+    let names: Vec<_> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names.iter().filter(|name| **name == "progress").count(), 3);
+    assert_eq!((names[0], names[names.len() - 1]), ("progress", "done"));
+    // Where nobody could be told, nothing is gathered.
+    let response = post(&door.socket, "/fake/steps", &[], "{}").await;
+    assert_eq!(json(&response)["asked"], false);
+}
+
+#[tokio::test]
 async fn generators_and_those_who_ask_get_events() {
     let door = served();
     let response = post(&door.socket, "/fake/items", JSON, r#"{"count": 2}"#).await;

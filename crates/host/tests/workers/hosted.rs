@@ -270,6 +270,7 @@ pub(crate) fn call(method: &str, kwargs: serde_json::Value) -> Call {
         deadline: None,
         retry: None,
         id: "test-call".into(),
+        progress: None,
     }
 }
 

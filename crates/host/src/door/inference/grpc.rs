@@ -257,6 +257,7 @@ fn blank(head: &CallHead) -> Call {
         retry: head.retry,
         id: head.id.clone(),
     }
+        progress: None,
 }
 
 /// What an answer repeats of its request.

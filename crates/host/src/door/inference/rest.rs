@@ -223,6 +223,7 @@ async fn model_infer(
             about.version.clone()
         } else {
             version.to_owned()
+        progress: None,
         },
         id: parsed.id,
         binary: parsed.binary,

@@ -239,3 +239,52 @@ async fn a_worker_with_nothing_to_do_gets_what_waits_in_the_socket_of_a_slow_one
     slow.result(call, "1").await;
     assert_eq!(value(first).await, "1");
 }
+
+#[tokio::test]
+async fn all_callers_of_a_batch_hear_what_it_tells_and_a_call_hears_only_its_own() {
+    let group = group(settings());
+    let mut worker = Fake::join(&group, 1, 0, 2, 1);
+    let hears = || {
+        let progress = crate::Progress::default();
+        let mut call = call("b", "");
+        call.progress = Some(progress.clone());
+        (call, progress)
+    };
+    let batched = Facts {
+        batch: Some(Batch {
+            max_size: 2,
+            max_delay_us: 1_000_000,
+        }),
+        ..RETRY
+    };
+    let (one, heard_by_one) = hears();
+    let (two, heard_by_two) = hears();
+    let (other, heard_by_other) = hears();
+    let _first = group.submit(0, 1, one, batched).unwrap();
+    let (_, second) = group.submit(0, 1, two, batched).unwrap();
+    let batch = worker.next().await;
+    assert_eq!(batch.kind, Kind::Batch);
+    let meta: serde_json::Value = serde_json::from_slice(&batch.meta).unwrap();
+    let (_, third) = group.submit(0, 1, other, ONCE).unwrap();
+    let alone = worker.call("b").await;
+    let call = |index: usize| meta["calls"][index]["call"].as_u64().unwrap();
+    worker
+        .send(Kind::Progress, call(0), r#"{"progress":0.5}"#, b"")
+        .await;
+    worker
+        .send(Kind::Progress, alone, r#"{"progress":0.7}"#, b"")
+        .await;
+    worker.result(call(1), "2").await;
+    worker.result(alone, "3").await;
+    value(second).await;
+    value(third).await;
+    for (heard, told) in [
+        (heard_by_one, "0.5"),
+        (heard_by_two, "0.5"),
+        (heard_by_other, "0.7"),
+    ] {
+        let text = format!(r#"{{"progress":{told}}}"#);
+        assert_eq!(heard.take().unwrap(), text);
+        assert_eq!(heard.take(), None);
+    }
+}

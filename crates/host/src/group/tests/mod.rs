@@ -226,6 +226,7 @@ fn call(method: &str, version: &str) -> Call {
         retry: None,
         id: String::new(),
     }
+        progress: None,
 }
 
 fn submit(group: &Group, method: &str, version: &str, facts: Facts) -> oneshot::Receiver<Outcome> {

@@ -414,6 +414,23 @@ def test_a_command_is_ready_when_its_health_check_passes(tidegate, tmp_path):
     assert results == [200, 200]
 
 
+def test_a_command_that_goes_on_failing_its_health_check_is_started_anew(tidegate, tmp_path):
+    (tmp_path / "program.py").write_text(HEALTHY)
+    healthy = tmp_path / "healthy"
+    healthy.touch()
+    program = [sys.executable, str(tmp_path / "program.py"), "$PORT", str(healthy)]
+    check = {"http": "/healthz", "interval": "100ms", "timeout": "100ms", "unhealthy_after": 2}
+    gateway = tidegate(config({"name": "example", "command": program, "health_check": check, "restart_after": 4}))
+    (before,) = until(lambda: ready(gateway), 20)
+    healthy.unlink()
+    (ill,) = until(lambda: [each for each in of(gateway)["instances"] if each["restarts"]], 20, "it is started anew")
+    assert ill["state"] == "starting" and "503" in ill["cause"], ill
+    healthy.touch()
+    (after,) = until(lambda: ready(gateway), 20)
+    assert after["pid"] != before["pid"]
+    assert "it failed 4 checks in a row" in gateway.logs()
+
+
 def test_a_served_model_needs_nothing_of_providers(serve):
     host = serve("Example")
     until(lambda: len([each for each in host.api("services")[0]["instances"] if each["state"] == "ready"]) == 1, 20)

@@ -52,6 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         limits: ServiceLimits::default(),
         start_timeout: Duration::from_secs(60),
         health_check: None,
+        restart_after: 12,
         stop_grace: Duration::from_secs(10),
         data: PathBuf::from("data"),
         run: Run::Python(PythonModel {

@@ -27,6 +27,8 @@ pub(crate) struct Life {
     pub(crate) ready: Option<Duration>,
     /// Whether it has answered a call, or died of one.
     pub(crate) served: bool,
+    /// For how long it was of no use before it was ended for that. It counts neither as time that it was ready nor as time between deaths.
+    pub(crate) unwell: Duration,
 }
 
 impl Life {
@@ -34,6 +36,7 @@ impl Life {
     pub(crate) const STILLBORN: Self = Self {
         ready: None,
         served: false,
+        unwell: Duration::ZERO,
     };
 }
 
@@ -70,6 +73,9 @@ impl Backoff {
                 wait: wait.min(LONGEST_OF_USEFUL),
                 crash_loop: false,
             };
+        }
+        for death in &mut self.useless {
+            *death += life.unwell;
         }
         self.useless.push_back(now);
         self.useless
@@ -111,6 +117,7 @@ mod tests {
         let life = Life {
             ready: Some(Duration::from_secs(1)),
             served: true,
+            ..Life::STILLBORN
         };
         for _ in 0..100 {
             let restart = backoff.died(Instant::now(), life);
@@ -127,7 +134,7 @@ mod tests {
         }
         let recovered = Life {
             ready: Some(RECOVERED),
-            served: false,
+            ..Life::STILLBORN
         };
         assert_eq!(
             backoff.died(now, recovered),
@@ -139,6 +146,27 @@ mod tests {
         assert!(!backoff.died(now, Life::STILLBORN).crash_loop);
     }
 
+    #[test]
+    fn programs_that_fail_their_checks_from_the_start_are_a_crash_loop_however_long_that_takes_to_see()
+     {
+        let mut backoff = Backoff::default();
+        let mut now = Instant::now();
+        let unwell = Duration::from_secs(600);
+        let life = Life {
+            ready: Some(Duration::ZERO),
+            served: false,
+            unwell,
+        };
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            now += unwell;
+            let restart = backoff.died(now, life);
+            seen.push(restart.crash_loop);
+            now += restart.wait;
+        }
+        assert_eq!(seen, [false, false, false, false, true, true]);
+    }
+
     proptest! {
         #[test]
         fn waits_are_bounded(lives in proptest::collection::vec((any::<bool>(), 0_u64..100, any::<bool>()), 0..100)) {
@@ -146,7 +174,7 @@ mod tests {
             let mut now = Instant::now();
             for (ready, seconds, served) in lives {
                 let ready = ready.then(|| Duration::from_secs(seconds));
-                let restart = backoff.died(now, Life { ready, served: served && ready.is_some() });
+                let restart = backoff.died(now, Life { ready, served: served && ready.is_some(), ..Life::STILLBORN });
                 prop_assert!(restart.wait >= FIRST && restart.wait <= LONGEST);
                 now += restart.wait + Duration::from_secs(seconds);
             }

@@ -36,6 +36,8 @@ record! {
         /// How a `command` is asked whether it is ready, and from then on whether requests are sent to it. Default: it is when it accepts
         /// connections.
         health_check: Option<HealthCheck>,
+        /// Checks of a `command` that fail in a row until it is started anew; 0: never. Default 12, or the check's `unhealthy_after` where that is more.
+        restart_after: u32 = 12 => Within(0, 100_000),
         /// Time that calls under way have when their worker is to end. Default 30s.
         stop_grace: Duration = Duration::from_secs(30) => Lasting(Duration::ZERO, Duration::from_secs(86_400)),
         /// Folder of the models: each version has its own in it. Default `./appdata`.
@@ -84,7 +86,8 @@ pub enum Engine {
 record! {
     /// Which versions of the model a worker keeps in memory. A call may ask for any version that the model can load.
     pub default struct ModelVersions {
-        /// Versions loaded at once, 1 to 10000; beyond, the one that was not used for the longest time and has no call goes. Default 1.
+        /// Versions loaded at once, 1 to 10000; beyond, the one that was not used for the longest time and has no call goes.
+        /// One that has no folder, or did not load the last time, is loaded beside them first. Default 1.
         max_loaded: u32 = 1 => Within(1, 10_000),
         /// A worker that takes more memory after a load lets other versions go; `off`: no bound. Default off.
         memory: SizeBound = SizeBound::OFF,

@@ -174,6 +174,10 @@ pub(crate) fn service(service: &mut Service, fields: &Fields<'_>, cx: &mut Cx<'_
                 let help = "a Python model is ready when it is loaded and warm: remove it";
                 cx.error(span, "`health_check` without `command`", help);
             }
+            if let Some(span) = fields.span_of(RESTARTS) {
+                let help = "a worker that hangs is found without it: remove it";
+                cx.error(span, "`restart_after` without `command`", help);
+            }
             let mut all: Vec<&str> = service.versions.preload.iter().map(|v| &**v).collect();
             all.push(&service.version);
             all.sort_unstable();
@@ -190,6 +194,7 @@ pub(crate) fn service(service: &mut Service, fields: &Fields<'_>, cx: &mut Cx<'_
             }
         }
         Run::Command(_) => {
+            restarts(service, fields, cx);
             if service
                 .health_check
                 .as_ref()
@@ -234,6 +239,32 @@ pub(crate) fn service(service: &mut Service, fields: &Fields<'_>, cx: &mut Cx<'_
     }
 }
 
+/// A program is not ended while it still gets requests.
+fn restarts(service: &Service, fields: &Fields<'_>, cx: &mut Cx<'_>) {
+    let after = service.restart_after;
+    match &service.health_check {
+        None => {
+            if let Some(span) = fields.span_of(RESTARTS) {
+                let help = "add a `health_check`, or remove it: a program that ends is started anew in any case";
+                cx.error(span, "`restart_after` without `health_check`", help);
+            }
+        }
+        Some(check) if after > 0 && after < check.unhealthy_after => {
+            if let Some(span) = fields.span_of(RESTARTS) {
+                let message = format!(
+                    "`restart_after` ({after}) is less than the check's `unhealthy_after` ({})",
+                    check.unhealthy_after
+                );
+                let help = "a program is ended only when it gets no requests any more: raise `restart_after`, or write 0 for never";
+                cx.error(span, message, help);
+            }
+        }
+        Some(_) => {}
+    }
+}
+
+/// How many checks in a row may fail.
+const RESTARTS: &str = "restart_after";
 /// Keys that only a hosted class can honour.
 const PYTHON_ONLY: [&str; 3] = ["versions", "data", "concurrency"];
 /// The bound of `limits` that holds for any process.
@@ -244,8 +275,12 @@ pub(crate) fn service_tidy(service: &Service, map: &mut Map<String, Json>) {
     match &service.run {
         Run::Python(_) => {
             map.remove("protocol");
+            map.remove(RESTARTS);
         }
         Run::Command(_) => {
+            if service.health_check.is_none() {
+                map.remove(RESTARTS);
+            }
             for key in PYTHON_ONLY {
                 map.remove(key);
             }
@@ -257,6 +292,14 @@ pub(crate) fn service_tidy(service: &Service, map: &mut Map<String, Json>) {
 }
 
 impl Service {
+    /// Failed checks in a row after which a `command` is started anew; `None`: it never is.
+    #[must_use]
+    pub fn restarts(&self) -> Option<u32> {
+        let check = self.health_check.as_ref()?;
+        let after = self.restart_after.max(check.unhealthy_after);
+        (self.restart_after > 0).then_some(after)
+    }
+
     /// What is spoken to its instances: doors of hosted classes speak HTTP/1.1 and HTTP/2.
     #[must_use]
     pub fn spoken(&self) -> Protocol {

@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Between two looks at its memory.
 const WEIGH: Duration = Duration::from_millis(500);
 
+/// What is ended for its checks has so long to do it by itself.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
 /// Between two checks at first; then as often as `health_check` says.
 const FIRST_CHECK: Duration = Duration::from_millis(50);
 
@@ -96,7 +99,13 @@ pub(super) async fn start(
     }
     let (tell, told) = mpsc::unbounded_channel();
     let (dead, death) = oneshot::channel();
-    tokio::spawn(watch(process, Arc::clone(&slot.group), told, dead));
+    let watched = Watched {
+        process,
+        group: Arc::clone(&slot.group),
+        told,
+    };
+    let unwell = unwell(Arc::clone(shared), Arc::clone(spec), port);
+    tokio::spawn(watched.run(unwell, dead));
     let mut live = Live::new(spec.revision, started, tell, death);
     live.pid = Some(pid);
     live.port = Some(port);
@@ -143,40 +152,105 @@ fn with_port(word: &str, port: u16) -> String {
     word.replace("${PORT}", &port).replace("$PORT", &port)
 }
 
-async fn watch(
-    mut process: Process,
-    group: Arc<Group>,
-    mut told: mpsc::UnboundedReceiver<Tell>,
-    dead: oneshot::Sender<Death>,
-) {
-    let mut killed = None;
-    let started = Instant::now();
-    let cause = loop {
-        tokio::select! {
-            status = process.exited() => break killed.unwrap_or_else(|| process.cause(status)),
-            order = told.recv() => match order {
-                Some(Tell::Terminate | Tell::Expect) => process.terminate(),
-                Some(Tell::Kill) => process.kill(),
-                None => {
-                    process.kill();
-                    process.exited().await;
-                    break "the host is ending".to_owned();
-                }
-            },
-            () = tokio::time::sleep(WEIGH), if killed.is_none() => {
-                let over = group.settings().memory.and_then(|bound| {
-                    memory::resident(process.pid()).filter(|resident| *resident > bound).map(|resident| (bound, resident))
-                });
-                if let Some((bound, resident)) = over {
-                    killed = Some(format!("it took {resident} bytes of memory; `limits.memory` allows {bound}"));
-                    process.kill();
+/// What a program that was ready is ended for.
+struct Unwell {
+    cause: String,
+    /// Since its last check that it passed.
+    since: Instant,
+}
+
+/// Asks a program that is ready as its service wants it. Resolves when it has failed too often in a row, and only then.
+///
+/// Gateways ask by themselves, and send no requests to what fails. That helps nobody for long: what does not come back by itself is started
+/// anew.
+async fn unwell(shared: Arc<Shared>, spec: Arc<Spec>, port: u16) -> Unwell {
+    let service = &spec.service;
+    let (Some(check), Some(most)) = (&service.health_check, service.restarts()) else {
+        return std::future::pending().await;
+    };
+    let mut since = Instant::now();
+    let mut failed = 0;
+    loop {
+        tokio::time::sleep(check.interval).await;
+        match shared.checks.check(service, check, port).await {
+            Ok(()) => {
+                since = Instant::now();
+                failed = 0;
+            }
+            Err(cause) => {
+                failed += 1;
+                if failed >= most {
+                    let cause = format!("it failed {failed} checks in a row: {cause}");
+                    return Unwell { cause, since };
                 }
             }
         }
-    };
-    // Its calls are not seen here: one that was ready for a while has been of use.
-    let served = started.elapsed() > Duration::from_secs(10);
-    let _ = dead.send(Death { cause, served });
+    }
+}
+
+/// A program that is ready.
+struct Watched {
+    process: Process,
+    group: Arc<Group>,
+    told: mpsc::UnboundedReceiver<Tell>,
+}
+
+impl Watched {
+    /// Waits for its end, however it comes, and tells it.
+    async fn run(self, unwell: impl Future<Output = Unwell>, dead: oneshot::Sender<Death>) {
+        let Self {
+            mut process,
+            group,
+            mut told,
+        } = self;
+        tokio::pin!(unwell);
+        let (mut killed, mut ending, mut last) = (None, false, None);
+        let mut useless = Duration::ZERO;
+        let started = Instant::now();
+        let cause = loop {
+            tokio::select! {
+                status = process.exited() => break killed.unwrap_or_else(|| process.cause(status)),
+                order = told.recv() => match order {
+                    Some(Tell::Terminate | Tell::Expect) => {
+                        ending = true;
+                        process.terminate();
+                    }
+                    Some(Tell::Kill) => process.kill(),
+                    None => {
+                        process.kill();
+                        process.exited().await;
+                        break "the host is ending".to_owned();
+                    }
+                },
+                failed = &mut unwell, if killed.is_none() && !ending => {
+                    useless = failed.since.elapsed();
+                    killed = Some(failed.cause);
+                    process.terminate();
+                    last = Some(Instant::now() + END_WITHIN);
+                }
+                () = tokio::time::sleep_until(last.unwrap_or_else(Instant::now)), if last.is_some() => {
+                    last = None;
+                    process.kill();
+                }
+                () = tokio::time::sleep(WEIGH), if killed.is_none() => {
+                    let over = group.settings().memory.and_then(|bound| {
+                        memory::resident(process.pid()).filter(|resident| *resident > bound).map(|resident| (bound, resident))
+                    });
+                    if let Some((bound, resident)) = over {
+                        killed = Some(format!("it took {resident} bytes of memory; `limits.memory` allows {bound}"));
+                        process.kill();
+                    }
+                }
+            }
+        };
+        // Its calls are not seen here: one that was ready for a while has been of use.
+        let served = started.elapsed().saturating_sub(useless) > Duration::from_secs(10);
+        let _ = dead.send(Death {
+            cause,
+            served,
+            unwell: useless,
+        });
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub(super) struct Death {
     pub(super) cause: String,
     /// Whether it had answered any call, or died of one.
     pub(super) served: bool,
+    /// For how long it had been of no use, as its checks said.
+    pub(super) unwell: Duration,
 }
 
 /// Why a worker did not become ready.
@@ -124,6 +126,7 @@ impl Live {
         death.unwrap_or_else(|_| Death {
             cause: "the host is ending".to_owned(),
             served: false,
+            unwell: Duration::ZERO,
         })
     }
 

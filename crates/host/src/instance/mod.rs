@@ -376,8 +376,9 @@ impl Keeper {
     /// The worker is gone. Returns when the next one is started.
     fn bury(&mut self, death: &Death, live: &Live) -> Duration {
         let life = Life {
-            ready: Some(live.ready.elapsed()),
+            ready: Some(live.ready.elapsed().saturating_sub(death.unwell)),
             served: death.served,
+            unwell: death.unwell,
         };
         self.died(&death.cause, life, live.pid)
     }

@@ -517,7 +517,11 @@ impl Watch {
         reading.abort();
         served |= self.group.leave(self.member, &cause, expected);
         self.results.remove().await;
-        let _ = dead.send(Death { cause, served });
+        let _ = dead.send(Death {
+            cause,
+            served,
+            unwell: Duration::ZERO,
+        });
     }
 }
 

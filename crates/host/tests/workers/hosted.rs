@@ -156,6 +156,7 @@ pub(crate) fn service() -> Service {
         limits: ServiceLimits::default(),
         start_timeout: Duration::from_secs(60),
         health_check: None,
+        restart_after: 12,
         stop_grace: Duration::from_secs(20),
         data: PathBuf::from("data"),
         run: python("model:Test"),

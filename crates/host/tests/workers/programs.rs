@@ -12,6 +12,7 @@ async fn a_program_is_ready_when_it_passes_its_checks() {
     let program = "python3 -m http.server --bind 127.0.0.1 $PORT";
     let wanted = tidegate_config::model::Service {
         run: Run::Command(program.split(' ').map(String::from).collect()),
+        restart_after: 0,
         health_check: Some(HealthCheck {
             interval: Duration::from_millis(20),
             timeout: Duration::from_millis(20),
@@ -44,6 +45,51 @@ async fn a_program_is_ready_when_it_passes_its_checks() {
     let cause = cause.await;
     assert!(cause.ends_with(": it is not healthy yet"), "{cause}");
     assert_eq!(hosted.ready(1).await[0].pid, pid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_goes_on_failing_its_checks_is_started_anew() {
+    // It does not end by itself when it is asked to.
+    let program = "import http.server, signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nhttp.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.BaseHTTPRequestHandler).serve_forever()";
+    let wanted = tidegate_config::model::Service {
+        run: Run::Command(
+            ["python3", "-c", program, "$PORT"]
+                .map(String::from)
+                .to_vec(),
+        ),
+        restart_after: 3,
+        health_check: Some(HealthCheck {
+            interval: Duration::from_millis(20),
+            timeout: Duration::from_millis(20),
+            healthy_after: 1,
+            unhealthy_after: 1,
+            port: None,
+            host: None,
+            expected_statuses: Vec::new(),
+            probe: Probe::Http("/".into()),
+        }),
+        ..service()
+    };
+    let hosted = Hosted::start(wanted).await;
+    std::fs::write(hosted.path("healthy"), "").unwrap();
+    let before = hosted.ready(1).await[0].pid;
+    std::fs::remove_file(hosted.path("healthy")).unwrap();
+    let cause = hosted.events.wait(|what| match what {
+        What::Died { cause, .. } => Some(cause.clone()),
+        _ => None,
+    });
+    assert_eq!(
+        cause.await,
+        "it failed 3 checks in a row: it is not healthy yet"
+    );
+    until("the end of the old one", || {
+        (!runs(u64::from(before.unwrap()))).then_some(())
+    })
+    .await;
+    std::fs::write(hosted.path("healthy"), "").unwrap();
+    let after = hosted.ready(1).await[0].clone();
+    assert_ne!(after.pid, before);
+    assert_eq!(after.restarts, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

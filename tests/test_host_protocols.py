@@ -45,6 +45,7 @@ for kind in (http, grpc):
     as_json = {} if kind is http else {"as_json": True}
     mine["server"] = client.get_server_metadata(**as_json)["name"]
     metadata = client.get_model_metadata("double", **as_json)
+    mine["versions"] = [metadata["versions"], client.get_model_metadata("double", "default", **as_json)["versions"]]
     mine["inputs"] = [[each["name"], each["datatype"], [int(n) for n in each["shape"]]] for each in metadata["inputs"]]
     x = numpy.arange(6, dtype=numpy.float32).reshape(3, 2)
     inputs = [kind.InferInput("x", [3, 2], "FP32"), kind.InferInput("name", [1], "BYTES")]
@@ -100,6 +101,7 @@ def test_tritons_client_works_unmodified_over_http_and_grpc(serve):
     for kind in ("http", "grpc"):
         mine = seen[kind]
         assert mine["live"] and mine["ready"] and mine["model_ready"] and not mine["other_ready"], mine
+        assert mine["versions"] == [["default"], ["default"]]
         assert mine["inputs"] == [["x", "FP32", [-1, 2]], ["name", "BYTES", [1]]]
         assert mine["who"] == ["ADA"]
         assert mine["index"] == ["double"]
@@ -112,6 +114,16 @@ def described(ch):
     database = ProtoReflectionDescriptorDatabase(ch)
     pool = DescriptorPool(database)
     return database, pool
+
+
+def test_a_version_without_a_name_is_told_by_one_that_can_be_asked_for(serve):
+    host = serve("Example", "--name", "example")
+    tensor = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}]}
+    assert json.loads(http1.get(host.port, "/v2/models/example").body)["versions"] == ["default"]
+    assert [each["version"] for each in json.loads(post(host, "/v2/repository/index", {}).body)] == ["default"]
+    for path in ("/v2/models/example", "/v2/models/example/versions/default"):
+        assert json.loads(post(host, f"{path}/infer", tensor).body)["model_version"] == "default"
+        assert http1.get(host.port, f"{path}/ready").status == 200
 
 
 def test_a_reflection_client_finds_and_calls_everything(serve, channel):
@@ -156,7 +168,15 @@ def test_tensorflow_servings_rest_api(serve):
     answer = post(host, "/v1/models/example:predict", {"inputs": {"x": [1.0, 2.5]}})
     assert (answer.status, json.loads(answer.body)) == (200, {"outputs": [2.0, 5.0]}), answer.body
     status = json.loads(http1.get(host.port, "/v1/models/example").body)
-    assert status["model_version_status"][0]["state"] == "AVAILABLE", status
+    assert [(each["version"], each["state"]) for each in status["model_version_status"]] == [("default", "AVAILABLE")], status
+    # The name that is told is one that can be asked for.
+    assert json.loads(http1.get(host.port, "/v1/models/example/versions/default").body) == status
+    for path in ("/v1/models/example/metadata", "/v1/models/example/versions/default/metadata"):
+        assert json.loads(http1.get(host.port, path).body)["model_spec"] == {"name": "example", "signature_name": "", "version": "default"}
+    answer = post(host, "/v1/models/example/versions/default:predict", {"inputs": {"x": [1.0]}})
+    assert (answer.status, json.loads(answer.body)) == (200, {"outputs": [2.0]}), answer.body
+    answer = http1.get(host.port, "/v1/models/example:predict")
+    assert (answer.status, dict(answer.headers)["allow"]) == (405, "POST")
     answer = post(host, "/v1/models/other:predict", {"instances": [1]})
     assert answer.status == 404 and "other" in json.loads(answer.body)["error"]
 

@@ -104,6 +104,15 @@ pub(crate) fn is_default(version: &str) -> bool {
     matches!(version, "" | "default")
 }
 
+/// What a version is called where its name is told: the one without a name has one that callers may use.
+pub(crate) fn shown(version: &str) -> &str {
+    if version.is_empty() {
+        "default"
+    } else {
+        version
+    }
+}
+
 impl Slot {
     /// A version that was not there a moment ago may have its folder by now.
     async fn look_again(&self, version: &str) {
@@ -227,11 +236,16 @@ impl Model for Slot {
         let data = self.data.load().join("models");
         for name in in_place(|| folders(&data)) {
             let Ok(mut name) = name.into_string() else {
+        let configured = &self.about.load().version;
                 continue;
             };
             if name == "default" {
                 name.clear();
             }
+                // Who asks for it gets the configured one.
+                if !configured.is_empty() {
+                    continue;
+                }
             if !versions.iter().any(|version| version.name == name) {
                 versions.push(Version {
                     name,

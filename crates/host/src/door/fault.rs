@@ -16,6 +16,12 @@ use crate::{Code, Fault};
 /// The header with the stable word of an error that Tidegate made.
 pub(crate) const ERROR: &str = "x-tidegate-error";
 
+/// The word of an HTTP method that a path does not take.
+const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
+
+/// What is read from a path.
+pub(crate) const READ: &str = "GET, HEAD";
+
 /// The longest text that a caller is told: it travels in a header.
 const LONGEST: usize = 1024;
 
@@ -50,6 +56,7 @@ pub(crate) fn http_status(fault: &Fault) -> StatusCode {
         (Code::ResourceExhausted, "result_too_large" | "memory" | "memory_limit") => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
+        (_, METHOD_NOT_ALLOWED) => StatusCode::METHOD_NOT_ALLOWED,
         (code, _) => grpc_status(code).to_http(),
     }
 }
@@ -167,6 +174,19 @@ pub(crate) fn http_response(fault: &Fault) -> Response<Body> {
         HeaderValue::from_static("application/problem+json"),
     );
     headers.insert(ERROR, HeaderValue::from_static(fault.reason));
+    response
+}
+
+/// The path is one of ours, and takes other methods: `allowed`, as the header `Allow` has them.
+pub(crate) fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let fault = Fault::new(
+        Code::Unimplemented,
+        METHOD_NOT_ALLOWED,
+        format!("this path takes {allowed}"),
+    );
+    let mut response = http_response(&fault);
+    let headers = response.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
 

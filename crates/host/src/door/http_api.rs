@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use super::body::Body;
-use super::fault::{bad_request, http_response, too_large};
+use super::fault::{READ, bad_request, http_response, not_allowed, too_large};
 use super::{Door, heavy, inference, plain, tfserving, uploads};
 use crate::spool::inflate_whole;
 use crate::{Code, Fault};
@@ -44,13 +44,23 @@ async fn route(door: &Arc<Door>, request: Request<Incoming>) -> Result<Response<
             door.ready()?;
             Ok(Response::new(Body::whole(Bytes::from_static(b"ok"))))
         }
+        ["livez" | "readyz"] => Ok(not_allowed(READ)),
         ["tidegate", "uploads", id] => {
             uploads::answer(door, request.method(), id, request.headers())
         }
         ["v2", rest @ ..] => inference::rest::answer(door, rest, request).await,
         ["v1", "models", rest @ ..] => tfserving::answer(door, rest, request).await,
         [service] if get => plain::describe(door, service),
+        [service] => {
+            check_model(door, service)?;
+            Ok(not_allowed(READ))
+        }
         [service, method] if post => plain::call(door, service, method, request).await,
+        [service, method] => {
+            check_model(door, service)?;
+            door.known(method, |_| ())?;
+            Ok(not_allowed("POST"))
+        }
         _ => Err(unknown_path(&path)),
     }
 }

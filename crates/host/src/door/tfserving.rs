@@ -9,10 +9,11 @@ use hyper::body::Incoming;
 use serde_json::value::RawValue;
 
 use super::body::Body;
-use super::fault::{bad_arguments, bad_request};
+use super::fault::{READ, bad_arguments, bad_request, not_allowed};
 use super::http_api::{check_model, json, read, retry, unknown_path};
 use super::kwargs::{self, Pairs, put_name};
 use super::{Door, aipod, heavy, request_id, value};
+use crate::model::{is_default, shown};
 use crate::{Answer, Call, Code, Fault};
 
 /// What is called.
@@ -28,9 +29,9 @@ pub(super) async fn answer(
         return Err(unknown_path(request.uri().path()));
     };
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
-    let verb = (request.method() == Method::POST)
-        .then(|| last.rsplit_once(':'))
-        .flatten();
+    let post = request.method() == Method::POST;
+    let verb = last.rsplit_once(':');
+    let verb = verb.filter(|(_, verb)| post || *verb == PREDICT);
     if let Some((last, verb)) = verb {
         let (model, version) = match front {
             [] => (last, ""),
@@ -45,6 +46,9 @@ pub(super) async fn answer(
                 format!("only `:{PREDICT}` is offered, not `:{verb}`"),
             ));
         }
+        if !post {
+            return Ok(not_allowed("POST"));
+        }
         return predict(door, version, request).await;
     }
     match path {
@@ -52,6 +56,13 @@ pub(super) async fn answer(
         [model, "versions", version] if get => status(door, model, version),
         [model, "metadata"] if get => metadata(door, model, ""),
         [model, "versions", version, "metadata"] if get => metadata(door, model, version),
+        [model]
+        | [model, "metadata"]
+        | [model, "versions", _]
+        | [model, "versions", _, "metadata"] => {
+            check_model(door, model)?;
+            Ok(not_allowed(READ))
+        }
         _ => Err(unknown_path(request.uri().path())),
     }
 }
@@ -63,7 +74,7 @@ fn status(door: &Door, model: &str, wanted: &str) -> Result<Response<Body>, Faul
         .model
         .versions()
         .into_iter()
-        .filter(|version| wanted.is_empty() || version.name == wanted)
+        .filter(|version| wanted.is_empty() || version.name == named(door, wanted))
         .map(|version| {
             let state = if version.loaded && ready {
                 "AVAILABLE"
@@ -71,7 +82,7 @@ fn status(door: &Door, model: &str, wanted: &str) -> Result<Response<Body>, Faul
                 "UNLOADED"
             };
             serde_json::json!({
-                "version": version.name,
+                "version": shown(&version.name),
                 "state": state,
                 "status": {"error_code": "OK", "error_message": ""},
             })
@@ -87,6 +98,14 @@ fn status(door: &Door, model: &str, wanted: &str) -> Result<Response<Body>, Faul
     Ok(json(Bytes::from(
         serde_json::json!({"model_version_status": versions}).to_string(),
     )))
+}
+
+/// The name of a version that a request names.
+fn named(door: &Door, version: &str) -> String {
+    if is_default(version) {
+        return door.model.about().version.clone();
+    }
+    version.to_owned()
 }
 
 fn metadata(door: &Door, model: &str, version: &str) -> Result<Response<Body>, Fault> {
@@ -111,11 +130,11 @@ fn metadata(door: &Door, model: &str, version: &str) -> Result<Response<Body>, F
         }
         map
     };
-    let version = if version.is_empty() {
+    let version = shown(if is_default(version) {
         &about.version
     } else {
         version
-    };
+    });
     let text = serde_json::json!({
         "model_spec": {"name": about.service, "signature_name": "", "version": version},
         "metadata": {"signature_def": {"signature_def": {"serving_default": {
@@ -174,6 +193,7 @@ async fn predict(
         deadline: None,
         retry: retry(&head.headers),
         id: request_id(&head.headers),
+        progress: None,
     };
     let result = match door.call(call).await? {
         Answer::Value(value) => value::whole(value, most).await?,
@@ -189,7 +209,6 @@ async fn predict(
 
 fn arguments(body: &[u8], method: &crate::Method) -> Result<Arguments, Fault> {
     let pairs: Pairs<'_> = serde_json::from_slice(body)
-        progress: None,
         .map_err(|error| bad_request(format!("the request does not parse: {error}")))?;
     let find = |wanted: &str| {
         pairs

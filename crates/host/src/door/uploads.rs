@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Door;
 use super::body::Body;
-use super::fault::{bad_request, grpc_response};
+use super::fault::{grpc_response, not_allowed};
 use super::grpc;
 use crate::proto::uploads::{UploadRemoved, UploadRequest, UploadStatus};
 use crate::{Code, Fault};
@@ -68,6 +68,9 @@ pub(super) fn answer(
     id: &str,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Fault> {
+    if !matches!(*method, Method::GET | Method::HEAD | Method::DELETE) {
+        return Ok(not_allowed("GET, HEAD, DELETE"));
+    }
     let token = headers
         .get("x-tidegate-upload-token")
         .and_then(|value| value.to_str().ok())
@@ -84,11 +87,6 @@ pub(super) fn answer(
         let mut response = Response::new(Body::empty());
         *response.status_mut() = http::StatusCode::NO_CONTENT;
         return Ok(response);
-    }
-    if method != Method::GET {
-        return Err(bad_request(
-            "an upload is asked for with GET, removed with DELETE",
-        ));
     }
     let status = spool.status(id, token)?;
     let about = door.model.about();

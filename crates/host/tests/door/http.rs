@@ -92,7 +92,7 @@ async fn a_service_describes_itself() {
     );
     assert_eq!(
         problem(&get(&door.socket, "/fake/predict").await).1,
-        "unknown_path"
+        "method_not_allowed"
     );
 }
 
@@ -422,5 +422,46 @@ async fn tensorflow_serving_s_rows_and_columns() {
             word,
             "{path}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_takes_another_method_says_which() {
+    let door = served();
+    for (method, path, allowed) in [
+        ("GET", "/fake/predict", "POST"),
+        ("PUT", "/fake/predict", "POST"),
+        ("POST", "/fake", "GET, HEAD"),
+        ("POST", "/livez", "GET, HEAD"),
+        ("DELETE", "/readyz", "GET, HEAD"),
+        ("GET", "/v1/models/fake:predict", "POST"),
+        ("GET", "/v1/models/fake/versions/v1:predict", "POST"),
+        ("POST", "/v1/models/fake", "GET, HEAD"),
+        ("POST", "/v1/models/fake/metadata", "GET, HEAD"),
+        ("POST", "/v2/health/ready", "GET, HEAD"),
+        ("POST", "/v2/models/fake", "GET, HEAD"),
+        ("GET", "/v2/models/fake/infer", "POST"),
+        ("GET", "/v2/models/fake/versions/v1/infer", "POST"),
+        ("GET", "/v2/repository/index", "POST"),
+        ("PUT", "/tidegate/uploads/12345678", "GET, HEAD, DELETE"),
+    ] {
+        let response = crate::client::http(&door.socket, request(method, path, &[], b"{}")).await;
+        assert_eq!(
+            problem(&response),
+            (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed".into()),
+            "{method} {path}"
+        );
+        assert_eq!(response.headers()["allow"], allowed, "{method} {path}");
+    }
+    for (path, status, word) in [
+        ("/other/predict", 404, "unknown_model"),
+        ("/fake/none_such", 501, "unknown_method"),
+        ("/v2/models/other/infer", 404, "unknown_model"),
+        ("/v1/models/other:predict", 404, "unknown_model"),
+        ("/fake/predict/more", 404, "unknown_path"),
+    ] {
+        let response = get(&door.socket, path).await;
+        let (found, told) = problem(&response);
+        assert_eq!((found.as_u16(), &told[..]), (status, word), "{path}");
     }
 }

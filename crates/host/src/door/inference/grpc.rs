@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use super::contents::{from_raw, to_raw};
 use super::{
-    Asked, EXTENSIONS, Named, call_of, check_version, infer, named, outputs, version_ready,
+    Asked, EXTENSIONS, Named, answered, call_of, check_version, infer, named, outputs,
+    version_ready,
 };
 use crate::blocking::{HEAVY, in_place_if_heavy};
 use crate::door::body::{Body, BodyFrame};
@@ -23,6 +24,7 @@ use crate::door::grpc::{self, CallHead, Messages};
 use crate::door::http_api::check_model;
 use crate::door::tensor::{Datatype, bad_tensor};
 use crate::door::{Door, not_ready};
+use crate::model::shown;
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_response::InferOutputTensor;
 use crate::proto::inference::model_metadata_response::TensorMetadata;
@@ -161,7 +163,7 @@ fn metadata(door: &Door, asked: &ModelMetadataRequest) -> Result<ModelMetadataRe
             .model
             .versions()
             .into_iter()
-            .map(|version| version.name)
+            .map(|version| shown(&version.name).to_owned())
             .collect(),
         platform: "tidegate".to_owned(),
         inputs: tensors(&about.inputs),
@@ -179,7 +181,7 @@ fn index(door: &Door, only_ready: bool) -> RepositoryIndexResponse {
         .filter(|version| !only_ready || (version.loaded && ready))
         .map(|version| ModelIndex {
             name: about.service.clone(),
-            version: version.name,
+            version: shown(&version.name).to_owned(),
             state: if version.loaded && ready {
                 "READY"
             } else {
@@ -256,8 +258,8 @@ fn blank(head: &CallHead) -> Call {
         deadline: head.deadline,
         retry: head.retry,
         id: head.id.clone(),
-    }
         progress: None,
+    }
 }
 
 /// What an answer repeats of its request.
@@ -281,11 +283,7 @@ impl Echo {
         let about = door.model.about();
         let mut response = ModelInferResponse {
             model_name: about.service.clone(),
-            model_version: if self.version.is_empty() {
-                about.version.clone()
-            } else {
-                self.version.clone()
-            },
+            model_version: answered(&about, &self.version),
             id: self.id.clone(),
             ..Default::default()
         };

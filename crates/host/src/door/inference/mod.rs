@@ -12,7 +12,7 @@ use super::Door;
 use super::http_api::check_model;
 use super::kwargs;
 use super::tensor::{self, Datatype};
-use crate::model::is_default;
+use crate::model::{is_default, shown};
 use crate::{Answer, Call, Code, Content, Fault, Part, TensorOf};
 
 /// What the protocol calls.
@@ -121,6 +121,16 @@ async fn infer(door: &Door, asked: Asked, call: Call) -> Result<Vec<Named>, Faul
             "the model gives items one by one: ask with ModelStreamInfer",
         )),
     }
+}
+
+/// The version that an answer names for a request.
+fn answered(about: &crate::About, version: &str) -> String {
+    shown(if is_default(version) {
+        &about.version
+    } else {
+        version
+    })
+    .to_owned()
 }
 
 /// Whether a version takes calls without being loaded first.

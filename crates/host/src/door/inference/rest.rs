@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
-use super::{Asked, EXTENSIONS, Named, check_version, infer, named, version_ready};
+use super::{Asked, EXTENSIONS, Named, answered, check_version, infer, named, version_ready};
 use crate::door::body::Body;
-use crate::door::fault::bad_request;
+use crate::door::fault::{READ, bad_request, not_allowed};
 use crate::door::http_api::{check_model, json, read, retry, status, unknown_path};
 use crate::door::tensor::{self, Datatype, bad_tensor};
 use crate::door::{Door, heavy, request_id};
+use crate::model::shown;
 use crate::{Call, Fault, Tensor};
 
 /// How long the JSON at the beginning of a body with binary tensors is.
@@ -49,6 +50,10 @@ pub(in crate::door) async fn answer(
             }
             Ok(written(&serde_json::json!({})))
         }
+        [] | [""] | ["health", "live" | "ready"] => Ok(not_allowed(READ)),
+        ["repository", "index"] | ["repository", "models", _, "load" | "unload"] => {
+            Ok(not_allowed("POST"))
+        }
         ["models", model, "versions", version, rest @ ..] => {
             of_model(door, model, version, rest, request).await
         }
@@ -78,6 +83,10 @@ async fn of_model(
         ["infer"] if request.method() == Method::POST => {
             model_infer(door, model, version, request).await
         }
+        [] | ["ready"] | ["infer"] => {
+            check_model(door, model)?;
+            Ok(not_allowed(if *rest == ["infer"] { "POST" } else { READ }))
+        }
         _ => Err(unknown_path(request.uri().path())),
     }
 }
@@ -106,7 +115,7 @@ fn metadata(door: &Door) -> Response<Body> {
         .model
         .versions()
         .into_iter()
-        .map(|version| version.name)
+        .map(|version| shown(&version.name).to_owned())
         .collect();
     written(&serde_json::json!({
         "name": about.service,
@@ -126,7 +135,7 @@ fn index(door: &Door) -> Response<Body> {
         .into_iter()
         .map(|version| {
             let state = if version.loaded && ready { "READY" } else { "UNAVAILABLE" };
-            serde_json::json!({"name": about.service, "version": version.name, "state": state, "reason": ""})
+            serde_json::json!({"name": about.service, "version": shown(&version.name), "state": state, "reason": ""})
         })
         .collect();
     written(&models)
@@ -214,17 +223,13 @@ async fn model_infer(
         deadline: None,
         retry: retry(&head.headers),
         id: request_id(&head.headers),
+        progress: None,
     };
     let outputs = infer(door, asked, call).await?;
     let about = door.model.about();
     let answer = Answered {
         model: about.service.clone(),
-        version: if version.is_empty() {
-            about.version.clone()
-        } else {
-            version.to_owned()
-        progress: None,
-        },
+        version: answered(&about, version),
         id: parsed.id,
         binary: parsed.binary,
         said: parsed.said,

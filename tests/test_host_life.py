@@ -389,9 +389,9 @@ def test_versions_are_loaded_once_and_the_least_used_goes(serve, channel, tmp_pa
     assert lines().count("v1") == 2
 
 
-def test_a_version_that_is_not_there_costs_the_loaded_one_its_place_once(serve, channel, tmp_path):
+def test_versions_that_are_not_there_cost_the_loaded_one_no_place(serve, channel, tmp_path):
     loads = tmp_path / "loads"
-    source = LOADS.replace("\\\\n", "\\n") + '        if version not in ("default", "v1") and not self.model_dir(mkdir=False).exists():\n            raise FileNotFoundError("no weights")\n'
+    source = LOADS.replace("\\\\n", "\\n") + '        if version not in ("default", "v1") and not self.model_dir(mkdir=False).exists():\n            raise FileNotFoundError("no weights")\n        if (self.model_dir(mkdir=False) / "weights").exists():\n            raise ValueError("torn")\n'
     host = serve("Counted", source=source, env={"LOADS": str(loads)})
     ch = channel(host.port)
     assert call(ch, version="v1")["version"] == "v1"
@@ -399,11 +399,21 @@ def test_a_version_that_is_not_there_costs_the_loaded_one_its_place_once(serve, 
         code, _, metadata = failure(lambda: call(ch, version="v7"))
         assert (code, metadata["x-tidegate-error"]) == ("NOT_FOUND", "unknown_version")
         assert call(ch, version="v1")["version"] == "v1"
-    lines = loads.read_text().split()
-    assert lines.count("v7") == 1 and lines.count("v1") == 2, lines
+    lines = lambda: loads.read_text().split()  # noqa: E731
+    for number in range(5):
+        assert failure(lambda: call(ch, version=f"made-up-{number}"))[0] == "NOT_FOUND"
+    assert call(ch, version="v1")["version"] == "v1"
+    assert lines().count("v7") == 1 and lines().count("v1") == 1, lines()
+    assert lines().count("made-up-3") == 1
     # Its folder comes: it is there at once.
     (host.data / "models" / "v7").mkdir(parents=True)
     assert call(ch, version="v7")["version"] == "v7"
+    # What has a folder takes a place before it is loaded; what does not load does so once.
+    (host.data / "models" / "broken" / "weights").mkdir(parents=True)
+    for _ in range(3):
+        assert failure(lambda: call(ch, version="broken"))[0] == "INTERNAL"
+        assert call(ch, version="v7")["version"] == "v7"
+    assert lines().count("broken") == 3 and lines().count("v7") == 3, lines()
 
 
 def test_bounds_of_uploads_follow_a_reload(tidegate, tmp_path, channel):
@@ -432,6 +442,47 @@ def test_a_call_beyond_its_time_is_ended_and_the_worker_serves_on(tidegate, tmp_
     code, details, metadata = failure(lambda: Chaos(ch, "held", {"gil": 20.0}, timeout=60).result())
     assert (code, metadata["x-tidegate-error"]) == ("DEADLINE_EXCEEDED", "call_time"), details
     assert call(ch, timeout=20)
+
+
+STUBBORN = """
+import asyncio, os
+from tidegate import Model
+
+
+class Stubborn(Model):
+    async def predict(self):
+        return os.getpid()
+
+    async def stays(self):
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+
+    async def waits(self, seconds: float):
+        await asyncio.sleep(seconds)
+        return os.getpid()
+
+    async def items(self):
+        yield 1
+        await self.stays()
+"""
+
+
+def test_a_coroutine_that_does_not_let_itself_be_cancelled_costs_its_worker(tidegate, tmp_path, channel):
+    made = service(tmp_path, cls="Stubborn", source=STUBBORN, concurrency=4, limits={"call_time": "1s"})
+    host = tidegate({"routes": [route([{"service": "example"}])], "services": [made]})
+    ch = channel(host.port)
+    before = until(lambda: call(ch), 20)
+    # One that lets itself be cancelled costs nobody anything.
+    code, details, metadata = failure(lambda: Chaos(ch, "waits", {"seconds": 60}, timeout=60).result())
+    assert (code, metadata["x-tidegate-error"]) == ("DEADLINE_EXCEEDED", "call_time"), details
+    assert call(ch) == before
+    code, details, metadata = failure(lambda: Chaos(ch, "stays", timeout=60).result())
+    assert (code, metadata["x-tidegate-error"]) == ("DEADLINE_EXCEEDED", "call_time") and "1000 ms" in details, details
+    until(lambda: call(ch, timeout=20) != before, 20, "another worker")
+    assert "a call was beyond `limits.call_time` and did not stop" in host.logs()
 
 
 def test_a_worker_that_takes_too_much_memory_is_ended(tidegate, tmp_path, channel):

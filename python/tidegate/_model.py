@@ -130,7 +130,7 @@ class Model:
         self.disposed = True
 
     def progress(self, progress: float, message: Optional[str] = None, stage: Optional[str] = None, status: str = "running", data: Any = None) -> None:
-        """Tells how far a long call is, from 0 to 1: to the host's log, and of a training to its own, which `log()` reads."""
+        """Tells how far a long call is, from 0 to 1: whoever called, the host's log, and of a training its own, which `log()` reads."""
         call = current.get()
         if call is None or call.reload:  # a training
             self.training_log.append(progress=progress, data=data, message=message, stage=stage, status=status)

@@ -76,8 +76,8 @@ impl Slot {
             call.version.clone_from(&about.version);
         }
         check_version(&call.version)?;
-        self.look_again(&call.version).await;
-        let facts = Facts::of(method, &call);
+        let mut facts = Facts::of(method, &call);
+        facts.made_up = self.made_up(&call.version, &about).await;
         let revision = self.revision.load(Ordering::Relaxed);
         let (ticket, outcome) = self.group.submit(self.number, revision, call, facts)?;
         let mut cancel = CancelOnDrop {
@@ -114,19 +114,21 @@ pub(crate) fn shown(version: &str) -> &str {
 }
 
 impl Slot {
-    /// A version that was not there a moment ago may have its folder by now.
-    async fn look_again(&self, version: &str) {
-        if self.group.is_unknown(version) {
-            let name = if version.is_empty() {
-                "default"
-            } else {
-                version
-            };
-            let folder = self.data.load().join("models").join(name);
-            if tokio::fs::try_exists(folder).await.unwrap_or(false) {
-                self.group.look_again(version);
-            }
+    /// Whether nothing says that there is such a version but whoever asks for it: it is not the configured one, not in memory, and has no folder.
+    ///
+    /// One that was not there a moment ago may have its folder by now.
+    async fn made_up(&self, version: &str, about: &About) -> bool {
+        let unknown = self.group.is_unknown(version);
+        let configured = version == about.version;
+        if !unknown && (configured || self.group.has(version)) {
+            return false;
         }
+        let folder = self.data.load().join("models").join(shown(version));
+        let exists = tokio::fs::try_exists(folder).await.unwrap_or(false);
+        if exists && unknown {
+            self.group.look_again(version);
+        }
+        !exists && !configured
     }
 }
 
@@ -197,9 +199,9 @@ impl Model for Slot {
         if self.group.has(version) {
             return Ok(());
         }
-        self.look_again(version).await;
+        let made_up = self.made_up(version, &about).await;
         let revision = self.revision.load(Ordering::Relaxed);
-        let (ticket, outcome) = self.group.load(self.number, revision, version)?;
+        let (ticket, outcome) = self.group.load(self.number, revision, version, made_up)?;
         let mut cancel = CancelOnDrop {
             group: &self.group,
             ticket,
@@ -234,18 +236,18 @@ impl Model for Slot {
             .map(|name| Version { name, loaded: true })
             .collect();
         let data = self.data.load().join("models");
+        let configured = &self.about.load().version;
         for name in in_place(|| folders(&data)) {
             let Ok(mut name) = name.into_string() else {
-        let configured = &self.about.load().version;
                 continue;
             };
             if name == "default" {
-                name.clear();
-            }
                 // Who asks for it gets the configured one.
                 if !configured.is_empty() {
                     continue;
                 }
+                name.clear();
+            }
             if !versions.iter().any(|version| version.name == name) {
                 versions.push(Version {
                     name,

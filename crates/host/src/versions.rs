@@ -93,6 +93,29 @@ impl Pool {
             .map(|held| held.version.clone())
     }
 
+    /// Whether one has come without a place, and it is not known yet whether it stays.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.staying() > self.most
+    }
+
+    /// The version that goes now that `latest` is loaded and there are too many: of those without a call, if there is one, the one that was
+    /// not used for the longest time.
+    pub(crate) fn beyond(&self, latest: &str) -> Option<String> {
+        if self.staying() <= self.most {
+            return None;
+        }
+        let others = self.held.iter();
+        let others = others.filter(|held| held.stage == Stage::Loaded && held.version != latest);
+        let oldest = others.min_by_key(|held| (held.calls > 0, held.used))?;
+        Some(oldest.version.clone())
+    }
+
+    /// Versions that nobody has told to go.
+    fn staying(&self) -> usize {
+        let leaving = |held: &&Held| held.stage == Stage::Leaving;
+        self.held.len() - self.held.iter().filter(leaving).count()
+    }
+
     /// The worker is told to load it.
     pub(crate) fn begin(&mut self, version: &str) {
         self.put(version, Stage::Loading, Some(Instant::now()));
@@ -223,6 +246,27 @@ mod tests {
         pool.enter("a");
         pool.leave("a");
         assert_eq!(pool.room(), Room::After("b".into()));
+    }
+
+    #[test]
+    fn one_that_came_beside_the_others_has_the_least_used_go_if_it_loads() {
+        let mut pool = Pool::new(2);
+        load(&mut pool, "a");
+        load(&mut pool, "b");
+        pool.begin("new");
+        assert!(pool.is_crowded());
+        pool.forget("new");
+        assert!(!pool.is_crowded());
+        assert_eq!(pool.beyond(""), None);
+        pool.begin("new");
+        pool.enter("a");
+        pool.finish("new");
+        // `a` has a call.
+        assert_eq!(pool.beyond("new"), Some("b".into()));
+        pool.enter("b");
+        assert_eq!(pool.beyond("new"), Some("a".into()));
+        assert!(!pool.dismiss("a"));
+        assert_eq!(pool.beyond("new"), None);
     }
 
     #[test]

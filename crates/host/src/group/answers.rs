@@ -300,6 +300,7 @@ impl State {
             }
         }
         self.unknown.retain(|(unknown, ..)| unknown != version);
+        self.failed.retain(|failed| failed != version);
         // Those that start now may have loaded it before.
         self.changed.retain(|(changed, _)| changed != version);
         self.changed.push((version.to_owned(), Instant::now()));
@@ -327,6 +328,7 @@ impl State {
                 took,
             },
         );
+        self.failed.retain(|failed| *failed != loading.version);
         self.load_time = if self.load_time.is_zero() {
             took
         } else {
@@ -345,6 +347,11 @@ impl State {
             );
             self.pump_all(effects);
             return;
+        }
+        // One that came beside the others stays, and another goes.
+        while let Some(oldest) = self.members[index].pool.beyond(&loading.version) {
+            self.counts.evictions += 1;
+            self.dismiss(index, &oldest, Release::Count, effects);
         }
         self.fulfil_loads(&loading.version, &Ok(()), effects);
         self.pump_all(effects);
@@ -379,6 +386,11 @@ impl State {
             self.pump_all(effects);
             return true;
         }
+        self.failed.retain(|failed| *failed != version);
+        if self.failed.len() == UNKNOWN {
+            self.failed.pop_front();
+        }
+        self.failed.push_back(version.clone());
         let mut fault = raised.fault();
         if fault.reason == "model_error" {
             fault.reason = "load_failed";
@@ -402,8 +414,7 @@ impl State {
 
     /// Answers those who wished nothing but the load.
     fn fulfil_loads(&mut self, version: &str, result: &Result<(), Fault>, effects: &mut Effects) {
-        let wished =
-            |job: &Job| matches!(&job.what, What::Load { version: wished } if wished == version);
+        let wished = |job: &Job| matches!(&job.what, What::Load { version: wished, .. } if wished == version);
         for job in self.lanes.take(wished) {
             let nothing = Value {
                 json: Bytes::from_static(b"null"),

@@ -252,10 +252,23 @@ impl State {
     }
 
     /// Has a worker load the version of a lane. False: it has no room.
+    ///
+    /// A version that has a folder takes the place of another before it is loaded, so that there are never more than `max_loaded` in memory.
+    /// Names are the callers' to choose, so one that nobody else knows, or that did not load, must load first: beside the others, one at a
+    /// time. Only then another goes.
     fn load_for(&mut self, index: usize, lane: usize, now: Instant, effects: &mut Effects) -> bool {
-        let version = self.lanes.lane(lane).version.clone();
-        match self.members[index].pool.room() {
+        let lane = self.lanes.lane(lane);
+        let version = lane.version.clone();
+        let doubtful = lane.first().is_some_and(|first| first.facts().made_up)
+            || self.failed.contains(&version);
+        let pool = &self.members[index].pool;
+        match pool.room() {
             Room::Free => {}
+            Room::After(_) if doubtful => {
+                if pool.is_crowded() {
+                    return false;
+                }
+            }
             Room::After(oldest) => {
                 self.counts.evictions += 1;
                 self.dismiss(index, &oldest, Release::Count, effects);

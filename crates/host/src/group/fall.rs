@@ -95,7 +95,7 @@ impl State {
 fn crashed(job: &Job, cause: &str) -> Fault {
     let what = match &job.what {
         What::Call(call, _) => format!("`{}` got no answer", call.method),
-        What::Load { version } => format!("version `{version}` was not loaded"),
+        What::Load { version, .. } => format!("version `{version}` was not loaded"),
     };
     let again = if job.deaths > 1 {
         format!(", {} times", job.deaths)

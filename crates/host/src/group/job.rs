@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) reload: bool,
     /// Calls are gathered.
     pub(crate) batch: Option<Batch>,
+    /// Nothing but the call says that there is its version.
+    pub(crate) made_up: bool,
 }
 
 impl Facts {
@@ -31,6 +33,7 @@ impl Facts {
             batch: method
                 .batch
                 .filter(|batch| batch.max_size > 1 && call.parts.is_empty()),
+            made_up: false,
         }
     }
 }
@@ -57,14 +60,14 @@ pub(super) type Boxed = Box<Job>;
 #[derive(Debug)]
 pub(super) enum What {
     Call(Call, Facts),
-    Load { version: String },
+    Load { version: String, made_up: bool },
 }
 
 impl Job {
     pub(super) fn version(&self) -> &str {
         match &self.what {
             What::Call(call, _) => &call.version,
-            What::Load { version } => version,
+            What::Load { version, .. } => version,
         }
     }
 
@@ -72,8 +75,9 @@ impl Job {
         match &self.what {
             What::Call(_, facts) => *facts,
             // A load may always be tried again.
-            What::Load { .. } => Facts {
+            What::Load { made_up, .. } => Facts {
                 retry: true,
+                made_up: *made_up,
                 ..Facts::default()
             },
         }

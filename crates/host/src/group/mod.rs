@@ -51,9 +51,9 @@ pub(crate) use stream::CancelOnDrop;
 /// Workers that a call may lose before it is given up: it may be what kills them.
 const DEATHS: u8 = 3;
 
-/// How long a version that is not there is taken as that: each look for it may cost one that is loaded its place.
+/// How long a version that is not there is taken as that: each look for it takes a worker's time.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
-/// Versions that are not there, of which that much is known.
+/// Versions that are not there or do not load, of which that much is known.
 const UNKNOWN: usize = 256;
 
 /// What of a service's configuration concerns its calls.
@@ -100,6 +100,8 @@ struct State {
     changed: Vec<(String, Instant)>,
     /// Versions that were asked for and are not there, the latest last.
     unknown: VecDeque<(String, Instant, Fault)>,
+    /// Versions whose last load failed, the latest last: nothing goes for them until they load.
+    failed: VecDeque<String>,
     /// When a batch that waits is to go; a task waits for it.
     wake: Option<Instant>,
     counts: ServiceCounts,
@@ -178,7 +180,7 @@ impl Group {
         self.enter(home, revision, What::Call(call, facts))
     }
 
-    /// Has a version loaded by a worker unless one has it.
+    /// Has a version loaded by a worker unless one has it. `made_up`: nothing but the caller says that there is such a version.
     ///
     /// # Errors
     /// As [`Self::submit`].
@@ -187,12 +189,14 @@ impl Group {
         home: usize,
         revision: u64,
         version: &str,
+        made_up: bool,
     ) -> Result<(u64, oneshot::Receiver<Outcome>), Fault> {
         self.enter(
             home,
             revision,
             What::Load {
                 version: version.to_owned(),
+                made_up,
             },
         )
     }

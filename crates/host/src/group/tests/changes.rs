@@ -33,7 +33,7 @@ async fn a_version_that_was_being_loaded_while_it_was_trained_is_loaded_anew() {
         reload: true,
         ..ONCE
     };
-    let loaded = group.load(1, 1, "v2").unwrap().1;
+    let loaded = group.load(1, 1, "v2", false).unwrap().1;
     let load = one.next().await;
     assert_eq!(load.kind, Kind::Load);
     // The one that has it trains it; the other begins to load it before that is over.

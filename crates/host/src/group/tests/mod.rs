@@ -209,6 +209,7 @@ const RETRY: Facts = Facts {
     stream: false,
     reload: false,
     batch: None,
+    made_up: false,
 };
 
 const ONCE: Facts = Facts {
@@ -225,8 +226,8 @@ fn call(method: &str, version: &str) -> Call {
         deadline: None,
         retry: None,
         id: String::new(),
-    }
         progress: None,
+    }
 }
 
 fn submit(group: &Group, method: &str, version: &str, facts: Facts) -> oneshot::Receiver<Outcome> {

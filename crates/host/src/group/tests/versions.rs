@@ -109,3 +109,118 @@ async fn a_method_that_leaves_another_model_has_every_worker_let_it_go() {
     one.result(call, "1").await;
     value(next).await;
 }
+
+const MADE_UP: Facts = Facts {
+    made_up: true,
+    ..ONCE
+};
+
+/// The next frame is a load of this version. Returns what names it.
+async fn load_of(worker: &mut Fake, version: &str) -> u64 {
+    let frame = worker.next().await;
+    let meta: serde_json::Value = serde_json::from_slice(&frame.meta).unwrap();
+    assert_eq!(
+        (frame.kind, &meta["version"]),
+        (Kind::Load, &serde_json::json!(version))
+    );
+    frame.call
+}
+
+async fn release_of(worker: &mut Fake, version: &str) {
+    let frame = worker.next().await;
+    let meta: serde_json::Value = serde_json::from_slice(&frame.meta).unwrap();
+    assert_eq!(
+        (frame.kind, &meta["version"]),
+        (Kind::Release, &serde_json::json!(version))
+    );
+}
+
+async fn refuse(worker: &mut Fake, load: u64) {
+    let meta = r#"{"code":"INTERNAL","reason":"model_error","message":"no weights"}"#;
+    worker.send(Kind::Error, load, meta, b"").await;
+}
+
+#[tokio::test]
+async fn names_that_callers_make_up_cost_no_version_its_place_until_they_load() {
+    let group = group(settings());
+    let mut worker = Fake::join(&group, 1, 0, 2, 1);
+    for name in ["x1", "x2", "x3"] {
+        let outcome = submit(&group, "a", name, MADE_UP);
+        let load = load_of(&mut worker, name).await;
+        refuse(&mut worker, load).await;
+        assert_eq!(fault(outcome).await, (Code::Internal, "load_failed"));
+    }
+    assert_eq!(
+        (group.counts().evictions, group.loaded()),
+        (0, vec![String::new()])
+    );
+    // Two at once: one beside what is there is enough.
+    let one = submit(&group, "a", "y1", MADE_UP);
+    let two = submit(&group, "a", "y2", MADE_UP);
+    let load = load_of(&mut worker, "y1").await;
+    worker.expect_nothing().await;
+    worker
+        .send(Kind::Loaded, load, r#"{"version":"y1"}"#, b"")
+        .await;
+    release_of(&mut worker, "").await;
+    let call = worker.call("a").await;
+    worker.result(call, "1").await;
+    value(one).await;
+    let load = load_of(&mut worker, "y2").await;
+    refuse(&mut worker, load).await;
+    assert_eq!(fault(two).await.1, "load_failed");
+    assert_eq!(
+        (group.counts().evictions, group.loaded()),
+        (1, vec!["y1".to_owned()])
+    );
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_load_costs_another_its_place_at_most_once() {
+    let group = group(settings());
+    let mut worker = Fake::join(&group, 1, 0, 1, 1);
+    let outcome = submit(&group, "a", "broken", ONCE);
+    release_of(&mut worker, "").await;
+    let load = load_of(&mut worker, "broken").await;
+    refuse(&mut worker, load).await;
+    fault(outcome).await;
+    let good = submit(&group, "a", "", ONCE);
+    let load = load_of(&mut worker, "").await;
+    worker
+        .send(Kind::Loaded, load, r#"{"version":""}"#, b"")
+        .await;
+    let call = worker.call("a").await;
+    worker.result(call, "1").await;
+    value(good).await;
+    for _ in 0..2 {
+        let outcome = submit(&group, "a", "broken", ONCE);
+        let load = load_of(&mut worker, "broken").await;
+        refuse(&mut worker, load).await;
+        fault(outcome).await;
+    }
+    assert_eq!(group.loaded(), [""]);
+    // It is mended.
+    let outcome = submit(&group, "a", "broken", ONCE);
+    let load = load_of(&mut worker, "broken").await;
+    worker
+        .send(Kind::Loaded, load, r#"{"version":"broken"}"#, b"")
+        .await;
+    release_of(&mut worker, "").await;
+    let call = worker.call("a").await;
+    worker.result(call, "2").await;
+    value(outcome).await;
+    assert_eq!(group.counts().evictions, 2);
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_versions_that_do_not_load_is_bounded() {
+    let group = group(settings());
+    let mut worker = Fake::join(&group, 1, 0, 1, 1);
+    for number in 0..UNKNOWN + 5 {
+        let outcome = submit(&group, "a", &format!("x{number}"), MADE_UP);
+        let load = worker.next().await;
+        refuse(&mut worker, load.call).await;
+        fault(outcome).await;
+    }
+    assert_eq!(group.lock().failed.len(), UNKNOWN);
+}

@@ -1,6 +1,8 @@
 """A caller's own mistakes come back in its dialect with the right status, and cost no key anything."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 
@@ -151,6 +153,26 @@ def test_a_thousand_bad_requests_eject_nothing(tidegate, faulty):
             assert 400 <= answer.status < 500, answer
     assert gateway.metric("tidegate_ejections_total", pool="p") == 0
     assert set(providers.states(gateway).values()) == {"healthy"}
+    faulty.default = faults.answer()
+    assert post(gateway).status == 200
+
+
+def test_more_requests_than_connections_leave_a_key_to_ask_with(tidegate, faulty):
+    """What is refused here counts (trap 3); a limit that is reached with every key alike does not take the last one."""
+    gate = threading.Event()
+    faulty.default = faults.gated(gate, content_first=False)
+    pool = {"max_connections": 1, "max_pending_requests": 1}
+    failover = {"failure_threshold": 1, "health_check_interval": "60s"}
+    gateway = tidegate(one(faulty, [A, B], failover=failover, connection_pool=pool))
+    with ThreadPoolExecutor(12) as threads:
+        asked = [threads.submit(post, gateway, stream=True) for _ in range(12)]
+        # What is refused is refused at once; what is not waits for the gate.
+        first = next(as_completed(asked)).result()
+        gate.set()
+        statuses = {each.result().status for each in asked}
+    assert first.status == 503
+    assert statuses == {200, 503}
+    assert sorted(providers.states(gateway).values()) == ["ejected", "healthy"]
     faulty.default = faults.answer()
     assert post(gateway).status == 200
 

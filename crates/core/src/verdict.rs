@@ -36,6 +36,9 @@ pub enum FailureKind {
     Gateway,
     /// Nothing came from the member itself: connect failed, timed out, reset.
     LocalOrigin,
+    /// It was not tried: a limit of ours was reached. Counts like [`LocalOrigin`](Self::LocalOrigin), and never takes out the last
+    /// fit member, even where all may go: what every member meets alike says nothing against the one that is left.
+    Refused,
 }
 
 /// Where a member is in its life.
@@ -153,6 +156,7 @@ impl FailureKind {
             FailureKind::Status5xx => "5xx",
             FailureKind::Gateway => "gateway",
             FailureKind::LocalOrigin => "local_origin",
+            FailureKind::Refused => "refused_here",
         }
     }
 }

@@ -208,6 +208,22 @@ fn an_explicit_hundred_percent_means_all_may_go() {
 }
 
 #[test]
+fn what_was_refused_here_counts_and_never_takes_out_the_last() {
+    let refused = Verdict::Failure(FailureKind::Refused);
+    let mut bench = Bench::of(outlier(|o| o.max_ejection_percent = Percent::HUNDRED), 3);
+    for _ in 0..4 {
+        for member in 0..3 {
+            bench.outcomes(member, &refused, 5);
+        }
+    }
+    assert_eq!(bench.ejected(), 2);
+    assert_eq!(bench.state(2), Healthy);
+    // A failure that is its own takes it out all the same.
+    bench.fail(2, 5);
+    assert_eq!(bench.ejected(), 3);
+}
+
+#[test]
 fn evidence_is_bound_by_no_percentage() {
     let mut bench = Bench::of(policy(Balance::RoundRobin), 10);
     for member in 0..9 {

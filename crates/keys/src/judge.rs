@@ -144,7 +144,11 @@ impl Failover {
                     NoAnswer::Connect | NoAnswer::Refused => Scope::EMPTY,
                     NoAnswer::Timeout | NoAnswer::Reset | NoAnswer::Stale => model.clone(),
                 },
-                verdict: Verdict::Failure(FailureKind::LocalOrigin),
+                // No key has been asked: a burst beyond our own limits is no reason to be without any.
+                verdict: Verdict::Failure(match why {
+                    NoAnswer::Refused => FailureKind::Refused,
+                    _ => FailureKind::LocalOrigin,
+                }),
                 next: Next::Retry,
             },
             Outcome::Answer(evidence) => self.judge_answer(evidence, model, last, now),
@@ -481,7 +485,7 @@ mod tests {
         fn no_answer_always_counts(why in prop::sample::select(vec![NoAnswer::Connect, NoAnswer::Timeout, NoAnswer::Reset, NoAnswer::Stale, NoAnswer::Refused]), by: bool) {
             let policy = if by { by_status(&["5.."]) } else { Failover::default() };
             let judgement = policy.judge(Outcome::NoAnswer(why), &Scope::new("m"), None, NOW);
-            prop_assert_eq!(judgement.verdict, Verdict::Failure(FailureKind::LocalOrigin));
+            prop_assert!(matches!(judgement.verdict, Verdict::Failure(_)));
             prop_assert_eq!(judgement.next, Next::Retry);
         }
     }

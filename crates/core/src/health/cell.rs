@@ -109,8 +109,8 @@ impl Runs {
                 (*bad, *gateway, *local) = (*bad + 1, *gateway + 1, 0);
                 (*answer, *gateway_answer) = (true, true);
             }
-            FailureKind::LocalOrigin if split => *local += 1,
-            FailureKind::LocalOrigin => {
+            FailureKind::LocalOrigin | FailureKind::Refused if split => *local += 1,
+            FailureKind::LocalOrigin | FailureKind::Refused => {
                 (*bad, *gateway, *local) = (*bad + 1, *gateway + 1, *local + 1);
                 *no_answer = true;
             }
@@ -194,7 +194,8 @@ impl Cell {
             thresholds.consecutive_local.load(Relaxed),
         ];
         let split = thresholds.split.load(Relaxed);
-        if !(split && kind == FailureKind::LocalOrigin) {
+        let unanswered = matches!(kind, FailureKind::LocalOrigin | FailureKind::Refused);
+        if !(split && unanswered) {
             self.total.fetch_add(1, Relaxed);
             self.failed.fetch_add(1, Relaxed);
         }

@@ -46,7 +46,7 @@ impl<T> Control<T> {
                         })
                         .unwrap_or_default(),
                 };
-                self.fired(inner, key, scope, fired, now);
+                self.fired(inner, key, scope, fired, kind, now);
             }
             Verdict::Evidence { cause, until } => {
                 self.cell_of(inner, key, scope, now);
@@ -134,11 +134,13 @@ impl<T> Control<T> {
         key: MemberKey,
         scope: &Scope,
         fired: Fired,
+        kind: FailureKind,
         now: Time,
     ) {
         if !fired.any() {
             return;
         }
+        let most = self.most(kind);
         let policy = self.policy.clone();
         let Some(rules) = &policy.outlier else { return };
         let window = rules.errors.as_ref();
@@ -178,9 +180,19 @@ impl<T> Control<T> {
         ];
         for (fired, enforcing, cause) in causes {
             if fired && self.enforced(enforcing) {
-                self.eject(inner, key, scope, cause, now);
+                self.eject(inner, key, scope, cause, most, now);
                 return;
             }
+        }
+    }
+
+    /// How many may be out for failures of this kind.
+    fn most(&self, kind: FailureKind) -> Percent {
+        let rules = self.policy.outlier.as_ref();
+        let most = rules.map_or(Percent::ZERO, |rules| rules.max_ejection_percent);
+        match kind {
+            FailureKind::Refused => most.min(Percent::saturating(99)),
+            _ => most,
         }
     }
 
@@ -193,7 +205,15 @@ impl<T> Control<T> {
     }
 
     /// Ejects for statistics if the pool can spare the member.
-    fn eject(&mut self, inner: &Inner<T>, key: MemberKey, scope: &Scope, cause: Cause, now: Time) {
+    fn eject(
+        &mut self,
+        inner: &Inner<T>,
+        key: MemberKey,
+        scope: &Scope,
+        cause: Cause,
+        most: Percent,
+        now: Time,
+    ) {
         let policy = self.policy.clone();
         let Some(rules) = &policy.outlier else { return };
         // A late failure of a member that is out already changes nothing.
@@ -203,7 +223,7 @@ impl<T> Control<T> {
         {
             return;
         }
-        if !self.can_spare(key, scope, rules.max_ejection_percent) {
+        if !self.can_spare(key, scope, most) {
             self.refused += 1;
             return;
         }
@@ -270,7 +290,10 @@ impl<T> Control<T> {
                 == Some(MemberState::Probing);
             match failure {
                 _ if !probing => {}
-                Some(kind) => self.eject(inner, key, scope, Cause::TrialFailed(kind), now),
+                Some(kind) => {
+                    let most = self.most(kind);
+                    self.eject(inner, key, scope, Cause::TrialFailed(kind), most, now);
+                }
                 None => {
                     let Some(probation) = &policy.probation else {
                         continue;
@@ -387,13 +410,22 @@ impl<T> Control<T> {
                     key,
                     scope,
                     Cause::SuccessRate { rate, threshold },
+                    rules.max_ejection_percent,
                     now,
                 );
             }
         }
         for (key, percent) in failure_percentage_outliers(&samples, &rules.failure_percentage) {
             if self.enforced(rules.failure_percentage.enforcing) {
-                self.eject(inner, key, scope, Cause::FailurePercentage(percent), now);
+                let most = rules.max_ejection_percent;
+                self.eject(
+                    inner,
+                    key,
+                    scope,
+                    Cause::FailurePercentage(percent),
+                    most,
+                    now,
+                );
             }
         }
     }

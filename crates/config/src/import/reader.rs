@@ -80,13 +80,50 @@ impl<'a> Section<'a> {
         (!matches!(node.kind, Kind::Null)).then_some(node)
     }
 
+    /// A mapping. What is none was not read.
     pub(super) fn section(&self, key: &str) -> Option<Section<'a>> {
-        self.get(key).and_then(Section::of)
+        self.of_form(key, |node| matches!(node.kind, Kind::Map(_)))
+            .and_then(Section::of)
     }
 
-    /// A text that is not empty.
+    /// A text that is not empty. What is none was not read.
     pub(super) fn text(&self, key: &str) -> Option<&'a str> {
-        self.get(key).and_then(text).filter(|text| !text.is_empty())
+        self.of_form(key, |node| matches!(node.kind, Kind::Scalar(_)))
+            .and_then(text)
+            .filter(|text| !text.is_empty())
+    }
+
+    fn of_form(&self, key: &str, fits: impl Fn(&Node) -> bool) -> Option<&'a Node> {
+        let (_, node) = self.entries.iter().find(|(k, _)| &*k.text == key)?;
+        fits(node).then(|| self.get(key))?
+    }
+
+    /// The mappings of a list. What is none is told.
+    pub(super) fn sections(&self, key: &str, cx: &mut Cx<'_>) -> Vec<Section<'a>> {
+        let is_list = |node: &Node| matches!(node.kind, Kind::List(_));
+        let items = self.of_form(key, is_list).map(Node::items);
+        let mut sections = Vec::new();
+        for item in items.unwrap_or_default() {
+            match Section::of(item) {
+                Some(section) => sections.push(section),
+                None => cx.note(
+                    item.span,
+                    format!("no mapping, as those of `{key}` are: left out"),
+                ),
+            }
+        }
+        sections
+    }
+
+    /// Whether it says anything of a key. That is not reading it.
+    pub(super) fn has(&self, key: &str) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|(k, node)| &*k.text == key && !matches!(node.kind, Kind::Null))
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// A whole number that is not 0; written as a text too.

@@ -22,7 +22,7 @@ const ENDPOINTS: [&str; 8] = [
 pub(super) fn entries(kind: &str, section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Yaml)> {
     let base = match kind {
         "azure" => return azure(section, cx),
-        "openai" => section.text("openaiCustomUrl").map(without_endpoint),
+        "openai" => custom("openaiCustomUrl", section, cx),
         "qwen" => domain(section, "qwenDomain"),
         "doubao" => domain(section, "doubaoDomain"),
         "ollama" => section.text("ollamaServerHost").map(|host| {
@@ -38,14 +38,11 @@ pub(super) fn entries(kind: &str, section: &Section<'_>, cx: &mut Cx<'_>) -> Vec
                 "https://generativelanguage.googleapis.com/{version}"
             )),
         },
-        "vllm" => section
-            .text("vllmCustomUrl")
-            .map(without_endpoint)
-            .or_else(|| {
-                section
-                    .text("vllmServerHost")
-                    .map(|host| format!("http://{host}"))
-            }),
+        "vllm" => custom("vllmCustomUrl", section, cx).or_else(|| {
+            section
+                .text("vllmServerHost")
+                .map(|host| format!("http://{host}"))
+        }),
         "generic" => domain(section, "genericHost"),
         _ => None,
     };
@@ -87,6 +84,19 @@ pub(super) fn entries(kind: &str, section: &Section<'_>, cx: &mut Cx<'_>) -> Vec
     out
 }
 
+/// An address of one's own, which may be one endpoint's.
+fn custom(key: &str, section: &Section<'_>, cx: &mut Cx<'_>) -> Option<String> {
+    let url = section.text(key)?;
+    let endpoint = ENDPOINTS
+        .iter()
+        .find(|end| url.trim_end_matches('/').ends_with(*end));
+    if let Some(endpoint) = endpoint {
+        let text = format!("every request went to {endpoint}; here the caller's endpoint is kept");
+        cx.note(section.span_of(key), text);
+    }
+    Some(without_endpoint(url))
+}
+
 fn domain(section: &Section<'_>, key: &str) -> Option<String> {
     section.text(key).map(|domain| format!("https://{domain}"))
 }
@@ -116,6 +126,12 @@ fn azure(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Yaml)> {
         .split('&')
         .find_map(|part| part.strip_prefix("api-version="));
     let version = version.map(|version| ("api_version".to_owned(), Yaml::text(version)));
+    let others = query.split('&').filter(|part| !part.is_empty());
+    for part in others.filter(|part| !part.starts_with("api-version=")) {
+        let name = part.split('=').next().unwrap_or(part);
+        let text = format!("`{name}` in azureServiceUrl has no counterpart: left out");
+        cx.note(section.span_of("azureServiceUrl"), text);
+    }
     let (resource, rest) = match address.split_once("/openai/deployments/") {
         Some((resource, rest)) => (resource, Some(rest)),
         None => (address, None),

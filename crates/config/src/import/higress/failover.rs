@@ -13,6 +13,8 @@ const OURS: [&str; 2] = ["4..", "5.."];
 /// Statuses that are worth naming in a note.
 const KNOWN: [u16; 12] = [200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 404];
 const DAY_MS: u64 = 86_400_000;
+/// Of thresholds.
+const MOST_FAILURES: u64 = 1_000;
 
 /// The provider's `failover`.
 pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Yaml)> {
@@ -28,14 +30,15 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
     let model = failover.text("healthCheckModel");
     let cooldown = failover.number("cooldownDuration");
     let given = failover.texts("failoverOnStatus");
-    if failover.flag("enabled") != Some(true) {
+    let is_on = failover.flag("enabled") == Some(true);
+    failover.note_unread(cx);
+    if !is_on {
         cx.note(
             section.span_of("failover"),
             "failover was off; here keys that fail are spared in any case: dead, limited and exhausted ones by what the provider answers",
         );
         return out;
     }
-    failover.note_unread(cx);
     let mut put = |key: &str, value: Option<Yaml>| {
         out.extend(value.map(|value| (key.to_owned(), value)));
     };
@@ -49,6 +52,15 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
         "health_check_timeout",
         timeout.map(|ms| duration(ms, DAY_MS)),
     );
+    for (key, given, most) in [
+        ("failureThreshold", failures, MOST_FAILURES),
+        ("successThreshold", successes, MOST_FAILURES),
+        ("healthCheckInterval", interval, DAY_MS),
+        ("healthCheckTimeout", timeout, DAY_MS),
+        ("cooldownDuration", cooldown, 30 * DAY_MS),
+    ] {
+        bounded(&failover, key, given, most, cx);
+    }
     put("health_check_model", model.map(Yaml::text));
     put("cooldown", cooldown.map(|ms| duration(ms, 30 * DAY_MS)));
     if model.is_none() && cooldown.is_none_or(|ms| ms == 0) {
@@ -72,7 +84,23 @@ pub(super) fn failover(section: &Section<'_>, cx: &mut Cx<'_>) -> Vec<(String, Y
 }
 
 fn threshold(number: Option<u64>) -> Option<Yaml> {
-    number.map(|number| Yaml::plain(number.min(1_000)))
+    number.map(|number| Yaml::plain(number.min(MOST_FAILURES)))
+}
+
+/// Tells of a number that is beyond ours.
+pub(super) fn bounded(
+    section: &Section<'_>,
+    key: &str,
+    given: Option<u64>,
+    most: u64,
+    cx: &mut Cx<'_>,
+) {
+    if given.is_some_and(|given| given > most) {
+        cx.note(
+            section.span_of(key),
+            format!("`{key}` is at most {most} here"),
+        );
+    }
 }
 
 /// Milliseconds as ours.
@@ -139,7 +167,9 @@ pub(super) fn retry(section: &Section<'_>, cx: &mut Cx<'_>) -> Option<Yaml> {
     let others = retry.number("maxRetries").unwrap_or(1);
     let timeout = retry.number("retryTimeout");
     let statuses = retry.texts("retryOnStatus");
-    if retry.flag("enabled") != Some(true) {
+    let is_on = retry.flag("enabled") == Some(true);
+    retry.note_unread(cx);
+    if !is_on {
         cx.note(
             section.span_of("retryOnFailure"),
             "retryOnFailure was off; here a request whose key fails goes on to another key in any case, before the caller sees anything",
@@ -183,6 +213,7 @@ pub(super) fn retry(section: &Section<'_>, cx: &mut Cx<'_>) -> Option<Yaml> {
         );
     }
     out.push(("on".to_owned(), Yaml::List(on)));
+    bounded(&retry, "retryTimeout", timeout, DAY_MS, cx);
     if let Some(ms) = timeout {
         out.push(("per_try_timeout".to_owned(), duration(ms, DAY_MS)));
         cx.note(
@@ -190,6 +221,5 @@ pub(super) fn retry(section: &Section<'_>, cx: &mut Cx<'_>) -> Option<Yaml> {
             "retryTimeout bounds the repeated attempts in Higress; `per_try_timeout` bounds the first one too",
         );
     }
-    retry.note_unread(cx);
     Some(Yaml::Map(out))
 }

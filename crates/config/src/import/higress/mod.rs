@@ -12,7 +12,7 @@ use super::Cx;
 use super::reader::{self, Section};
 use super::text::Yaml;
 use crate::diagnostic::Diagnostics;
-use crate::node::Node;
+use crate::node::{Kind, Node};
 use provider::Converted;
 use rules::{Criteria, Rule};
 
@@ -59,11 +59,18 @@ pub(super) fn config(documents: &[Node], cx: &mut Cx<'_>) -> Result<Yaml, Diagno
 /// Plugin configurations in a document.
 fn find<'a>(document: &'a Node, plugins: &mut Vec<Plugin<'a>>, cx: &mut Cx<'_>) {
     let Some(section) = Section::of(document) else {
+        if !matches!(document.kind, Kind::Null) {
+            cx.note(
+                document.span,
+                "no mapping, and so no plugin's configuration: left out",
+            );
+        }
         return;
     };
     match section.text("kind") {
         Some("List") => {
-            for item in section.get("items").map(Node::items).unwrap_or_default() {
+            let items = section.get("items").map(Node::items);
+            for item in items.unwrap_or_default() {
                 find(item, plugins, cx);
             }
         }
@@ -74,18 +81,38 @@ fn find<'a>(document: &'a Node, plugins: &mut Vec<Plugin<'a>>, cx: &mut Cx<'_>) 
         ),
         None => {
             let known = ["provider", "providers", "activeProviderId", "_rules_"];
-            if known.iter().any(|key| section.get(key).is_some()) {
-                let rules = rules::inline(&section);
-                let global = Some(section);
-                plugins.push(Plugin { global, rules });
+            if !known.iter().any(|key| section.has(key)) {
+                cx.note(section.span, "no configuration of ai-proxy: left out");
+                return;
             }
+            let rules = rules::inline(&section, cx);
+            let global = Some(section);
+            plugins.push(Plugin { global, rules });
         }
     }
 }
 
+/// How Higress gets and verifies the plugin, and when it calls it: nothing that could be meant here.
+const OF_HIGRESS: [&str; 11] = [
+    "url",
+    "sha256",
+    "imagePullPolicy",
+    "imagePullSecret",
+    "verificationKey",
+    "vmConfig",
+    "pluginName",
+    "phase",
+    "priority",
+    "type",
+    "failStrategy",
+];
+
 /// A WasmPlugin object.
 fn object<'a>(object: &Section<'a>, cx: &mut Cx<'_>) -> Option<Plugin<'a>> {
-    let spec = object.section("spec")?;
+    let Some(spec) = object.section("spec") else {
+        cx.note(object.span, "a WasmPlugin without `spec`: left out");
+        return None;
+    };
     let name = object.section("metadata").and_then(|m| m.text("name"));
     let is_ours = |text: Option<&str>| text.is_some_and(|text| text.contains("ai-proxy"));
     if !is_ours(name) && !is_ours(spec.text("url")) && !is_ours(spec.text("pluginName")) {
@@ -104,7 +131,7 @@ fn object<'a>(object: &Section<'a>, cx: &mut Cx<'_>) -> Option<Plugin<'a>> {
         && rules.is_empty()
     {
         // Rules of the object replace those of its configuration.
-        rules = rules::inline(global);
+        rules = rules::inline(global, cx);
     }
     if spec.flag("defaultConfigDisable") == Some(true) {
         // Its providers are still what rules choose from; only requests that no rule fits go another way.
@@ -112,6 +139,10 @@ fn object<'a>(object: &Section<'a>, cx: &mut Cx<'_>) -> Option<Plugin<'a>> {
             section.passive = true;
         }
     }
+    for key in OF_HIGRESS {
+        spec.get(key);
+    }
+    spec.note_unread(cx);
     Some(Plugin { global, rules })
 }
 
@@ -149,12 +180,14 @@ impl All {
         global.note_unread(cx);
         match active {
             Some(_) if !global.passive => self.route(&Criteria::everything(), active),
-            Some(_) => {}
             None if plugin.rules.is_empty() => cx.note(
                 global.span,
                 "no provider is active: there is no route; set activeProviderId or add one",
             ),
-            None => {}
+            _ => cx.note(
+                global.span,
+                "requests that no rule fits pass as they are in Higress; here there is no route for them, and they get 404: add one to an upstream",
+            ),
         }
     }
 
@@ -163,9 +196,8 @@ impl All {
         if let Some(single) = config.section("provider") {
             return vec![(String::new(), self.provider(&single, cx))];
         }
-        let list = config.get("providers").map(Node::items).unwrap_or_default();
-        list.iter()
-            .filter_map(Section::of)
+        let list = config.sections("providers", cx);
+        list.into_iter()
             .map(|section| {
                 let id = section.text("id").unwrap_or_default().to_owned();
                 (id, self.provider(&section, cx))

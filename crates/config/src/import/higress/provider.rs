@@ -27,7 +27,7 @@ impl Converted {
 }
 
 /// Fields that have their meaning by being there, and what becomes of them.
-const TOLD: [(&str, &str); 4] = [
+const TOLD: [(&str, &str); 6] = [
     (
         "timeout",
         "bounds the fetching of `context` only, which has no counterpart: left out",
@@ -43,6 +43,14 @@ const TOLD: [(&str, &str); 4] = [
     (
         "qwenEnableCompatible",
         "the compatible interface is always used",
+    ),
+    (
+        "vertexAuthServiceName",
+        "the token endpoint that the account's key file names is asked directly",
+    ),
+    (
+        "vertexTokenRefreshAhead",
+        "access tokens are replaced before they end, at a time of Tidegate's own",
     ),
 ];
 
@@ -71,8 +79,13 @@ pub(super) fn convert(section: &Section<'_>, cx: &mut Cx<'_>) -> Option<Converte
     let name = section.text("id").unwrap_or(theirs).to_owned();
     let mut entries = vec![("type".to_owned(), Yaml::text(ours))];
     entries.extend(address::entries(ours, section, cx));
-    if section.text("protocol") == Some("original") {
-        entries.push(("protocol".to_owned(), Yaml::text("original")));
+    match section.text("protocol") {
+        Some("original") => entries.push(("protocol".to_owned(), Yaml::text("original"))),
+        Some("openai") | None => {}
+        Some(other) => cx.note(
+            section.span_of("protocol"),
+            format!("the protocol {other:?} is none of Higress's: left out"),
+        ),
     }
     entries.extend(keys(*kind, &name, section, cx));
     let mapped = entries.iter().any(|(key, _)| key == "model_mapping");
@@ -83,6 +96,7 @@ pub(super) fn convert(section: &Section<'_>, cx: &mut Cx<'_>) -> Option<Converte
         entries.push(("failover".to_owned(), Yaml::Map(failover)));
     }
     if let Some(ms) = section.number("firstByteTimeout") {
+        failover::bounded(section, "firstByteTimeout", Some(ms), 86_400_000, cx);
         let first = failover::duration(ms, 86_400_000);
         entries.push(("timeouts".to_owned(), Yaml::map([("first_content", first)])));
         cx.note(
@@ -90,7 +104,14 @@ pub(super) fn convert(section: &Section<'_>, cx: &mut Cx<'_>) -> Option<Converte
             "firstByteTimeout counts until the first bytes of a stream; `first_content` until the first content of any answer",
         );
     }
-    if let Some(version) = section.text("claudeVersion") {
+    let version = || {
+        section
+            .text("claudeVersion")
+            .or_else(|| section.text("apiVersion"))
+    };
+    if ours == "anthropic"
+        && let Some(version) = version()
+    {
         let headers = Yaml::map([("anthropic-version", Yaml::text(version))]);
         entries.push(("headers".to_owned(), headers));
     }
@@ -144,8 +165,6 @@ fn keys(
             // The account's key file, as text.
             let file = section.text("vertexAuthKey");
             tokens.extend(file.map(|file| (file.to_owned(), section.span_of("vertexAuthKey"))));
-            section.get("vertexAuthServiceName");
-            section.get("vertexTokenRefreshAhead");
         }
         ProviderType::Hunyuan
             if section.get("hunyuanAuthId").is_some() | section.get("hunyuanAuthKey").is_some() =>
@@ -237,6 +256,10 @@ fn model_mapping(mapping: &Section<'_>, cx: &mut Cx<'_>) -> Option<(String, Yaml
                 ),
             ),
         }
+    }
+    if mapping.pairs().len() < mapping.len() {
+        let text = "models that are mapped to something that is no name are left out";
+        cx.note(mapping.span, text);
     }
     if ambiguous {
         cx.note(

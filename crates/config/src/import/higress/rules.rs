@@ -3,7 +3,6 @@
 use crate::import::Cx;
 use crate::import::reader::Section;
 use crate::import::text::Yaml;
-use crate::node::Node;
 use crate::source::Span;
 
 /// An override with the conditions under which it holds.
@@ -33,8 +32,8 @@ const ROUTE_PREFIX: &str = "x-higress-route-prefix";
 const SERVICE: &str = "x-higress-service";
 
 /// Rules inside a plugin's configuration.
-pub(super) fn inline<'a>(config: &Section<'a>) -> Vec<Rule<'a>> {
-    let list = config.get("_rules_").map(Node::items).unwrap_or_default();
+pub(super) fn inline<'a>(config: &Section<'a>, cx: &mut Cx<'_>) -> Vec<Rule<'a>> {
+    let list = config.sections("_rules_", cx);
     let rule = |config: Section<'a>| Rule {
         span: config.span,
         domains: names(&config, "_match_domain_"),
@@ -43,30 +42,32 @@ pub(super) fn inline<'a>(config: &Section<'a>) -> Vec<Rule<'a>> {
         services: names(&config, "_match_service_"),
         config,
     };
-    list.iter().filter_map(Section::of).map(rule).collect()
+    list.into_iter().map(rule).collect()
 }
 
 /// Rules of a WasmPlugin object.
 pub(super) fn of_object<'a>(spec: &Section<'a>, cx: &mut Cx<'_>) -> Vec<Rule<'a>> {
-    let list = spec.get("matchRules").map(Node::items).unwrap_or_default();
     let mut rules = Vec::new();
-    for section in list.iter().filter_map(Section::of) {
+    for section in spec.sections("matchRules", cx) {
         if section.flag("configDisable") == Some(true) {
             let text = "a rule that turns the plugin off lets requests pass as they are: left out, add a route to an upstream";
             cx.note(section.span, text);
             continue;
         }
         let Some(config) = section.section("config") else {
+            cx.note(section.span, "a rule without `config`: left out");
             continue;
         };
-        rules.push(Rule {
+        let rule = Rule {
             span: section.span,
             domains: names(&section, "domain"),
             routes: names(&section, "ingress"),
             route_prefixes: Vec::new(),
             services: names(&section, "service"),
             config,
-        });
+        };
+        section.note_unread(cx);
+        rules.push(rule);
     }
     rules
 }
@@ -93,6 +94,8 @@ impl Rule<'_> {
             }
         }
         if !self.domains.is_empty() && hosts.is_empty() {
+            let text = "a rule of which no domain is left is left out: its requests take the next route that fits";
+            cx.note(self.span, text);
             return None;
         }
         for (kind, header, names) in [

@@ -19,9 +19,10 @@ SOON = {"health_check_interval": "200ms", "failure_threshold": 1}
 class TokenEndpoint:
     """Gives tokens that are counted, as long as it is to."""
 
-    def __init__(self, server):
+    def __init__(self, server, **more):
         self.asked, self.lasts, self.refuses = [], 3600, None
-        self.server = server(self._behave)
+        self.server = server(self._behave, **more)
+        self.url = f"http{'s' if more.get('tls') else ''}://{self.server.address}/token"
 
     async def _behave(self, request, connection):
         self.asked.append(request)
@@ -43,9 +44,9 @@ def endpoint(server):
 def vertex(tidegate, faulty, endpoint, tmp_path):
     """A gateway with one account in a file; more of the provider's section."""
 
-    def start(**more):
+    def start(tokens=endpoint, **more):
         path = tmp_path / "account.json"
-        path.write_text(json.dumps({**FILE, "token_uri": f"http://{endpoint.server.address}/token"}, indent=2))
+        path.write_text(json.dumps({**FILE, "token_uri": tokens.url}, indent=2))
         provider = {"name": "p", "type": "vertex", "project": "a-test", "base_url": f"http://127.0.0.1:{faulty.port}", "api_tokens": [f"file:{path}"], **more}
         return tidegate({"routes": [route_to("p")], "providers": [provider], "access_log": "stdout"})
 
@@ -65,6 +66,17 @@ def test_an_account_is_asked_for_a_token_once_and_every_request_shows_it(vertex,
     claims = json.loads(base64.urlsafe_b64decode(assertion.split(".")[1] + "=="))
     assert claims["iss"] == FILE["client_email"] and claims["aud"] == f"http://{endpoint.server.address}/token"
     assert [key["name"] for key in providers.seen(gateway)["keys"]] == ["tests@…"]
+
+
+def test_the_authority_of_the_provider_is_trusted_for_its_tokens_too(vertex, server, authority):
+    secured = TokenEndpoint(server, tls=authority.server("127.0.0.1"))
+    gateway = vertex(secured)
+    assert post(gateway).status == 503 and not secured.asked
+    (key,) = providers.seen(gateway)["keys"]
+    assert "certificate" in json.dumps(key)
+    gateway = vertex(secured, tls={"ca": str(authority.pem)})
+    assert post(gateway).status == 200
+    assert len(secured.asked) == 1
 
 
 def test_a_token_is_replaced_before_it_ends_and_kept_over_a_reload(vertex, faulty, endpoint):

@@ -183,6 +183,37 @@ pub fn client_tls(tls: &UpstreamTls, alpn: &[&[u8]]) -> Result<ClientTls, SetupE
     })
 }
 
+/// Client side of TLS towards a place that the configuration does not name itself: the system's authorities are trusted, and those
+/// of a file besides.
+///
+/// # Errors
+/// An unreadable or unfit file, or no authorities to trust.
+pub fn trusting(ca: Option<&Path>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, SetupError> {
+    let roots = match ca {
+        None => system_roots()?,
+        Some(path) => {
+            let bytes = std::fs::read(path).map_err(|error| pem(path, error))?;
+            let path = path.to_owned();
+            let mut roots = authorities(&Pem { path, bytes })?;
+            // A system without any has this one.
+            if let Ok(system) = system_roots() {
+                roots.extend(system.roots.iter().cloned());
+            }
+            Arc::new(roots)
+        }
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+        .build()
+        .map_err(|error| SetupError::NoRoots(format!(": {error}")))?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_webpki_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
 fn pem(path: &Path, problem: impl std::fmt::Display) -> SetupError {
     SetupError::Pem {
         path: path.to_owned(),

@@ -1,5 +1,6 @@
 //! Access tokens of accounts: fetched ahead of their end, from the control runtime, so that requests find them in memory.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,9 +11,8 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
-use tidegate_config::model::UpstreamTls;
 use tidegate_discovery::endpoint::tcp;
-use tidegate_discovery::tls::Material;
+use tidegate_discovery::tls;
 use tidegate_discovery::{ClientTls, Connector, Resolver};
 use tidegate_keys::{Access, Refusal};
 use tidegate_llm::classify::{Class, Evidence};
@@ -42,9 +42,12 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
                     continue;
                 }
                 let resolver = provider.upstream.settings.resolver.clone();
+                let sections = &snapshot.loaded.config.providers;
+                let section = sections.iter().find(|s| *s.name == **provider.name());
+                let ca = section.and_then(|s| s.tls.as_ref()?.ca.clone());
                 let (shared, name) = (shared.clone(), provider.name().clone());
                 tokio::spawn(async move {
-                    let asked = tokio::time::timeout(TIMEOUT, ask(&access, resolver));
+                    let asked = tokio::time::timeout(TIMEOUT, ask(&access, resolver, ca));
                     let outcome = asked.await.unwrap_or_else(|_| {
                         Err(unreachable(format!("no answer within {TIMEOUT:?}")))
                     });
@@ -89,7 +92,12 @@ fn unreachable(words: String) -> Refusal {
     }
 }
 
-async fn ask(access: &Access, resolver: Resolver) -> Result<AccessToken, Refusal> {
+/// `ca`: whom to trust besides the system's authorities. Nothing else of the provider's TLS is the token endpoint's.
+async fn ask(
+    access: &Access,
+    resolver: Resolver,
+    ca: Option<PathBuf>,
+) -> Result<AccessToken, Refusal> {
     let account = access.account();
     let uri = account.token_uri();
     let tell = |error: &dyn std::error::Error| unreachable(error.to_string());
@@ -100,15 +108,10 @@ async fn ask(access: &Access, resolver: Resolver) -> Result<AccessToken, Refusal
     let secure = uri.scheme() == Some(&Scheme::HTTPS);
     let tls = match secure {
         false => None,
-        true => {
-            let section = UpstreamTls::default();
-            let material = Material::read(&section).map_err(|e| tell(&e))?;
-            let config = material.client_config(&section, &[b"http/1.1"]);
-            Some(ClientTls {
-                config: config.map_err(|e| tell(&e))?,
-                server_name: None,
-            })
-        }
+        true => Some(ClientTls {
+            config: tls::trusting(ca.as_deref(), &[b"http/1.1"]).map_err(|e| tell(&e))?,
+            server_name: None,
+        }),
     };
     let connector = Connector {
         resolver,

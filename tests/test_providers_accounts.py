@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -147,6 +148,21 @@ def test_limits_are_changed_while_a_key_is_used_and_what_was_spent_stays(tidegat
     assert listed(one, made)["limits"] == {}
 
 
+def keys(gateway, *words):
+    return command("keys", *words, "--admin", f"http://127.0.0.1:{gateway.admin_port}")
+
+
+def test_budgets_that_are_changed_at_the_same_moment_are_all_changed(gateway):
+    made = make(gateway)
+    changes = [["--budget", "1/day"], ["--budget", "2/month"], ["--token-budget", "30/day"], ["--token-budget", "400/month"]]
+    with ThreadPoolExecutor(4) as threads:
+        done = list(threads.map(lambda change: keys(gateway, "update", made["id"], *change), changes))
+    assert [each.returncode for each in done] == [0] * 4, done
+    budgets = listed(gateway, made)["limits"]["budgets"]
+    assert sorted((each["per"], each.get("micros"), each.get("tokens")) for each in budgets if each.get("micros")) == [("day", 1_000_000, None), ("month", 2_000_000, None)]
+    assert sorted((each["per"], each["tokens"]) for each in budgets if each.get("tokens")) == [("day", 30), ("month", 400)]
+
+
 def test_names_of_keys_are_needed_and_taken_once(gateway):
     made = make(gateway)
     for patch, status in (({"name": ""}, 400), ({"name": None}, 400), ({"limits": {"requests_per_minute": 0}}, 400), ({"nmae": "x"}, 400)):
@@ -272,6 +288,30 @@ def test_limits_are_shared_by_replicas(tidegate, faulty, redis):
     # The bound of the docs: L + R × (C + M), here 40 + 2 × (4 + 1).
     assert 36 <= statuses.count(200) <= 50
     assert statuses[-1] == 429
+
+
+def test_a_store_that_is_left_for_another_hears_what_was_spent(tidegate, faulty, redis):
+    """Leases that lie unused go back, and what was under way is counted where it began."""
+
+    def counted():
+        counters = [each for each in redis.command("KEYS", "*spent*") if made["id"] in each and "other" not in each]
+        return sum(int(redis.command("GET", each)) for each in counters)
+
+    gateway = tidegate(config(faulty, state={"url": redis.url}), workers=1)
+    made = make(gateway, budgets=[{"tokens": 100_000, "per": "month"}])
+    assert use(gateway, made, max_tokens=1).status == 200
+    once = until(lambda: spent(gateway, made, "tokens"), what="counted")
+    until(lambda: counted() > once, what="a part of the budget is taken in advance")
+    gate = threading.Event()
+    faulty.default = faults.gated(gate)
+    with ThreadPoolExecutor(1) as threads:
+        under_way = threads.submit(use, gateway, made, stream=True, max_tokens=5_000)
+        until(lambda: spent(gateway, made, "tokens") > 5_000, what="reserved")
+        gateway.reload(config(faulty, state={"url": f"{redis.url}?prefix=other"}))
+        assert counted() > once + 5_000
+        gate.set()
+        assert under_way.result().status == 200
+    until(lambda: once < counted() < 10 * once, 10, "what it used in the end")
 
 
 def test_keys_and_what_they_spent_outlive_a_restart(gateway, faulty):

@@ -192,7 +192,8 @@ def test_of_three_keys_one_dies_and_one_is_limited_and_a_thousand_calls_at_once_
     assert sdks.call(base(gateway), "chat", arguments("openai"), count=60)["outcomes"]["ok"] == 60
     assert set(faulty.keys()) == {one, two, three} and {call.model for call in faulty.calls} == {"qwen-max"}
     faulty.script(one, faults.dead())
-    faulty.script(two, faults.limited(4))
+    # Longer than the calls take, also where much else runs: what is told of it is looked at afterwards.
+    faulty.script(two, faults.limited(10))
     done = sdks.call(base(gateway), "chat", arguments("openai"), count=1000)
     assert done["outcomes"]["ok"] == 1000, done
     assert done["outcomes"]["text Hello there"] == 1000
@@ -209,9 +210,9 @@ def test_of_three_keys_one_dies_and_one_is_limited_and_a_thousand_calls_at_once_
     until(lambda: providers.state(gateway, one, "qwen") == "healthy", 10, "a probe brings the dead key back")
     assert any(call.model == "qwen-turbo" and call.status == 200 for call in faulty.of(one)), "through its mapping"
     calls = len(faulty.of(two))
-    until(lambda: sdks.call(base(gateway), "chat", arguments("openai"), count=10)["outcomes"]["ok"] == 10 and len([c for c in faulty.of(two)[calls:] if c.model == "qwen-max"]) > 0, 20, "the limited key works again")
+    until(lambda: sdks.call(base(gateway), "chat", arguments("openai"), count=10)["outcomes"]["ok"] == 10 and len([c for c in faulty.of(two)[calls:] if c.model == "qwen-max"]) > 0, 30, "the limited key works again")
     again = next(call.at for call in faulty.of(two)[calls:] if call.model == "qwen-max")
-    assert again - limited_at >= 4.0, "Retry-After is a floor"
+    assert again - limited_at >= 10.0, "Retry-After is a floor"
     assert set(providers.states(gateway, "qwen").values()) == {"healthy"}
 
 

@@ -5,13 +5,13 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fickle, Replica};
+use common::{Calendar, Fickle, Replica};
+use tidegate_keys::Clock;
 use tidegate_keys::account::*;
-use tidegate_keys::{Clock, MonotonicClock};
 use tidegate_llm::price::{Micros, Price, PriceTable};
 use tidegate_llm::usage::Usage;
 use tidegate_state::{Store, memory};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 impl Replica {
     async fn start(store: &Arc<dyn Store>) -> Replica {
@@ -61,8 +61,7 @@ async fn key(store: &Arc<dyn Store>, limits: Limits) -> (VirtualKey, Secret) {
         limits,
         expires_in: None,
     };
-    let clock = MonotonicClock::since(Instant::now());
-    Accounts::create(&**store, &request, clock.unix_ms())
+    Accounts::create(&**store, &request, Calendar::here().unix_ms())
         .await
         .unwrap()
 }
@@ -488,4 +487,79 @@ async fn before_the_store_was_read_nobody_is_let_in() {
     let store: Arc<dyn Store> = fickle;
     let replica = Replica::start(&store).await;
     assert!(replica.accounts.is_ready());
+}
+
+/// The same keys in another store.
+async fn another(store: &Arc<dyn Store>) -> Arc<dyn Store> {
+    let other = memory();
+    let all = store.list(&tidegate_state::Prefix::all()).await.unwrap();
+    for (path, entry) in all.entries {
+        let free = tidegate_state::Guard::absent();
+        other.put(&path, entry.value, None, &free).await.unwrap();
+    }
+    other
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_left_for_another_hears_what_was_spent_and_the_other_begins_anew() {
+    let store = memory();
+    let limits = Limits {
+        budgets: vec![Budget {
+            amount: Amount::Tokens(100_000),
+            per: Span::Day,
+        }],
+        ..Limits::default()
+    };
+    let (_, secret) = key(&store, limits).await;
+    let other = another(&store).await;
+    let replica = Replica::start(&store).await;
+    sleep(SOON).await;
+    let mut first = replica.reserve(&secret, 10, 90).await.unwrap();
+    first.sent("priced-1");
+    first.settle(&usage(10, 20));
+    let mut under_way = replica.reserve(&secret, 100, 900).await.unwrap();
+    under_way.sent("priced-1");
+    sleep(SOON).await;
+
+    replica.task.abort();
+    tokio::task::yield_now().await;
+    let clock: Arc<dyn Clock> = replica.clock.clone();
+    let parted = replica.accounts.part_from(store.clone(), clock.clone());
+    let task = tokio::spawn(run(replica.accounts.clone(), other.clone(), clock));
+    parted.settle().await;
+    // Keys stay known, and nothing is counted in the other store yet.
+    assert_eq!(replica.used(&secret), [0]);
+    let watching = Replica::start(&store).await;
+    let seen = |replica: &Replica| replica.used(&secret)[0];
+    let asks = watching.reserve(&secret, 1, 0).await.unwrap();
+    sleep(SOON).await;
+    drop(asks);
+    // What was settled and what is reserved; what the second replica has taken in advance is given back below.
+    assert!(seen(&watching) >= 30 + 1_000, "{}", seen(&watching));
+
+    // What was under way settles with the store that it began with.
+    let rest = tokio::spawn(parted.settle_the_rest());
+    sleep(SOON).await;
+    assert!(!rest.is_finished());
+    under_way.settle(&usage(100, 70));
+    tokio::time::timeout(Duration::from_secs(10), rest)
+        .await
+        .expect("nothing is under way any more")
+        .unwrap();
+    let clock: Arc<dyn Clock> = watching.clock.clone();
+    watching.task.abort();
+    leave(&watching.accounts, &store, &clock).await;
+    let last = Replica::start(&store).await;
+    let asks = last.reserve(&secret, 1, 0).await.unwrap();
+    sleep(SOON).await;
+    drop(asks);
+    assert_eq!(seen(&last), 30 + 170);
+
+    // The other one counts what comes now, and that alone.
+    let mut second = replica.reserve(&secret, 5, 5).await.unwrap();
+    second.sent("priced-1");
+    second.settle(&usage(5, 2));
+    sleep(SOON).await;
+    assert_eq!(replica.used(&secret), [7]);
+    task.abort();
 }

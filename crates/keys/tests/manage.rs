@@ -109,6 +109,41 @@ async fn a_limit_that_is_changed_holds_on_every_replica_and_counts_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn budgets_that_are_changed_at_the_same_moment_are_all_changed() {
+    let store = memory();
+    let made = Accounts::create(&*store, &request("team", None), 0).await;
+    let (key, _) = made.unwrap();
+    let change = |what: &str| {
+        let text = format!(r#"{{"limits": {{"change_budgets": [{what}]}}}}"#);
+        let (store, id) = (store.clone(), key.id.clone());
+        tokio::spawn(async move { update(&store, &id, &text).await })
+    };
+    let changes = [
+        r#"{"tokens": 1, "per": "day"}"#,
+        r#"{"tokens": 2, "per": "month"}"#,
+        r#"{"micros": 3, "per": "day"}"#,
+        r#"{"micros": 4, "per": "month"}"#,
+    ];
+    for changed in changes.map(change) {
+        changed.await.unwrap().unwrap();
+    }
+    let after = update(&store, &key.id, "{}").await.unwrap();
+    let mut budgets: Vec<_> = after.limits.budgets.iter().map(|b| b.amount).collect();
+    budgets.sort_by_key(|amount| match amount {
+        Amount::Tokens(n) | Amount::Micros(n) => *n,
+    });
+    assert_eq!(
+        budgets,
+        [
+            Amount::Tokens(1),
+            Amount::Tokens(2),
+            Amount::Micros(3),
+            Amount::Micros(4)
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_taken_of_a_higher_limit_goes_back_when_it_is_lowered() {
     let store = memory();
     let all = [Replica::start(&store).await, Replica::start(&store).await];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_config::values::parse_duration;
-use tidegate_keys::account::{Amount, Budget, Span};
+use tidegate_keys::account::{Amount, Budget, BudgetChange, NewAmount, Span};
 
 use crate::serve;
 
@@ -279,17 +279,6 @@ pub(crate) struct Count(pub(crate) Option<u64>);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End(pub(crate) Option<Duration>);
 
-/// What becomes of one budget.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BudgetChange {
-    /// In money; else in tokens.
-    pub(crate) money: bool,
-    /// The span of the budget.
-    pub(crate) per: Span,
-    /// `None`: it is removed.
-    pub(crate) to: Option<Budget>,
-}
-
 /// What `tidegate status` shows.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Section {
@@ -376,24 +365,22 @@ fn budget(text: &str) -> Result<(&str, Span), String> {
 }
 
 fn money_change(text: &str) -> Result<BudgetChange, String> {
-    change(text, true, money)
+    change(text, NewAmount::Micros(None), money)
 }
 
 fn tokens_change(text: &str) -> Result<BudgetChange, String> {
-    change(text, false, tokens)
+    change(text, NewAmount::Tokens(None), tokens)
 }
 
 fn change(
     text: &str,
-    money: bool,
+    none: NewAmount,
     read: impl Fn(&str) -> Result<Budget, String>,
 ) -> Result<BudgetChange, String> {
-    let (amount, per) = budget(text)?;
-    let to = match amount {
-        "none" => None,
-        _ => Some(read(text)?),
-    };
-    Ok(BudgetChange { money, per, to })
+    match budget(text)? {
+        ("none", per) => Ok(BudgetChange { to: none, per }),
+        _ => read(text).map(BudgetChange::from),
+    }
 }
 
 fn count(text: &str) -> Result<Count, String> {

@@ -10,10 +10,10 @@ use tidegate_admin::client::{Client, ClientError};
 use tidegate_admin::keys::CreatedKey;
 use tidegate_admin::status::keys_table;
 use tidegate_gateway::view::VirtualKeyView;
-use tidegate_keys::account::{Amount, Budget, KeyRequest, KeyUpdate, Limits, LimitsUpdate};
+use tidegate_keys::account::{KeyRequest, KeyUpdate, Limits, LimitsUpdate};
 
 use crate::check::{BAD, print};
-use crate::cli::{BudgetChange, CreateKey, Keys, KeysCommand, UpdateKey};
+use crate::cli::{CreateKey, Keys, KeysCommand, UpdateKey};
 use crate::status::running;
 
 /// Time for one answer.
@@ -71,7 +71,7 @@ async fn command(client: &mut Client, options: &Keys) -> Result<(), ClientError>
             print(&keys_table(&[key]));
         }
         KeysCommand::Update(key) => {
-            let update = update(client, key).await?;
+            let update = update(key);
             let path = path(&key.id);
             let changed: VirtualKeyView = client.send(Method::PATCH, &path, Some(&update)).await?;
             match options.json {
@@ -120,9 +120,9 @@ fn request(key: &CreateKey) -> KeyRequest {
     }
 }
 
-/// What is to change. Budgets are one list to the API: those that are not named stay in it.
-async fn update(client: &mut Client, key: &UpdateKey) -> Result<KeyUpdate, ClientError> {
-    let mut limits = LimitsUpdate {
+/// What is to change. Budgets that are not named stay.
+fn update(key: &UpdateKey) -> KeyUpdate {
+    let limits = LimitsUpdate {
         models: key.models.as_deref().map(|models| match models {
             [all] if all == "*" => None,
             models => Some(models.to_vec()),
@@ -130,27 +130,18 @@ async fn update(client: &mut Client, key: &UpdateKey) -> Result<KeyUpdate, Clien
         requests_per_minute: key.requests_per_minute.map(|count| count.0),
         tokens_per_minute: key.tokens_per_minute.map(|count| count.0),
         budgets: None,
+        change_budgets: key
+            .budget
+            .iter()
+            .chain(&key.token_budget)
+            .copied()
+            .collect(),
     };
-    let mut changes = key.budget.iter().chain(&key.token_budget).peekable();
-    if changes.peek().is_some() {
-        let now: VirtualKeyView = client.get(&path(&key.id)).await?;
-        let mut budgets = now.limits.budgets;
-        for change in changes {
-            budgets.retain(|budget| !concerns(change, budget));
-            budgets.extend(change.to);
-        }
-        limits.budgets = Some(Some(budgets));
-    }
-    Ok(KeyUpdate {
+    KeyUpdate {
         name: key.name.clone(),
         limits,
         expires_in: key.expires_in.map(|end| end.0.map(|time| time.as_secs())),
-    })
-}
-
-fn concerns(change: &BudgetChange, budget: &Budget) -> bool {
-    let money = matches!(budget.amount, Amount::Micros(_));
-    (money, budget.per) == (change.money, change.per)
+    }
 }
 
 /// The token alone on stdout, so that it can be put where it belongs; what else there is to say on stderr.

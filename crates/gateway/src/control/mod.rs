@@ -100,7 +100,7 @@ impl Control {
             .open_store(config)
             .map_err(|e| StartError::Config(e.to_string()))?;
         let sockets = self.bind(config, self.take_offered())?;
-        self.use_store(store, config);
+        self.use_store(store, config).await;
         self.follow(&snapshot);
         let accounts = self.wait_for_accounts(config, MEMBERS);
         tokio::join!(self.wait_for_members(MEMBERS), accounts);

@@ -76,7 +76,7 @@ impl Control {
         self.wait_for_members(MEMBERS).await;
         let memory = next.loaded.config.request_bodies.memory;
         shared.providers.bodies.set_max(memory.bytes());
-        self.use_store(store, &next.loaded.config);
+        self.use_store(store, &next.loaded.config).await;
         shared.snapshot.store(next.clone());
         shared.access.switch(log);
         self.listen(&next, sockets);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tidegate_config::values::StateUrl;
 use tidegate_config::{Config, model};
+use tidegate_keys::account::Parted;
 use tidegate_keys::share::{self, Sharing};
 use tidegate_keys::{Clock, account, probe};
 use tidegate_llm::price::{Micros, Price, PriceTable};
@@ -26,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// How long a gateway that is going tries to tell the store what it found out of keys, and then what was spent.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long requests that began with a store that is left may settle with it.
+const REST: Duration = Duration::from_secs(300);
 
 /// A store at work.
 pub(crate) struct Kept {
@@ -80,30 +84,63 @@ impl Control {
         Ok(Wanted::Other(url.clone(), self.opener.open(url)?))
     }
 
-    /// Keeps keys and accounts in step with it from now on.
-    pub(super) fn use_store(&self, wanted: Wanted, config: &Config) {
+    /// Keeps keys and accounts in step with it from now on. What virtual keys spent is settled with the store that is left, which
+    /// takes no longer than [`LAST_WORDS`].
+    pub(super) async fn use_store(&self, wanted: Wanted, config: &Config) {
         self.shared
             .providers
             .accounts
             .set_prices(prices(&config.prices), &config.prices.currency);
         let keys = !config.providers.is_empty();
-        let kept = match wanted {
-            Wanted::Same => {
+        if let Wanted::Same = wanted {
+            let parted = {
                 let mut state = self.state();
-                if let Some(kept) = &mut state.kept {
-                    match (keys, kept.of_keys.is_empty()) {
-                        (true, true) => kept.of_keys = self.keep_keys(&kept.url, &kept.store),
-                        (false, false) => kept.of_keys.drain(..).for_each(|task| task.abort()),
-                        _ => {}
+                let Some(kept) = &mut state.kept else { return };
+                match (keys, kept.of_keys.is_empty()) {
+                    (true, true) => {
+                        kept.of_keys = self.keep_keys(&kept.url, &kept.store);
+                        return;
                     }
+                    (false, false) => (std::mem::take(&mut kept.of_keys), kept.store.clone()),
+                    _ => return,
                 }
-                return;
+            };
+            let (tasks, store) = parted;
+            end(tasks).await;
+            return self.settle(self.part_from(store)).await;
+        }
+        // The tasks of the one before end first: what they count is not the next one's.
+        let before = self.state().kept.take();
+        let parted = match before {
+            Some(mut before) if !before.of_keys.is_empty() => {
+                end(std::mem::take(&mut before.of_keys)).await;
+                Some(self.part_from(before.store.clone()))
             }
-            Wanted::Nothing => None,
-            Wanted::Other(url, store) => Some(self.keep(url, store, keys)),
+            _ => None,
         };
-        // Dropped without the lock: the tasks of the one before end with it.
-        let _before = std::mem::replace(&mut self.state().kept, kept);
+        if let Wanted::Other(url, store) = wanted {
+            let kept = self.keep(url, store, keys);
+            self.state().kept = Some(kept);
+        }
+        if let Some(parted) = parted {
+            self.settle(parted).await;
+        }
+    }
+
+    fn part_from(&self, store: Arc<dyn Store>) -> Parted {
+        let accounts = &self.shared.providers.accounts;
+        accounts.part_from(store, self.shared.clone())
+    }
+
+    /// Settles what was spent with a store that is left, and in the background what requests under way use of it.
+    async fn settle(&self, parted: Parted) {
+        if tokio::time::timeout(LAST_WORDS, parted.settle())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the store before did not take what virtual keys spent last");
+        }
+        tokio::spawn(tokio::time::timeout(REST, parted.settle_the_rest()));
     }
 
     fn keep(&self, url: StateUrl, store: Arc<dyn Store>, keys: bool) -> Kept {
@@ -199,16 +236,20 @@ impl Control {
         if !kept.of_keys.is_empty() && tokio::time::timeout(LAST_WORDS, told).await.is_err() {
             tracing::warn!(url = %kept.url, "the store did not take what was found out of keys last");
         }
-        for task in kept.of_keys.drain(..) {
-            task.abort();
-            // What it held, a lease among it, is given back when it is dropped.
-            let _ = task.await;
-        }
+        end(std::mem::take(&mut kept.of_keys)).await;
         let clock: Arc<dyn Clock> = self.shared.clone();
         let settled = account::leave(&self.shared.providers.accounts, &kept.store, &clock);
         if tokio::time::timeout(LAST_WORDS, settled).await.is_err() {
             tracing::warn!(url = %kept.url, "the store did not take what virtual keys spent last");
         }
+    }
+}
+
+/// Ends tasks. What they held, a lease among it, is given back when they are dropped.
+async fn end(tasks: Vec<JoinHandle<()>>) {
+    for task in tasks {
+        task.abort();
+        let _ = task.await;
     }
 }
 

@@ -114,6 +114,8 @@ pub(crate) struct Account {
     pub(crate) meters: Vec<Arc<Meter>>,
     /// Waits for the task already.
     queued: AtomicBool,
+    /// Counted in a store that is no longer used: no business of the task that asks the next one.
+    parted: AtomicBool,
 }
 
 impl Account {
@@ -149,6 +151,7 @@ impl Account {
             key,
             meters,
             queued: AtomicBool::new(false),
+            parted: AtomicBool::new(false),
         }
     }
 
@@ -292,11 +295,30 @@ impl Accounts {
         self.book.store(Arc::new(book));
     }
 
+    /// The same keys with counts that begin anew, for another store; gives those that the store before has to hear of.
+    pub(crate) fn part(&self) -> Vec<Arc<Account>> {
+        let old = self.book();
+        let connected = self.connected.load(Relaxed);
+        let anew = |(hash, account): (&Hash, &Arc<Account>)| {
+            let account = Account::new(account.key.clone(), None, connected);
+            (*hash, Arc::new(account))
+        };
+        self.set_book(Book {
+            ready: old.ready,
+            keys: old.keys.iter().map(anew).collect(),
+        });
+        let parted: Vec<_> = old.keys.values().cloned().collect();
+        parted.iter().for_each(|a| a.parted.store(true, Relaxed));
+        parted
+    }
+
     pub(crate) fn drain_low(&self) -> Vec<Arc<Account>> {
         let low = std::mem::take(&mut *self.low.lock().unwrap_or_else(PoisonError::into_inner));
         for account in &low {
             account.queued.store(false, Relaxed);
         }
+        let mut low = low;
+        low.retain(|account| !account.parted.load(Relaxed));
         low
     }
 

@@ -67,6 +67,55 @@ pub struct LimitsUpdate {
     /// All the budgets.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub budgets: Option<Option<Vec<Budget>>>,
+    /// Single budgets; the others stay. Whoever changes one needs not know the others, which somebody else may change at the same
+    /// moment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub change_budgets: Vec<BudgetChange>,
+}
+
+/// Another amount for the budget of a kind and span: `{"tokens": 1000, "per": "day"}`, or without one, where the amount is `null`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetChange {
+    /// How much from now on.
+    #[serde(flatten)]
+    pub to: NewAmount,
+    /// In what time.
+    pub per: Span,
+}
+
+/// An [`Amount`], or that there is none any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewAmount {
+    /// Tokens, prompt and answer together.
+    Tokens(Option<u64>),
+    /// Millionths of the currency's unit.
+    Micros(Option<u64>),
+}
+
+impl From<Budget> for BudgetChange {
+    fn from(budget: Budget) -> Self {
+        let to = match budget.amount {
+            Amount::Tokens(n) => NewAmount::Tokens(Some(n)),
+            Amount::Micros(n) => NewAmount::Micros(Some(n)),
+        };
+        let per = budget.per;
+        Self { to, per }
+    }
+}
+
+impl BudgetChange {
+    fn apply(&self, budgets: &mut Vec<Budget>) {
+        let is_money = matches!(self.to, NewAmount::Micros(_));
+        let kind = |b: &Budget| (matches!(b.amount, Amount::Micros(_)), b.per);
+        budgets.retain(|budget| kind(budget) != (is_money, self.per));
+        let amount = match self.to {
+            NewAmount::Tokens(n) => n.map(Amount::Tokens),
+            NewAmount::Micros(n) => n.map(Amount::Micros),
+        };
+        let per = self.per;
+        budgets.extend(amount.map(|amount| Budget { amount, per }));
+    }
 }
 
 /// A field that was given, `null` or not; one that was not given is the default, `None`.
@@ -93,6 +142,9 @@ impl LimitsUpdate {
         }
         if let Some(budgets) = &self.budgets {
             limits.budgets = budgets.clone().unwrap_or_default();
+        }
+        for change in &self.change_budgets {
+            change.apply(&mut limits.budgets);
         }
     }
 }
@@ -286,7 +338,27 @@ mod tests {
             after.differs_from(&before, "USD"),
             "name: team → b; requests_per_minute: 60 → none; budgets: none → 7 tokens/day; ends: Thu, 01 Jan 1970 00:01:00 GMT → never"
         );
+        let more = r#"{"limits": {"change_budgets": [{"micros": 9, "per": "month"}, {"tokens": 8, "per": "day"}]}}"#;
+        let more: KeyUpdate = serde_json::from_str(more).unwrap();
+        let budgets = |key: &VirtualKey| key.limits.budgets.clone();
+        let both = more.apply(&after, 5).unwrap();
+        let day = |amount| Budget {
+            amount,
+            per: Span::Day,
+        };
+        let month = Budget {
+            amount: Amount::Micros(9),
+            per: Span::Month,
+        };
+        assert_eq!(budgets(&both), [month, day(Amount::Tokens(8))]);
+        let less = r#"{"limits": {"change_budgets": [{"micros": null, "per": "month"}, {"micros": null, "per": "day"}]}}"#;
+        let less: KeyUpdate = serde_json::from_str(less).unwrap();
+        assert_eq!(
+            budgets(&less.apply(&both, 5).unwrap()),
+            [day(Amount::Tokens(8))]
+        );
         assert!(apply(r#"{"name": ""}"#).is_err());
+        assert!(apply(r#"{"limits": {"change_budgets": [{"tokens": 0, "per": "day"}]}}"#).is_err());
         assert!(apply(r#"{"limits": {"tokens_per_minute": 0}}"#).is_err());
         for no_patch in [r#"{"name": null}"#, r#"{"limits": null}"#, r#"{"id": "x"}"#] {
             assert!(
@@ -303,8 +375,14 @@ mod tests {
             models in proptest::option::of(proptest::option::of(proptest::collection::vec("[a-z*]{1,4}", 0..3))),
             requests_per_minute in proptest::option::of(proptest::option::of(1u64..100)),
             expires_in in proptest::option::of(proptest::option::of(1u64..100)),
+            changes in proptest::collection::vec((any::<bool>(), proptest::option::of(1u64..100)), 0..3),
         ) {
-            let limits = LimitsUpdate { models, requests_per_minute, ..LimitsUpdate::default() };
+            let change = |(money, to)| BudgetChange {
+                to: if money { NewAmount::Micros(to) } else { NewAmount::Tokens(to) },
+                per: Span::Day,
+            };
+            let change_budgets = changes.into_iter().map(change).collect();
+            let limits = LimitsUpdate { models, requests_per_minute, change_budgets, ..LimitsUpdate::default() };
             let update = KeyUpdate { name, limits, expires_in };
             let text = serde_json::to_string(&update).unwrap();
             prop_assert_eq!(serde_json::from_str::<KeyUpdate>(&text).unwrap(), update);

@@ -1,6 +1,7 @@
 //! Keeps the copy of the virtual keys, and the books of what is spent, with the store.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::working::Working;
 
 /// How often every account is looked at: leases that lie unused, windows that ended in debt.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often a store that is no longer used hears what requests under way used.
+const REST: Duration = Duration::from_millis(500);
 /// Pause after a question that the store did not answer.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Last questions under way at a time.
@@ -183,10 +186,24 @@ pub async fn run(accounts: Arc<Accounts>, store: Arc<dyn Store>, clock: Arc<dyn 
 /// late.
 pub async fn leave(accounts: &Accounts, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) {
     let book = accounts.book();
-    let all = book.keys.values();
-    let mut words = all.flat_map(|account| {
-        let meters = account.meters.iter();
-        meters.filter_map(|meter| Some((account.key.id.clone(), meter.clone(), meter.last_word()?)))
+    last_words(book.keys.values(), store, clock).await;
+}
+
+/// Has the store hear the last word of every limit.
+async fn last_words(
+    accounts: impl Iterator<Item = &Arc<Account>>,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+) {
+    let of = |account: &Arc<Account>| {
+        let id = account.key.id.clone();
+        let meters = account.meters.clone();
+        meters.into_iter().map(move |meter| (id.clone(), meter))
+    };
+    let meters: Vec<(String, Arc<Meter>)> = accounts.flat_map(of).collect();
+    let mut words = meters.into_iter().filter_map(|(id, meter)| {
+        let last = meter.last_word()?;
+        Some((id, meter, last))
     });
     let mut asking = Working::default();
     loop {
@@ -198,6 +215,57 @@ pub async fn leave(accounts: &Accounts, store: &Arc<dyn Store>, clock: &Arc<dyn 
         }
         if asking.next().await.is_none() {
             return;
+        }
+    }
+}
+
+/// What was counted in a store that is no longer used. See [`Accounts::part_from`].
+pub struct Parted {
+    accounts: Vec<Arc<Account>>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Parted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let accounts = self.accounts.len();
+        f.debug_struct("Parted")
+            .field("accounts", &accounts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Accounts {
+    /// Goes on without a store, while requests are served: its keys stay known and their counts begin anew, as they do in another
+    /// store. To be called when [`run`] has ended for the one and before it begins for the other.
+    pub fn part_from(&self, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Parted {
+        Parted {
+            accounts: self.part(),
+            store,
+            clock,
+        }
+    }
+}
+
+impl Parted {
+    /// Settles with the store as [`leave`] does. Give it a bound of time.
+    pub async fn settle(&self) {
+        last_words(self.accounts.iter(), &self.store, &self.clock).await;
+    }
+
+    /// Settles again what requests that were under way used in the end, until none of them is left. Give it a bound of time.
+    pub async fn settle_the_rest(mut self) {
+        loop {
+            // Whoever holds one may still settle. Looked at before the last word, so that nobody settles after it unseen.
+            let is_held = |account| Arc::strong_count(account) > 1;
+            let mut held: Vec<bool> = self.accounts.iter().map(is_held).collect();
+            self.settle().await;
+            held.reverse();
+            self.accounts.retain(|_| held.pop() == Some(true));
+            if self.accounts.is_empty() {
+                return;
+            }
+            tokio::time::sleep(REST).await;
         }
     }
 }

@@ -333,17 +333,45 @@ impl Store for Fickle {
     }
 }
 
+thread_local! {
+    /// A test has one thread: where its calendar began.
+    static BEGAN: Instant = Instant::now();
+}
+
+/// The fifteenth of a month, twelve o'clock: no day ends while a test runs.
+const NOON: u64 = 1_768_478_400_000;
+
+/// One calendar for all replicas of a test, whatever the day is. It follows tokio's clock.
+#[derive(Debug)]
+pub(crate) struct Calendar(Instant);
+
+impl Calendar {
+    pub(crate) fn here() -> Self {
+        Self(BEGAN.with(|began| *began))
+    }
+}
+
+impl Clock for Calendar {
+    fn now(&self) -> Time {
+        Time::ZERO + self.0.elapsed()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        NOON + u64::try_from(self.0.elapsed().as_millis()).unwrap()
+    }
+}
+
 /// A replica's virtual keys; its task ends with it.
 pub(crate) struct Replica {
     pub(crate) accounts: Arc<Accounts>,
-    pub(crate) clock: Arc<MonotonicClock>,
+    pub(crate) clock: Arc<Calendar>,
     pub(crate) task: JoinHandle<()>,
 }
 
 impl Replica {
     pub(crate) async fn with(store: &Arc<dyn Store>, accounts: Accounts) -> Self {
         let accounts = Arc::new(accounts);
-        let clock = Arc::new(MonotonicClock::since(Instant::now()));
+        let clock = Arc::new(Calendar::here());
         let task = tokio::spawn(run(accounts.clone(), store.clone(), clock.clone()));
         // To the beginning of a minute: windows end when the test says.
         sleep(Span::Minute.left(clock.unix_ms())).await;

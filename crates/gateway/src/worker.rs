@@ -21,8 +21,8 @@ use crate::access::AccessLog;
 use crate::clock;
 use crate::events::Events;
 use crate::io::Raw;
-use crate::io::spare;
 use crate::io::turn::flush_dirty;
+use crate::io::{late, spare};
 use crate::listener::{ListenerState, OpenConnection};
 use crate::serve;
 use crate::snapshot::Snapshot;
@@ -240,7 +240,10 @@ fn run(
 ) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .on_thread_park(flush_dirty)
+        .on_thread_park(|| {
+            late::end_turn();
+            flush_dirty();
+        })
         .build_local(LocalOptions::default())?;
     runtime.block_on(async move {
         let worker = Rc::new(Worker::new(index, shared));

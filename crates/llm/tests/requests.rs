@@ -197,7 +197,7 @@ fn a_models_name_is_no_way_to_another_path() {
             // Where a slash is escaped it is one segment.
             match (kind, name.contains('/')) {
                 (ProviderKind::Bedrock | ProviderKind::Azure, true) => {
-                    assert!(path.unwrap().contains("%2F"), "{kind:?} {name}");
+                    assert!(path.unwrap().as_str().contains("%2F"), "{kind:?} {name}");
                 }
                 _ => {
                     let fault = path.unwrap_err();
@@ -213,7 +213,7 @@ fn a_models_name_is_no_way_to_another_path() {
     let path = prepare(&dots, ProviderKind::Gemini, "tunedModels/a..b.1")
         .unwrap()
         .target;
-    assert!(path.contains("/tunedModels/a..b.1:"), "{path}");
+    assert!(path.as_str().contains("/tunedModels/a..b.1:"), "{path}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn each_provider_is_told_in_its_own_way_to_go_on() {
     let said = |kind, path: &str, body: &str| {
         let prepared = goes_on(path, body, &spec(kind), "claude-haiku-4-5", "so \"far").unwrap();
         (
-            prepared.target.clone(),
+            prepared.target.to_string(),
             String::from_utf8(prepared.body.to_vec()).unwrap(),
             prepared.plan.repeats(),
         )

@@ -14,11 +14,14 @@ use tidegate_wire::h1::{
 
 use super::{DownError, Part};
 use crate::io::buffer::{ReadBuf, WriteBuf};
-use crate::io::{Transport, spare};
+use crate::io::{Transport, late, spare};
 use crate::worker::Shared;
 
 /// Bytes of a following request read while an answer is under way; more is left in the socket.
 const READ_AHEAD: usize = 16 * 1024;
+
+/// So much of an answer may be left to the connection when its exchange ends: the socket takes it, unless the caller reads nothing.
+const LATE: usize = 16 * 1024;
 
 /// What frames the answer's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +104,11 @@ impl H1Exchange {
     /// Whether the next request may be read: the answer is complete and the request's body was taken whole.
     pub(crate) fn may_continue(&self) -> bool {
         self.keep_alive && !self.gone && !self.tunnel && self.body_done && self.answered
+    }
+
+    /// Whether what is left to write may be left to whoever reads the next request.
+    pub(crate) fn ends_late(&self) -> bool {
+        late::is_busy() && self.io.is_plain() && self.write.len() <= LATE && self.may_continue()
     }
 
     /// What is still to come of a body that nobody wants any more, if it is small enough to be read and thrown away.
@@ -310,13 +318,20 @@ impl H1Exchange {
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownError>> {
-        match ready!(self.write.poll_flush(&mut self.io, cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(_) => {
-                self.gone = true;
-                Poll::Ready(Err(DownError::Gone))
-            }
-        }
+        let flushed = ready!(self.write.poll_flush(&mut self.io, cx));
+        Poll::Ready(self.flushed(flushed))
+    }
+
+    pub(crate) fn poll_flush_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownError>> {
+        let flushed = ready!(self.write.poll_flush_late(&mut self.io, cx));
+        Poll::Ready(self.flushed(flushed))
+    }
+
+    fn flushed(&mut self, flushed: std::io::Result<()>) -> Result<(), DownError> {
+        flushed.map_err(|_| {
+            self.gone = true;
+            DownError::Gone
+        })
     }
 
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -91,6 +91,23 @@ impl Down<'_> {
         each!(self, d => d.poll_flush(cx))
     }
 
+    /// As [`Down::poll_flush`], while the worker is busy not before its turn ends.
+    pub(crate) fn poll_flush_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DownError>> {
+        match self {
+            Down::H1(d) => d.poll_flush_late(cx),
+            Down::H2(d) => d.poll_flush(cx),
+        }
+    }
+
+    /// Whether an answer that was given whole may leave its end to the connection: what stands behind the exchange need not wait for the end of
+    /// the worker's turn.
+    pub(crate) fn ends_late(&self) -> bool {
+        match self {
+            Down::H1(d) => d.ends_late(),
+            Down::H2(_) => false,
+        }
+    }
+
     /// Ready when the caller has left.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         each!(self, d => d.poll_gone(cx))

@@ -48,7 +48,7 @@ pub(crate) fn poll_request(
             }
         }
     }
-    up.poll_flush(cx).map_err(Fault::Up)
+    up.poll_flush_late(cx).map_err(Fault::Up)
 }
 
 /// Sends the request and waits for the answer's head; interim answers pass to the caller on the way, if it may see them.
@@ -146,7 +146,7 @@ impl Answer {
             }
             *moved |= source.taken() != before;
         } else if !self.request_over && !self.ended {
-            let _ = up.poll_flush(cx);
+            let _ = up.poll_flush_late(cx);
         }
         while !self.ended {
             match down.poll_room(cx) {
@@ -178,7 +178,10 @@ impl Answer {
                 return Poll::Ready(BodyEnd::Gone);
             }
         }
-        match down.poll_flush(cx) {
+        if self.ended && down.ends_late() {
+            return Poll::Ready(BodyEnd::Whole(self.trailers.take()));
+        }
+        match down.poll_flush_late(cx) {
             Poll::Ready(Ok(())) if self.ended => Poll::Ready(BodyEnd::Whole(self.trailers.take())),
             Poll::Ready(Ok(())) => {
                 if cursor.done && down.poll_gone(cx).is_ready() {

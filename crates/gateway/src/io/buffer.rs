@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use super::spare;
+use super::late::PutOff;
+use super::{Transport, spare};
 
 /// Pieces up to this size are copied behind what is already there: cheaper than one more slice in the system call.
 const COPY: usize = 4 * 1024;
@@ -26,6 +27,7 @@ pub(crate) struct WriteBuf {
     queued: usize,
     /// True once any byte went to the socket since [`WriteBuf::start`].
     wrote: bool,
+    put_off: PutOff,
 }
 
 impl WriteBuf {
@@ -72,8 +74,13 @@ impl WriteBuf {
         self.wrote = true;
     }
 
+    /// Bytes waiting.
+    pub(crate) fn len(&self) -> usize {
+        self.queued + self.tail.len()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.queued + self.tail.len() >= HIGH_WATER
+        self.len() >= HIGH_WATER
     }
 
     /// Gives the memory back.
@@ -89,6 +96,19 @@ impl WriteBuf {
         if self.tail.capacity() > 0 {
             spare::put_buffer(std::mem::take(&mut self.tail));
         }
+    }
+
+    /// Writes until nothing is left, while the worker is busy not before [its turn](super::late) ends.
+    pub(crate) fn poll_flush_late(
+        &mut self,
+        io: &mut Transport,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        // Under TLS writes are gathered below it.
+        if !self.is_empty() && io.is_plain() && !self.is_full() && self.put_off.waits(cx) {
+            return Poll::Pending;
+        }
+        self.poll_flush(io, cx)
     }
 
     /// Writes until nothing is left.
@@ -118,6 +138,7 @@ impl WriteBuf {
             self.wrote = true;
             self.advance(n);
         }
+        self.put_off = PutOff::default();
         // Whoever writes next has it, warm; this message may be written for long.
         self.give_tail_back();
         Pin::new(io).poll_flush(cx)

@@ -2,6 +2,7 @@
 
 pub(crate) mod buffer;
 pub(crate) mod flood;
+pub(crate) mod late;
 pub(crate) mod pulse;
 pub(crate) mod raw;
 pub(crate) mod spare;

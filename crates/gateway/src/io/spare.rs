@@ -11,9 +11,11 @@ use http::HeaderMap;
 /// Size of a fresh buffer, and the smallest read.
 pub(crate) const BUFFER: usize = 8 * 1024;
 
-/// Buffers and header maps that a worker keeps for the next exchange.
+/// Buffers that a worker keeps for the next exchange.
 const KEPT: usize = 64;
-/// Those that stay when it is idle.
+/// Header maps: an exchange with a provider holds the caller's and the provider's while it waits.
+const KEPT_MAPS: usize = 256;
+/// Those of either that stay when it is idle.
 const KEPT_IDLE: usize = 8;
 
 /// Header maps that have grown beyond this many fields are not kept.
@@ -42,13 +44,13 @@ pub(crate) fn put_buffer(mut buffer: BytesMut) {
     buffer.clear();
     // Only a buffer that nobody else holds a piece of, and of the usual size.
     if buffer.try_reclaim(BUFFER) && buffer.capacity() <= 2 * BUFFER {
-        keep(&BUFFERS, buffer);
+        put_fresh_buffer(buffer);
     }
 }
 
 /// Takes back what [`take_buffer`] gave, untouched.
 pub(crate) fn put_fresh_buffer(buffer: BytesMut) {
-    keep(&BUFFERS, buffer);
+    keep(&BUFFERS, KEPT, buffer);
 }
 
 /// An empty header map, with room in most cases.
@@ -60,13 +62,13 @@ pub(crate) fn take_map() -> HeaderMap {
 pub(crate) fn put_map(mut map: HeaderMap) {
     if (1..=FIELDS).contains(&map.capacity()) {
         map.clear();
-        keep(&MAPS, map);
+        keep(&MAPS, KEPT_MAPS, map);
     }
 }
 
-fn keep<T>(kept: &'static std::thread::LocalKey<RefCell<Vec<T>>>, spare: T) {
+fn keep<T>(kept: &'static std::thread::LocalKey<RefCell<Vec<T>>>, most: usize, spare: T) {
     kept.with_borrow_mut(|kept| {
-        if kept.len() < KEPT {
+        if kept.len() < most {
             kept.push(spare);
         }
     });

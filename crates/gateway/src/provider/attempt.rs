@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use tidegate_config::model::ProviderTimeouts;
 use tidegate_keys::KeyPick;
-use tidegate_llm::{Answer, Broke, Step};
+use tidegate_llm::{Answer, Broke, Call, Step};
 use tidegate_wire::h1::BodyLength;
 
 use super::Provider;
@@ -65,32 +65,30 @@ pub(crate) struct Asking {
 }
 
 /// A request made for a key, and what its answer is read with.
-pub(crate) struct Made {
+pub(crate) struct Made<'a> {
+    pub(crate) provider: &'a Arc<Provider>,
+    pub(crate) key: KeyPick,
     /// The model, by the provider's name.
-    pub(crate) model: String,
+    pub(crate) model: &'a str,
     pub(crate) request: OutRequest,
     pub(crate) body: Bytes,
     /// The body's share of the memory, where it is not the caller's own.
     pub(crate) kept: Kept,
     pub(crate) answer: Answer,
-    /// Bytes of the caller's request.
-    pub(crate) asked_bytes: usize,
-    /// The caller gets a stream.
-    pub(crate) stream: bool,
+    /// What the caller asked.
+    pub(crate) call: &'a Call,
     pub(crate) ledger: Option<Rc<Ledger>>,
+    pub(crate) timeouts: &'a ProviderTimeouts,
 }
 
 impl Asking {
-    pub(crate) fn new(
-        provider: &Arc<Provider>,
-        key: KeyPick,
-        made: Made,
-        timeouts: &ProviderTimeouts,
-    ) -> Box<Self> {
+    /// Inlined, so that nothing of it is moved but once.
+    #[inline]
+    pub(crate) fn new(made: Made<'_>) -> Box<Self> {
         Box::new(Self {
-            provider: provider.clone(),
-            model: made.model,
-            key,
+            provider: made.provider.clone(),
+            model: made.model.to_owned(),
+            key: made.key,
             request: made.request,
             kept: Some(made.kept),
             source: Source::of_whole(made.body, None),
@@ -99,12 +97,12 @@ impl Asking {
             said: None,
             headed: false,
             whole: false,
-            asked_bytes: made.asked_bytes,
-            stream: made.stream,
+            asked_bytes: made.call.body().len(),
+            stream: made.call.stream(),
             ledger: made.ledger,
             charged: false,
-            first_content: timeouts.first_content,
-            idle: timeouts.idle,
+            first_content: made.timeouts.first_content,
+            idle: made.timeouts.idle,
             due: None,
             started: clock::now(),
             first_byte: None,

@@ -197,7 +197,6 @@ impl Begun<'_> {
         let spent = self.part.before.map_or(used, |before| before.plus(&used));
         if let Some(talk) = &mut report.talk {
             talk.provider = Some(provider.name().clone());
-            talk.model = Some(asking.model.clone());
             talk.key = Some(asking.key.key().fingerprint.clone());
             talk.usage = Some(spent);
             talk.said = asking.said.take();
@@ -238,6 +237,9 @@ impl Begun<'_> {
                 let terminal = answer.terminal_error();
                 let may_go_on = self.part.asked.is_some();
                 if let Some(unfinished) = answer.unfinished().filter(|_| may_go_on) {
+                    if let Some(talk) = &mut report.talk {
+                        talk.model = Some(model);
+                    }
                     return Some(Over::Broken(Box::new(Broken {
                         unfinished,
                         told: terminal,
@@ -261,6 +263,9 @@ impl Begun<'_> {
         if let Some(ledger) = &ledger {
             ledger.sent(&model);
             ledger.settle(&spent);
+        }
+        if let Some(talk) = &mut running.report.talk {
+            talk.model = Some(model);
         }
         told
     }
@@ -437,7 +442,10 @@ impl Pump<'_, '_> {
             if let Some(fault) = fault.take() {
                 return Poll::Ready(fault);
             }
-            match self.down.poll_flush(cx) {
+            if ended && self.down.ends_late() {
+                return Poll::Ready(Ended::Whole);
+            }
+            match self.down.poll_flush_late(cx) {
                 Poll::Ready(Ok(())) if ended => Poll::Ready(Ended::Whole),
                 Poll::Ready(Ok(())) => self.down.poll_gone(cx).map(|()| Ended::Gone),
                 Poll::Ready(Err(_)) => Poll::Ready(Ended::Gone),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
-use http::uri::PathAndQuery;
 use tidegate_keys::{AllOut, KeyPick, Next, NoAnswer, Outcome, Rotation};
 use tidegate_llm::classify::{Class, Evidence};
 use tidegate_llm::usage::Usage;
@@ -185,50 +184,33 @@ impl Asked {
                 rotation.finish(key, Outcome::Answer(&evidence), None, now);
                 continue;
             };
-            match self.prepare(&rotation, token, headers, worker.random()) {
-                Ok((request, body, answer)) => {
-                    let mut kept = worker.shared.providers.bodies.keep();
-                    if body.as_ptr() != self.call.body().as_ptr() {
-                        kept.add(body.len() as u64);
-                    }
-                    let made = Made {
-                        model: rotation.model().to_owned(),
-                        request,
-                        body,
-                        kept,
-                        answer,
-                        asked_bytes: self.call.body().len(),
-                        stream: self.call.stream(),
-                        ledger: self.ledger.clone(),
-                    };
-                    let timeouts = &rotation.live().timeouts;
-                    return Ok(Asking::new(&self.provider, key, made, timeouts));
-                }
-                // A key that can't be written into a request is as good as dead.
-                Err(fault) if fault.kind == FaultKind::Internal => {
-                    let evidence =
-                        Evidence::local(Class::KeyDead, 0, "key-unusable", &fault.message);
-                    rotation.finish(key, Outcome::Answer(&evidence), None, now);
-                }
-                Err(fault) => {
-                    return Err(Box::new(Refusal {
-                        fault,
-                        answer: None,
-                        because: Because::Caller,
-                    }));
-                }
+            let (key, fault) = match self.ask(&rotation, key, token, headers, worker) {
+                Ok(asking) => return Ok(asking),
+                Err(unmade) => *unmade,
+            };
+            if fault.kind != FaultKind::Internal {
+                return Err(Box::new(Refusal {
+                    fault,
+                    answer: None,
+                    because: Because::Caller,
+                }));
             }
+            // A key that can't be written into a request is as good as dead.
+            let evidence = Evidence::local(Class::KeyDead, 0, "key-unusable", &fault.message);
+            rotation.finish(key, Outcome::Answer(&evidence), None, now);
         }
     }
 
-    fn prepare(
+    /// The request with this key, made where it will stay.
+    fn ask(
         &self,
         rotation: &Rotation,
+        key: KeyPick,
         token: Arc<str>,
         headers: &HeaderMap,
-        seed: u64,
-    ) -> Result<(OutRequest, bytes::Bytes, Answer), Fault> {
-        let (spec, model) = (&rotation.live().spec, rotation.model());
+        worker: &Worker,
+    ) -> Result<Box<Asking>, Box<(KeyPick, Fault)>> {
+        let (live, model) = (rotation.live(), rotation.model());
         let now_unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs());
@@ -236,24 +218,27 @@ impl Asked {
         let options = PrepareOptions {
             now_unix,
             count_usage: true,
-            seed,
+            seed: worker.random(),
             continue_from: before.as_ref().map(|before| before.text()),
             remember: self.goes_on,
         };
         let secret = Secret::of(&token);
         let map = spare::take_map();
-        let made = self
-            .call
-            .prepare_in(spec, secret, model, headers, options, map)?;
-        let path = PathAndQuery::try_from(made.target).map_err(|_| {
-            Fault::new(FaultKind::BadField, "the model's name is no part of a path")
-        })?;
-        let base = &spec.base_url;
+        let call = &*self.call;
+        let made = match call.prepare_in(&live.spec, secret, model, headers, options, map) {
+            Ok(made) => made,
+            Err(fault) => return Err(Box::new((key, fault))),
+        };
+        let mut kept = worker.shared.providers.bodies.keep();
+        if made.body.as_ptr() != call.body().as_ptr() {
+            kept.add(made.body.len() as u64);
+        }
+        let base = &live.spec.base_url;
         let request = OutRequest {
             method: made.method,
             scheme: base.scheme.clone(),
             authority: Some(base.authority.clone()),
-            path,
+            path: made.target,
             headers: made.headers,
             body: BodyLength::Exact(made.body.len() as u64),
             upgrade: false,
@@ -265,7 +250,18 @@ impl Asked {
             None => Answer::new(made.plan, secret, now_unix),
             Some(before) => Answer::going_on(made.plan, secret, now_unix, before),
         };
-        Ok((request, made.body, answer))
+        Ok(Asking::new(Made {
+            provider: &self.provider,
+            key,
+            model,
+            request,
+            body: made.body,
+            kept,
+            answer,
+            call,
+            ledger: self.ledger.clone(),
+            timeouts: &live.timeouts,
+        }))
     }
 
     /// Ends an attempt that no answer goes to the caller from.

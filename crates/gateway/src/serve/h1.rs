@@ -16,7 +16,7 @@ use crate::down::Down;
 use crate::down::h1::H1Exchange;
 use crate::exchange::reply::{self, Problem};
 use crate::exchange::{Incoming, handle, head};
-use crate::io::{Transport, spare};
+use crate::io::{Transport, late, spare};
 use crate::listener::ListenerState;
 use crate::watch::Watch;
 use crate::worker::Worker;
@@ -84,7 +84,11 @@ pub(super) fn serve<G>(
             };
             // The state of an exchange is large; it exists only while there is one.
             let mut burst = Box::pin(burst(&worker, &mut kept, conn, &watch));
-            match poll_fn(|cx| clock::stand_still(|| burst.as_mut().poll(cx))).await {
+            let turned = poll_fn(|cx| {
+                late::count_poll();
+                clock::stand_still(|| burst.as_mut().poll(cx))
+            });
+            match turned.await {
                 Some(conn) => between = Some(Between::Parked(conn.into_io())),
                 None => break,
             }
@@ -198,7 +202,20 @@ async fn read_head(
     let limits = &listener.limits;
     let mut timed = false;
     let mut hot = None;
+    if !conn.write.is_empty() {
+        let idle = listener.config.limits.idle_timeout;
+        watch.set(idle.map(|t| clock::now() + t));
+    }
     poll_fn(|cx| {
+        // The end of the answer before.
+        if !conn.write.is_empty() {
+            if watch.poll_over(cx).is_ready() {
+                return Poll::Ready(Head::Gone);
+            }
+            if std::task::ready!(conn.poll_flush_late(cx)).is_err() {
+                return Poll::Ready(Head::Gone);
+            }
+        }
         loop {
             if !conn.read.bytes.is_empty() {
                 let mut scratch = spare::take_map();

@@ -161,17 +161,29 @@ impl H1Up {
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpError>> {
         let conn = &mut *self.conn;
-        match ready!(conn.write.poll_flush(&mut conn.io, cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
+        let flushed = ready!(conn.write.poll_flush(&mut conn.io, cx));
+        Poll::Ready(self.flushed(flushed))
+    }
+
+    pub(crate) fn poll_flush_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpError>> {
+        let conn = &mut *self.conn;
+        let flushed = ready!(conn.write.poll_flush_late(&mut conn.io, cx));
+        Poll::Ready(self.flushed(flushed))
+    }
+
+    fn flushed(&mut self, flushed: io::Result<()>) -> Result<(), UpError> {
+        let write = &mut self.conn.write;
+        match flushed {
+            Ok(()) => Ok(()),
             // The endpoint may have answered before it stopped reading: the answer is read first.
-            Err(e) if conn.write.wrote() && is_closed_by_peer(&e) => {
+            Err(e) if write.wrote() && is_closed_by_peer(&e) => {
+                *write = WriteBuf::default();
+                write.mark_wrote();
                 self.reusable = false;
                 self.sent = true;
-                conn.write = WriteBuf::default();
-                conn.write.mark_wrote();
-                Poll::Ready(Ok(()))
+                Ok(())
             }
-            Err(_) => Poll::Ready(Err(self.lost())),
+            Err(_) => Err(self.lost()),
         }
     }
 

@@ -120,6 +120,14 @@ impl Up {
         each!(self, u => u.poll_flush(cx))
     }
 
+    /// As [`Up::poll_flush`], while the worker is busy not before its turn ends.
+    pub(crate) fn poll_flush_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpError>> {
+        match self {
+            Up::H1(u) => u.poll_flush_late(cx),
+            Up::H2(u) => u.poll_flush(cx),
+        }
+    }
+
     /// The next head: interim ones, then the final one.
     pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpHead, UpError>> {
         each!(self, u => u.poll_head(cx))

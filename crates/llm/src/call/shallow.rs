@@ -55,7 +55,7 @@ impl<'a> Fields<'a> {
     }
 
     fn scan(body: &'a [u8], members: bool) -> Result<Self, Fault> {
-        let text = std::str::from_utf8(body)
+        let text = simdutf8::basic::from_utf8(body)
             .map_err(|_| Fault::new(FaultKind::NotJson, "the body is no UTF-8"))?;
         if let Ok(fields) = Self::walk(text, members) {
             return fields;

@@ -69,6 +69,9 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::Other as usize + 1;
+
     /// The dialect in which callers ask this. [`Endpoint::Models`] is asked in each; OpenAI's is given.
     pub fn dialect(self) -> Dialect {
         match self {

@@ -7,10 +7,11 @@
 mod body;
 mod headers;
 mod messages;
-mod path;
+pub(crate) mod path;
 mod resume;
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
 use crate::call::{BodyKind, Call};
@@ -45,7 +46,7 @@ pub struct Prepared {
     /// `POST` but for calls that are passed on as they are.
     pub method: Method,
     /// Path and query.
-    pub target: String,
+    pub target: PathAndQuery,
     /// Everything but `host`, `content-length` and what belongs to a connection.
     pub headers: HeaderMap,
     /// The body.
@@ -156,14 +157,12 @@ impl Call {
             Back::Same => self.endpoint(),
             Back::Other(endpoint, _) => endpoint,
         };
-        let target = match self.target() {
-            Some(target) => target.to_owned(),
-            None => {
-                let prefix = match resume {
-                    Some(resume) => resume.prefix(spec)?,
-                    None => spec.base_url.prefix.clone(),
-                };
-                path::target(spec, prefix, endpoint, model, stream)?
+        let target = match (self.target(), resume) {
+            (Some(target), _) => path::parsed(target.to_owned())?,
+            (None, None) => path::usual(spec, endpoint, model, stream)?,
+            (None, Some(resume)) => {
+                let prefix = resume.prefix(spec)?;
+                path::parsed(path::target(spec, prefix, endpoint, model, stream)?)?
             }
         };
         let mut headers = headers::headers(spec, self, back, headers, map);
@@ -172,7 +171,7 @@ impl Call {
             spec,
             secret,
             method,
-            &target,
+            target.as_str(),
             &mut headers,
             &body,
             options.now_unix,

@@ -1,10 +1,56 @@
 //! Path and query of a request to a provider.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
-use crate::fault::Fault;
+use http::uri::PathAndQuery;
+
+use crate::fault::{Fault, FaultKind};
 use crate::registry::{ProviderKind, ProviderSpec};
 use crate::{Dialect, Endpoint};
+
+/// A provider's paths that no request changes, each made when it is asked for first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Paths([OnceLock<PathAndQuery>; Endpoint::COUNT]);
+
+/// The path of an endpoint with the provider's own prefix.
+///
+/// # Errors
+/// Those of [`target`].
+pub(super) fn usual(
+    spec: &ProviderSpec,
+    endpoint: Endpoint,
+    model: &str,
+    stream: bool,
+) -> Result<PathAndQuery, Fault> {
+    let make = || {
+        let prefix = spec.base_url.prefix.clone();
+        parsed(target(spec, prefix, endpoint, model, stream)?)
+    };
+    let names_model = spec.kind == ProviderKind::Azure
+        || endpoint.dialect() == Dialect::Gemini
+        || spec.dialect() == Dialect::Bedrock;
+    if names_model {
+        return make();
+    }
+    let kept = &spec.paths.0[endpoint as usize];
+    match kept.get() {
+        Some(path) => Ok(path.clone()),
+        None => {
+            let path = make()?;
+            Ok(kept.get_or_init(|| path).clone())
+        }
+    }
+}
+
+/// A path as a request has it.
+///
+/// # Errors
+/// The caller's: the model's name makes it none.
+pub(super) fn parsed(target: String) -> Result<PathAndQuery, Fault> {
+    PathAndQuery::try_from(target)
+        .map_err(|_| Fault::new(FaultKind::BadField, "the model's name is no part of a path"))
+}
 
 /// The path of an endpoint in its own dialect, after the version.
 fn own(endpoint: Endpoint) -> &'static str {

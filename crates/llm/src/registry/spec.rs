@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::{ProviderKind, Row};
 use crate::Dialect;
+use crate::prepare::path::Paths;
 
 /// A provider with everything that its requests are built from.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct ProviderSpec {
     pub project: String,
     /// Headers that are added to each request; they win over all others but the one that shows the key.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Of the first requests: what stands above does not change after those.
+    pub(crate) paths: Paths,
 }
 
 /// What opens a provider. Its `Debug` shows nothing of it.
@@ -118,6 +121,7 @@ impl ProviderSpec {
             region: region.to_owned(),
             project: project.to_owned(),
             headers: Vec::new(),
+            paths: Paths::default(),
         })
     }
 

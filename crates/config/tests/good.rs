@@ -261,6 +261,13 @@ fn shorthands_mean_the_long_form() {
         load("access_log: { to: stderr }").config.access_log
     );
     assert_eq!(load("access_log: off").config.access_log, None);
+    assert_eq!(
+        load("tracing: http://127.0.0.1:4318").config.tracing,
+        load("tracing: { otlp: \"http://127.0.0.1:4318/\", sample: 100%, parent_based: true }")
+            .config
+            .tracing
+    );
+    assert_eq!(load("tracing: off").config.tracing, None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod provider;
 mod route;
 mod route_match;
 mod service;
+mod tracing;
 mod traffic;
 mod upstream;
 mod upstream_policy;
@@ -15,6 +16,7 @@ pub use provider::*;
 pub use route::*;
 pub use route_match::*;
 pub use service::*;
+pub use tracing::*;
 pub use traffic::*;
 pub use upstream::*;
 pub use upstream_policy::*;
@@ -38,6 +40,8 @@ record! {
         shutdown: Shutdown = Shutdown::default(),
         /// One JSON line for every request; off by default. `access_log: stdout` is short for `{ to: stdout }`.
         access_log: Option<AccessLog>,
+        /// Distributed traces by OpenTelemetry's protocol; off by default. `tracing: http://127.0.0.1:4318` is short for `{ otlp: … }`.
+        tracing: Option<Tracing>,
         /// Sockets that callers connect to.
         listeners: Vec<Listener>,
         /// Rules in order; the first whose match holds decides.

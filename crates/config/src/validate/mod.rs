@@ -10,6 +10,7 @@ mod providers;
 mod reachable;
 mod routes;
 mod services;
+mod tracing;
 mod traffic;
 mod upstreams;
 
@@ -23,6 +24,7 @@ pub(crate) use services::{
     ServiceName, command, environment, folder, model_versions, python, python_class, service,
     service_tidy, version_name, version_names,
 };
+pub(crate) use tracing::tracing;
 pub(crate) use traffic::{attempts, backoff, fault_keys, rate_limit, retry};
 pub(crate) use upstreams::{
     dns, dns_name, endpoints, endpoints_file, health_check, health_check_tidy, outlier_detection,

@@ -28,7 +28,10 @@ impl FromStr for ServiceUrl {
         }
         let end = text[start..].find('/').map_or(text.len(), |at| start + at);
         let base: super::HttpUrl = text[..end].parse().map_err(|wrong: Wrong| {
-            Wrong::new(wrong.problem, wrong.help.replace("`token`", "`api_tokens`"))
+            Wrong::new(
+                wrong.problem,
+                wrong.help.replace("`token`", "`api_tokens` or `headers`"),
+            )
         })?;
         Ok(Self {
             tls: base.tls,

@@ -22,13 +22,17 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub enum ClientError {
+    /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// It broke off, or what came is no HTTP.
     #[error("{}", with_causes(.0))]
     Exchange(#[from] hyper::Error),
+    /// The answer's body is longer than the client reads.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
+    /// The whole exchange took longer than it may.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
 }
@@ -47,15 +51,18 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
 }
 
 impl Answer {
     /// The beginning of the body as one line of text, for messages.
-    pub(crate) fn excerpt(&self) -> String {
+    pub fn excerpt(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(200)]);
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
@@ -63,17 +70,20 @@ impl Answer {
 
 /// Where a client sends.
 #[derive(Clone, Debug)]
-pub(crate) struct Server {
-    pub(crate) address: Address,
-    pub(crate) authority: String,
-    /// Sent with every request, beside `Host`.
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) connector: Connector,
+pub struct Server {
+    /// Where to connect.
+    pub address: Address,
+    /// `Host`.
+    pub authority: String,
+    /// Sent with every request, beside `Host`. Without a type among them, bodies are JSON.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How to connect.
+    pub connector: Connector,
 }
 
 /// One connection at a time to one server.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     server: Server,
     connection: Option<Connection>,
     /// Longest answer that is read.
@@ -88,7 +98,8 @@ struct Connection {
 }
 
 impl Client {
-    pub(crate) fn new(server: Server, limit: usize) -> Self {
+    /// A client without a connection yet, which reads answers up to `limit` bytes.
+    pub fn new(server: Server, limit: usize) -> Self {
         Self {
             server,
             connection: None,
@@ -104,7 +115,10 @@ impl Client {
     }
 
     /// One exchange. A kept connection that turns out to be closed is replaced once; requests here can all be repeated.
-    pub(crate) async fn exchange(
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn exchange(
         &mut self,
         method: Method,
         path_and_query: &str,
@@ -156,7 +170,8 @@ impl Client {
         for (name, value) in &self.server.headers {
             request = request.header(name, value);
         }
-        if body.is_some() {
+        let typed = |(name, _): &(HeaderName, HeaderValue)| *name == CONTENT_TYPE;
+        if body.is_some() && !self.server.headers.iter().any(typed) {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let request = request.body(Full::new(body.unwrap_or_default())).expect(

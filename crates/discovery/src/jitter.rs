@@ -17,14 +17,15 @@ pub(crate) fn between(base: Duration, from: f64, to: f64) -> Duration {
 
 /// Exponential back-off with ±25% of jitter.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     initial: Duration,
     max: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new(initial: Duration, max: Duration) -> Self {
+    /// Waits from `initial` up to `max`, each twice the one before.
+    pub fn new(initial: Duration, max: Duration) -> Self {
         Self {
             initial,
             max,
@@ -33,7 +34,7 @@ impl Backoff {
     }
 
     /// How long to wait now; the next wait doubles up to the maximum.
-    pub(crate) fn wait(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let wait = between(self.next, 0.75, 1.25);
         self.next = (self.next * 2).min(self.max);
         wait

@@ -4,20 +4,21 @@
 //!   happens to the source; the trouble is told beside it.
 //! - [`Prober`] checks endpoints actively (HTTP, gRPC, TCP), each once a process.
 //! - [`Registration`] keeps a listener registered with Consul until it drains.
-//! - [`connect`] and [`tls`] make the connections for all of these and for the gateway's data path.
+//! - [`connect`] and [`tls`] make the connections for all of these and for the gateway's data path; [`client`] is the HTTP client of control
+//!   work.
 //!
 //! All tasks run on one control runtime: the one in which the [`Resolver`] was made. Nothing here runs on a data thread
 //! but [`Connector::connect`] itself. Dropping a handle ends its tasks.
 
 #![warn(missing_docs)]
 
-mod client;
+pub mod client;
 pub mod connect;
 mod consul;
 mod dns;
 pub mod endpoint;
 mod file;
-mod jitter;
+pub mod jitter;
 mod probe;
 pub mod resolve;
 mod source;

@@ -60,6 +60,7 @@ mod anthropic;
 mod bedrock;
 mod call;
 mod cohere;
+mod facts;
 mod fault;
 mod gemini;
 mod ir;
@@ -71,6 +72,7 @@ mod prepare;
 pub use answer::{Answer, Broke, Step, Unfinished};
 pub use call::Call;
 pub use dialect::{Dialect, Endpoint, Front};
+pub use facts::{FactReader, Facts};
 pub use fault::{ErrorAnswer, Fault, FaultKind};
 pub use prepare::{Plan, PrepareOptions, Prepared};
 pub use registry::{

@@ -12,5 +12,8 @@ mod via;
 pub use forwarded::{Caller, ForwardedPolicy, Peer, Scheme};
 pub use hop::strip_hop_by_hop;
 pub use request_id::{REQUEST_ID, ensure_request_id, format_request_id};
-pub use trace::{TRACEPARENT, TRACESTATE, TraceContext, TracePolicy, TraceStep, propagate_trace};
+pub use trace::{
+    TRACEPARENT, TRACESTATE, TraceContext, TracePolicy, TraceStep, pass_trace, propagate_trace,
+    trace_parent,
+};
 pub use via::{Via, ViaError};

@@ -75,6 +75,17 @@ impl TraceContext {
         self.flags & SAMPLED != 0
     }
 
+    /// The same place, recorded or not.
+    #[must_use]
+    pub fn sampled(self, sampled: bool) -> Self {
+        let flags = if sampled {
+            self.flags | SAMPLED
+        } else {
+            self.flags & !SAMPLED
+        };
+        Self { flags, ..self }
+    }
+
     /// As a `traceparent` of version 00.
     #[must_use]
     pub fn to_value(self) -> HeaderValue {
@@ -88,15 +99,15 @@ impl TraceContext {
     }
 }
 
-/// What to do for a request that is in no trace yet.
+/// How a request comes within a span of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TracePolicy {
     /// Random bits for a new trace.
     pub trace_id: u128,
     /// Random bits for our span.
     pub span_id: u64,
-    /// Whether a new trace is recorded.
-    pub sample_new: bool,
+    /// Whether the trace is recorded, whatever the caller says of it.
+    pub sampled: bool,
 }
 
 /// Where a request stands after it has passed us.
@@ -112,24 +123,46 @@ pub struct TraceStep {
 /// missing, repeated or malformed one begins a new trace. `tracestate` belongs to the `traceparent`
 /// and goes when that was not valid, or when it is beyond bounds itself.
 pub fn propagate_trace(headers: &mut HeaderMap, policy: TracePolicy) -> TraceStep {
+    let parent = trace_parent(headers);
+    let begun = TraceContext {
+        trace_id: policy.trace_id.max(1),
+        span_id: 1,
+        flags: 0,
+    };
+    let own = parent
+        .unwrap_or(begun)
+        .child(policy.span_id)
+        .sampled(policy.sampled);
+    headers.insert(&TRACEPARENT, own.to_value());
+    clean_state(headers, parent.is_some());
+    TraceStep { parent, own }
+}
+
+/// Leaves a trace that we record nothing of as it came: what is behind us belongs to the caller's span, for there is none of ours. What
+/// is not valid goes.
+pub fn pass_trace(headers: &mut HeaderMap) {
+    let valid = trace_parent(headers).is_some();
+    if !valid {
+        headers.remove(&TRACEPARENT);
+    }
+    clean_state(headers, valid);
+}
+
+/// Where the caller stands; `None` if it says nothing, or nothing valid.
+#[must_use]
+pub fn trace_parent(headers: &HeaderMap) -> Option<TraceContext> {
     let mut given = headers.get_all(&TRACEPARENT).iter();
-    let parent = given
+    given
         .next()
         .filter(|_| given.next().is_none())
-        .and_then(|value| TraceContext::parse(value.as_bytes()));
-    let own = match parent {
-        Some(parent) => parent.child(policy.span_id),
-        None => TraceContext {
-            trace_id: policy.trace_id.max(1),
-            span_id: policy.span_id.max(1),
-            flags: if policy.sample_new { SAMPLED } else { 0 },
-        },
-    };
-    headers.insert(&TRACEPARENT, own.to_value());
-    if headers.contains_key(&TRACESTATE) && (parent.is_none() || !state_is_sane(headers)) {
+        .and_then(|value| TraceContext::parse(value.as_bytes()))
+}
+
+/// What tracing vendors add belongs to a valid parent.
+fn clean_state(headers: &mut HeaderMap, valid: bool) {
+    if headers.contains_key(&TRACESTATE) && !(valid && state_is_sane(headers)) {
         headers.remove(&TRACESTATE);
     }
-    TraceStep { parent, own }
 }
 
 fn state_is_sane(headers: &HeaderMap) -> bool {
@@ -170,7 +203,7 @@ mod tests {
         TracePolicy {
             trace_id: 0xabc,
             span_id: 0xdef,
-            sample_new: false,
+            sampled: true,
         }
     }
 
@@ -239,9 +272,44 @@ mod tests {
             let all: Vec<_> = headers.get_all(&TRACEPARENT).iter().collect();
             assert_eq!(
                 all,
-                ["00-00000000000000000000000000000abc-0000000000000def-00"]
+                ["00-00000000000000000000000000000abc-0000000000000def-01"]
             );
             assert!(!headers.contains_key(&TRACESTATE));
+        }
+    }
+
+    #[test]
+    fn a_trace_that_is_not_recorded_here_passes_as_it_came_and_what_is_no_trace_goes() {
+        for (given, passes) in [
+            (&[VALID][..], true),
+            (&["nonsense"], false),
+            (&[VALID, VALID], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in given {
+                headers.append(&TRACEPARENT, HeaderValue::from_static(value));
+            }
+            headers.insert(&TRACESTATE, HeaderValue::from_static("vendor=1"));
+            pass_trace(&mut headers);
+            let left = headers.get(&TRACEPARENT).map(HeaderValue::as_bytes);
+            assert_eq!(left, passes.then_some(VALID.as_bytes()));
+            assert_eq!(headers.contains_key(&TRACESTATE), passes);
+        }
+    }
+
+    #[test]
+    fn whether_a_trace_is_recorded_is_ours_to_say_where_callers_are_not_trusted() {
+        for sampled in [false, true] {
+            let mut headers = HeaderMap::new();
+            headers.insert(&TRACEPARENT, HeaderValue::from_static(VALID));
+            let policy = TracePolicy {
+                sampled,
+                ..policy()
+            };
+            let step = propagate_trace(&mut headers, policy);
+            assert_eq!(step.own.is_sampled(), sampled);
+            assert_eq!(headers[&TRACEPARENT], step.own.to_value());
+            assert!(step.parent.is_some_and(TraceContext::is_sampled));
         }
     }
 

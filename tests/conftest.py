@@ -142,6 +142,22 @@ def consul(tmp_path):
 
 
 @pytest.fixture
+def collector():
+    """Starts OpenTelemetry collectors: `collector(503, 200)`."""
+    from harness.collector import Collector
+
+    started = []
+
+    def start(*answers, **more):
+        started.append(Collector(*answers, **more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture
 def faulty():
     """A provider of LLMs that fails as it is told."""
     from harness.faults import FaultServer

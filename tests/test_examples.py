@@ -69,6 +69,18 @@ def tfserving_consul(example, tidegate, grpc_server, consul, channel, **_):
     assert served() == {"b"}
 
 
+def tracing(example, tidegate, server, collector, **_):
+    one, two = (server(upstream.named(), name=n, port=example.port(p)) for n, p in (("one", 8501), ("two", 8502)))
+    seen = collector(port=example.port(4318))
+    gateway = example.start(tidegate)
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert gateway.get(headers=[("traceparent", parent)]).text() in ("one", "two")
+    gateway.stop()
+    request, attempt = seen.traces()[0]
+    assert request.parent == parent.split("-")[2] and attempt["tidegate.member"] in (one.address, two.address)
+    assert request.resource["service.name"] == "edge"
+
+
 def canary(example, tidegate, server, **_):
     v1, v2, v3, old = (server(upstream.named(), name=n, port=example.port(p)) for n, p in (("v1", 8501), ("v2", 8502), ("v3", 8503), ("old", 8504)))
     gateway = example.start(tidegate)
@@ -192,7 +204,7 @@ def providers(example, tidegate, process, **_):
 
 EXERCISES = {
     f"{exercise.__name__.replace('_', '-')}.yaml": exercise
-    for exercise in (by_name, canary, discovery, first, outliers, protect, providers, regions, tfserving_consul, tls)
+    for exercise in (by_name, canary, discovery, first, outliers, protect, providers, regions, tfserving_consul, tls, tracing)
 }
 
 
@@ -204,7 +216,7 @@ def test_every_example_has_an_exercise():
 def test_the_example_works(name, tmp_path, request, tidegate, server):
     example = Example(tmp_path, name)
     exercise = EXERCISES[name]
-    wanted = {n: request.getfixturevalue(n) for n in ("process", "grpc_server", "consul", "channel") if n in exercise.__code__.co_varnames[: exercise.__code__.co_argcount]}
+    wanted = {n: request.getfixturevalue(n) for n in ("process", "grpc_server", "consul", "channel", "collector") if n in exercise.__code__.co_varnames[: exercise.__code__.co_argcount]}
     exercise(example, tidegate=tidegate, server=server, **wanted)
 
 

@@ -43,11 +43,13 @@ def everything_shown(gateway):
 
 @pytest.mark.parametrize("log", ["debug", "info"])
 @pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini"])
-def test_trap_5_canaries_are_found_nowhere(tidegate, faulty, tmp_path, dialect, log):
+def test_trap_5_canaries_are_found_nowhere(tidegate, faulty, collector, tmp_path, dialect, log):
+    traces = collector()
     pieces = ("Hello ", ANSWER, " there")
     gateway = tidegate(
         {
             "access_log": "stdout",
+            "tracing": traces.config(),
             "routes": [route_to("p", "q", heartbeat="1s")],
             "providers": [
                 provider("p", faulty, [KEY], dialect, timeouts={"first_content": "400ms", "idle": "400ms"}, failover={"failure_threshold": 2, "health_check_interval": "200ms"}),
@@ -96,6 +98,12 @@ def test_trap_5_canaries_are_found_nowhere(tidegate, faulty, tmp_path, dialect, 
     look("check of a bad file", checked.stdout + checked.stderr)
     gateway.stop()
     look("the log", gateway.logs())
+    spans = [span for span in traces.taken if span.kind == "client"]
+    assert {span["tidegate.key"] for span in spans} == {fingerprint(KEY), fingerprint(OTHER)}
+    look("the spans", repr(traces.taken))
+    # As they went over the wire, with whatever this test does not read of them.
+    for request in traces.requests:
+        look("a batch", request.body.decode("latin-1") + repr(request.headers))
 
 
 def test_answers_of_a_provider_bring_no_key_to_the_caller(tidegate, faulty):

@@ -15,8 +15,8 @@ use arc_swap::ArcSwapOption;
 use tidegate_config::model::AccessLog as Config;
 use tidegate_config::values::LogTarget;
 
-use crate::events::unix_ms;
-use crate::exchange::{Caller, Incoming, Report};
+use crate::exchange::Report;
+use crate::record::{Record, text};
 
 /// Lines waiting for the writer.
 const QUEUE: usize = 8192;
@@ -41,20 +41,6 @@ fn file(path: &Path, create: bool) -> Result<File, OpenError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// What is remembered of a request for its line.
-#[derive(Debug)]
-pub(crate) struct Line {
-    at_ms: u64,
-    method: http::Method,
-    target: http::Uri,
-    host: Option<http::HeaderValue>,
-    agent: Option<http::HeaderValue>,
-    request_id: Option<http::HeaderValue>,
-    version: http::Version,
-    listener: String,
-    peer: Option<std::net::IpAddr>,
 }
 
 /// A log that can't be written.
@@ -131,20 +117,9 @@ impl AccessLog {
         }
     }
 
-    pub(crate) fn begin(&self, request: &Incoming, caller: &Caller) -> Option<Box<Line>> {
-        // A null pointer when the log is off: that is all that traffic pays.
-        self.sink.load().as_ref()?;
-        Some(Box::new(Line {
-            at_ms: unix_ms(),
-            method: request.method.clone(),
-            target: request.target.clone(),
-            host: request.headers.get(http::header::HOST).cloned(),
-            agent: request.headers.get(http::header::USER_AGENT).cloned(),
-            request_id: request.headers.get("x-request-id").cloned(),
-            version: request.version,
-            listener: caller.listener.name.clone(),
-            peer: caller.peer.as_ref().map(|p| p.address()),
-        }))
+    /// Whether there is a log.
+    pub(crate) fn is_on(&self) -> bool {
+        self.sink.load().is_some()
     }
 
     /// Whether lines are to hold what was said to models, and what they said.
@@ -155,14 +130,15 @@ impl AccessLog {
             .is_some_and(|sink| sink.config.log_bodies)
     }
 
-    pub(crate) fn end(&self, line: Box<Line>, report: &Report, took: Duration) {
+    /// Writes the line of a request that is over.
+    pub(crate) fn end(&self, record: &Record, report: &Report, took: Duration) {
         let sink = self.sink.load();
         let Some(sink) = sink.as_ref() else { return };
         let failed = report.error || report.status == 0 || report.status >= 500;
         if !failed && !self.sampled(sink.config.sample.percent()) {
             return;
         }
-        if sink.lines.try_send(format(&line, report, took)).is_err() {
+        if sink.lines.try_send(format(record, report, took)).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
@@ -177,19 +153,15 @@ impl AccessLog {
     }
 }
 
-fn format(line: &Line, report: &Report, took: Duration) -> String {
-    let text = |v: &Option<http::HeaderValue>| {
-        v.as_ref()
-            .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
-    };
+fn format(record: &Record, report: &Report, took: Duration) -> String {
     let mut json = serde_json::json!({
-        "time_ms": line.at_ms,
-        "listener": line.listener,
-        "peer": line.peer,
-        "protocol": format!("{:?}", line.version),
-        "method": line.method.as_str(),
-        "host": line.target.authority().map(|a| a.as_str().to_owned()).or_else(|| text(&line.host)),
-        "path": line.target.path(),
+        "time_ms": record.at.as_millis() as u64,
+        "listener": record.listener,
+        "peer": record.peer,
+        "protocol": format!("{:?}", record.version),
+        "method": record.method.as_str(),
+        "host": record.authority(),
+        "path": record.target.path(),
         "status": report.status,
         "duration_us": took.as_micros() as u64,
         "bytes_received": report.bytes_up,
@@ -198,9 +170,12 @@ fn format(line: &Line, report: &Report, took: Duration) -> String {
         "route": report.route.as_deref(),
         "upstream": report.upstream.as_deref(),
         "member": report.member.as_deref(),
-        "request_id": text(&report.request_id).or_else(|| text(&line.request_id)),
-        "user_agent": text(&line.agent),
+        "request_id": text(&report.request_id).or_else(|| text(&record.request_id)),
+        "user_agent": text(&record.agent),
     });
+    if let Some(trace) = &record.trace {
+        json["trace_id"] = trace.id().into();
+    }
     if let Some(talk) = &report.talk {
         talk.log(&mut json);
     }

@@ -21,12 +21,14 @@ mod limits;
 mod listener;
 mod observe;
 mod provider;
+mod record;
 mod serve;
 mod service;
 mod service_view;
 mod snapshot;
 mod stats;
 mod tls;
+mod trace;
 mod up;
 mod upstream;
 pub mod view;
@@ -145,13 +147,15 @@ pub async fn start(options: Options) -> Result<Handle, StartError> {
     let providers = provider::Shared::new();
     let memory = draft.loaded.config.request_bodies.memory;
     providers.bodies.set_max(memory.bytes());
-    let snapshot = draft.commit(None, &stats, &providers.keys, Time(epoch));
+    let exports = trace::Exports::new();
+    let snapshot = draft.commit(None, &stats, &providers.keys, &exports, Time(epoch));
     let shared = Arc::new(Shared {
         unrouted: stats.traffic("", ""),
         snapshot: ArcSwap::from_pointee(snapshot),
         stats,
         events: events::Events::default(),
         access,
+        exports,
         providers,
         via,
         origin: (Instant::now(), epoch),

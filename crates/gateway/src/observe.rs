@@ -384,7 +384,30 @@ impl Handle {
                 counter,
                 value(&control.shared.access.dropped),
             ),
+            self.trace_spans(),
         ]
+    }
+}
+
+impl Handle {
+    /// What became of spans.
+    fn trace_spans(&self) -> Family {
+        let counts = &self.control.shared.exports.counts;
+        let mut spans = family(
+            "tidegate_trace_spans_total",
+            "Spans, by what became of them: exported, dropped (too many waited), failed (not delivered), rejected (by the collector).",
+            Kind::Counter,
+        );
+        for (result, n) in [
+            ("exported", &counts.exported),
+            ("dropped", &counts.dropped),
+            ("failed", &counts.failed),
+            ("rejected", &counts.rejected),
+        ] {
+            let labels = vec![("result", result.to_owned())];
+            spans.samples.push(number(labels, n.load(Relaxed) as f64));
+        }
+        spans
     }
 }
 

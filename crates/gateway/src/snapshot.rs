@@ -21,6 +21,7 @@ use crate::provider::setup::{self, ProviderError};
 use crate::service::{self, Service};
 use crate::stats::{Limits, Registry, Traffic};
 use crate::tls::TlsError;
+use crate::trace::{self, Exports, Tracing};
 use crate::upstream::{self, Upstream, UpstreamError};
 
 /// One configuration at work.
@@ -44,6 +45,8 @@ pub(crate) struct Snapshot {
     pub(crate) paths: PathPolicy,
     /// Where this Tidegate runs.
     pub(crate) local: core::Locality,
+    /// Which requests are traced, if any are.
+    pub(crate) tracing: Option<Arc<Tracing>>,
 }
 
 /// A route and what is kept for it.
@@ -155,6 +158,8 @@ pub(crate) enum Problem {
     Register(#[from] tidegate_discovery::RegisterError),
     #[error("{0}")]
     AccessLog(#[from] OpenError),
+    #[error("tracing: {0}")]
+    Tracing(tidegate_discovery::SetupError),
 }
 
 /// A configuration that can be put to work: what may fail was done, and nothing that runs was touched.
@@ -165,6 +170,7 @@ pub(crate) struct Draft {
     listeners: HashMap<String, Arc<ListenerState>>,
     upstreams: Vec<upstream::Draft>,
     providers: Vec<setup::Draft>,
+    tracing: trace::Draft,
 }
 
 impl Draft {
@@ -212,13 +218,16 @@ impl Draft {
                 keep(setup::Draft::new(wanted, before, resolver), &mut problems)
             })
             .collect();
-        match router {
-            Some(router) if problems.is_empty() => Ok(Draft {
+        let running = old.and_then(|o| o.tracing.as_ref());
+        let tracing = trace::Draft::new(config, running, resolver).map_err(Problem::Tracing);
+        match (router, keep(tracing, &mut problems)) {
+            (Some(router), Some(tracing)) if problems.is_empty() => Ok(Draft {
                 loaded,
                 router,
                 listeners,
                 upstreams,
                 providers,
+                tracing,
             }),
             _ => Err(problems),
         }
@@ -230,6 +239,7 @@ impl Draft {
         old: Option<&Snapshot>,
         registry: &Registry,
         keys: &Keys,
+        exports: &Exports,
         now: core::Time,
     ) -> Snapshot {
         let Draft {
@@ -238,6 +248,7 @@ impl Draft {
             listeners,
             upstreams,
             providers,
+            tracing,
         } = self;
         let config = &loaded.config;
         let upstreams: Vec<_> = upstreams
@@ -286,6 +297,7 @@ impl Draft {
             services,
             providers,
             listeners,
+            tracing: tracing.commit(exports),
         }
     }
 }

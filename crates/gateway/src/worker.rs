@@ -27,6 +27,7 @@ use crate::listener::{ListenerState, OpenConnection};
 use crate::serve;
 use crate::snapshot::Snapshot;
 use crate::stats::{Registry, Traffic};
+use crate::trace::Exports;
 use crate::up::conns::{EndpointConns, Siblings};
 use crate::upstream::{Target, Upstream};
 use crate::watch::{TICK, Watches};
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) stats: Registry,
     pub(crate) events: Events,
     pub(crate) access: AccessLog,
+    pub(crate) exports: Exports,
     pub(crate) providers: crate::provider::Shared,
     /// Requests that no route took.
     pub(crate) unrouted: Arc<Traffic>,

@@ -17,6 +17,7 @@ impl Control {
         let grace = self.shared.snapshot.load().loaded.config.shutdown.grace;
         let begin = Instant::now();
         let end = begin + grace;
+        self.shared.exports.hurry();
         // Others learn first that nobody should come any more. A catalogue that does not answer must not use up the time that callers
         // have: half of it, then both go on.
         let control = self.clone();
@@ -34,6 +35,7 @@ impl Control {
         if !left && timeout_at(end, leaving).await.is_err() {
             tracing::warn!("not deregistered within the grace");
         }
+        self.shared.exports.finish(end).await;
         self.leave_store().await;
         let cut = self.door.connections() as u64;
         self.door.stop();

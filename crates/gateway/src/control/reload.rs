@@ -69,6 +69,7 @@ impl Control {
             Some(&before),
             &shared.stats,
             &shared.providers.keys,
+            &shared.exports,
             shared.now(),
         ));
         // New upstreams get their members before a request can be routed to them.

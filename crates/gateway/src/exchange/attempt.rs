@@ -16,7 +16,7 @@ use super::race::{Contender, Raced};
 use super::relay::Fault;
 use super::source::{Cursor, Source, SourceError};
 use super::timer::{Timer, rest};
-use super::{Context, head, outcome};
+use super::{Context, Report, head, outcome};
 use crate::clock;
 use crate::down::{Down, DownError};
 use crate::provider::attempt::Asking;
@@ -199,8 +199,8 @@ pub(crate) struct Loop<'a, 'd> {
     pub(crate) timer: &'a mut Timer,
     /// Signs of life for a caller who waits for a stream.
     pub(crate) beat: &'a mut Option<Box<Heartbeat>>,
-    /// Attempts made, for the log.
-    pub(crate) made: &'a mut u32,
+    /// Attempts made, and their spans.
+    pub(crate) report: &'a mut Report,
 }
 
 impl Loop<'_, '_> {
@@ -250,7 +250,7 @@ impl Loop<'_, '_> {
                     }
                 };
                 tries.counted += 1;
-                *self.made += 1;
+                self.report.attempts += 1;
                 let raced = self.race(planned, first, &mut tried).await;
                 drop(retrying.take());
                 let unreached = planned.service.is_some() && raced.is_unreached();
@@ -334,7 +334,7 @@ impl Loop<'_, '_> {
                 };
                 // The answer is thrown away: its endpoint is done with.
                 if let Some((contender, response)) = answer {
-                    contender.discard(self.worker, planned, &response, self.grpc);
+                    contender.discard(self, planned, &response);
                 }
                 counts.count(self.worker.index, AttemptKind::Retry);
                 if let Some(pause) = pause
@@ -350,7 +350,7 @@ impl Loop<'_, '_> {
 
     /// Begins an attempt: with a provider, its key first.
     pub(super) fn begin(
-        &self,
+        &mut self,
         planned: &Planned,
         tried: &mut SmallVec<[MemberKey; 4]>,
     ) -> Result<Contender, Lost> {
@@ -359,6 +359,10 @@ impl Loop<'_, '_> {
             tried.push(pick.member().key());
             return Ok(Contender::new(self, planned, pick, None));
         };
+        if let Some(trace) = self.report.trace() {
+            // Before the request is made, which may be signed with its headers.
+            trace.next(self.worker, &mut self.request.headers);
+        }
         let asking = asked
             .begin(self.worker, &self.request.headers)
             .map_err(Lost::Refused)?;
@@ -395,7 +399,7 @@ impl Loop<'_, '_> {
 
     /// No further attempt here: the answer, if there is one and no fallback should be tried instead.
     fn give_up(
-        &self,
+        &mut self,
         planned: &Planned,
         answer: Option<(Box<Contender>, UpResponse)>,
         permit: tidegate_core::Permit,
@@ -403,7 +407,7 @@ impl Loop<'_, '_> {
     ) -> Option<Won> {
         let (contender, response) = answer?;
         if fallback {
-            contender.discard(self.worker, planned, &response, self.grpc);
+            contender.discard(self, planned, &response);
             return None;
         }
         contender.won(planned, response, permit)

@@ -21,6 +21,7 @@ use super::{Context, Running, head, load, outcome, tunnel};
 use crate::clock;
 use crate::down::Down;
 use crate::snapshot::RouteState;
+use crate::trace::Settled;
 use crate::up::Up;
 use crate::upstream::{Target, Upstream};
 use crate::watch::Watch;
@@ -101,8 +102,9 @@ pub(super) fn begin(
         asking: _,
     } = won;
     running.count_as(&traffic);
+    let recorded = running.is_recorded();
     let report = &mut running.report;
-    if running.logged {
+    if recorded {
         report.upstream = Some(upstream.name.clone());
         report.member = Some(pick.member().id().clone());
     }
@@ -122,6 +124,10 @@ pub(super) fn begin(
         Err(unfit) => {
             up.cancel();
             let verdict = unfit.verdict();
+            if let Some(trace) = report.trace() {
+                let settled = Settled::answered(status.as_u16(), None, &verdict, "bad-answer");
+                trace.settle(pick.member().key(), settled);
+            }
             count(&upstream.attempts, worker.index, &verdict);
             pick.finish(verdict, Some(latency), worker.now());
             return Begun::Unfit(unfit);
@@ -138,6 +144,10 @@ pub(super) fn begin(
         watch.set(state.route.idle_timeout.map(|t| clock::now() + t));
     }
     if switched {
+        if let Some(trace) = report.trace() {
+            // It lasts as long as the tunnel does.
+            trace.switched(pick.member().key(), response.status.as_u16());
+        }
         let begun = down.head(status, response.headers, response.body, false);
         count(&upstream.attempts, worker.index, &Verdict::Ok);
         let in_flight = pick.finish_held(Verdict::Ok, Some(latency), worker.now());
@@ -161,6 +171,11 @@ pub(super) fn begin(
         .is_err()
     {
         up.cancel();
+        if let Some(trace) = report.trace() {
+            let settled =
+                Settled::answered(status.as_u16(), grpc, &Verdict::Neutral, "caller-gone");
+            trace.settle(pick.member().key(), settled);
+        }
         count(&upstream.attempts, worker.index, &Verdict::Neutral);
         pick.finish(Verdict::Neutral, Some(latency), worker.now());
         report.status = 0;
@@ -315,6 +330,11 @@ impl Rest {
             }
         };
         report.error |= status.is_server_error() || matches!(verdict, Verdict::Failure(_));
+        let code = report.code;
+        if let Some(trace) = report.trace() {
+            let settled = Settled::answered(status.as_u16(), grpc, &verdict, code);
+            trace.settle(pick.member().key(), settled);
+        }
         count(&upstream.attempts, worker.index, &verdict);
         pick.finish(verdict, Some(latency), worker.now());
     }

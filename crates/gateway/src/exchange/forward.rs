@@ -89,10 +89,11 @@ impl Ready {
             &mut request.headers,
             request.version,
             request.upgrade,
-            running.logged || !asks_only,
+            running.is_recorded() || !asks_only,
+            running.report.trace().is_some(),
             context.worker,
         );
-        if running.logged {
+        if running.is_recorded() {
             running.report.request_id = request.headers.get(&REQUEST_ID).cloned();
         }
         let mut request = outgoing(context, &state, request, path);
@@ -161,7 +162,7 @@ pub(crate) async fn forward(
         watch: context.watch,
         timer: &mut timer,
         beat: &mut ready.beat,
-        made: &mut running.report.attempts,
+        report: &mut running.report,
     };
     let result = attempts.run(&ready.targets).await;
     if let Some(copy) = ready.copy.take() {

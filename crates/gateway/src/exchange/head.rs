@@ -2,33 +2,37 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode, Version};
 use tidegate_core::Rng;
-use tidegate_wire::headers::{TracePolicy, ensure_request_id, propagate_trace, strip_hop_by_hop};
+use tidegate_wire::headers::{
+    TRACEPARENT, TRACESTATE, ensure_request_id, pass_trace, strip_hop_by_hop,
+};
 use tidegate_wire::{grpc, h1};
 
 use crate::worker::Worker;
 
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
 /// Prepares the caller's header fields for the endpoint: hop-by-hop fields out, `via`, request id and trace context in.
 /// The forwarding fields have been written before routing, which asks for the caller's address. `marked`: `via` is wanted,
 /// which no provider gets, and a request id of our own where the caller sent none, which is for the access log and servers of one's own.
+/// `traced`: the request is within a span of ours already.
 pub(crate) fn request(
     headers: &mut HeaderMap,
     version: Version,
     upgrade: bool,
     marked: bool,
+    traced: bool,
     worker: &Worker,
 ) {
     strip_hop_by_hop(headers, upgrade);
-    let mut rng = worker.rng.borrow_mut();
     if marked {
+        let mut rng = worker.rng.borrow_mut();
         worker.shared.via.append(headers, version);
         let fresh = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
         ensure_request_id(headers, fresh);
+    }
+    if traced {
+        return;
     }
     // One look at the names costs less than a lookup for each that usually is not there.
     let (mut parent, mut state) = (false, false);
@@ -40,12 +44,7 @@ pub(crate) fn request(
         }
     }
     if parent {
-        let policy = TracePolicy {
-            trace_id: u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64()),
-            span_id: rng.next_u64(),
-            sample_new: false,
-        };
-        propagate_trace(headers, policy);
+        pass_trace(headers);
     } else if state {
         // Means nothing without its parent.
         headers.remove(&TRACESTATE);

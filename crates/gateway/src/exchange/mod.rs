@@ -36,8 +36,10 @@ use crate::down::Down;
 use crate::listener::ListenerState;
 use crate::provider::front;
 use crate::provider::talk::Talk;
+use crate::record::Record;
 use crate::snapshot::Snapshot;
 use crate::stats::{Ended, Traffic};
+use crate::trace::Trace;
 use crate::watch::Watch;
 use crate::worker::Worker;
 
@@ -97,14 +99,21 @@ pub(crate) struct Report {
     pub(crate) request_id: Option<http::HeaderValue>,
     /// How a caller of a model is spoken to. None for all others.
     pub(crate) talk: Option<Box<Talk>>,
+    /// What is remembered of the request, where somebody wants to know how it went.
+    pub(crate) record: Option<Box<Record>>,
+}
+
+impl Report {
+    /// The spans of an exchange that is traced.
+    pub(crate) fn trace(&mut self) -> Option<&mut Trace> {
+        self.record.as_mut()?.trace.as_mut()
+    }
 }
 
 /// An exchange while it runs: in flight from its making to its drop, then counted as its report says.
 pub(crate) struct Running<'a> {
     context: Context<'a>,
     traffic: Option<Arc<Traffic>>,
-    /// A line of the access log will be made of the report.
-    pub(crate) logged: bool,
     pub(crate) report: Report,
 }
 
@@ -113,9 +122,13 @@ impl<'a> Running<'a> {
         Self {
             context,
             traffic: None,
-            logged: false,
             report: Report::default(),
         }
+    }
+
+    /// Whether somebody wants to know how it went.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.report.record.is_some()
     }
 
     /// Counts the exchange here from now on.
@@ -174,9 +187,8 @@ pub(crate) async fn handle(
         is_grpc,
         is_head: request.method == Method::HEAD,
     };
-    let line = worker.shared.access.begin(request, caller);
     let mut running = Running::new(context);
-    running.logged = line.is_some();
+    running.report.record = Record::begin(context, request);
     let plan = match plan::plan(context, request, &mut running) {
         Ok(plan) => Some(plan),
         Err(instead) => match *instead {
@@ -217,10 +229,20 @@ pub(crate) async fn handle(
         }
         None => {}
     }
-    if let Some(line) = line {
-        worker
-            .shared
-            .access
-            .end(line, &running.report, context.started.elapsed());
+    if running.is_recorded() {
+        tell(context, &mut running.report);
+    }
+}
+
+/// Tells those who want to know how an exchange went.
+#[cold]
+fn tell(context: Context<'_>, report: &mut Report) {
+    let Some(mut record) = report.record.take() else {
+        return;
+    };
+    let took = context.started.elapsed();
+    context.worker.shared.access.end(&record, report, took);
+    if let (Some(tracing), Some(trace)) = (&context.snapshot.tracing, record.trace.take()) {
+        tracing.end(trace, &record, report, context.started);
     }
 }

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use tidegate_core::{FailureKind, MemberKey, Pick, Verdict};
 use tidegate_route::retry::{Written, is_idempotent};
 
+use super::Report;
 use super::attempt::{Loop, Planned, Won, count};
 use super::outcome;
 use super::relay::{self, Fault};
@@ -24,6 +25,7 @@ use crate::down::Down;
 use crate::provider::attempt::Asking;
 use crate::service;
 use crate::stats::AttemptKind;
+use crate::trace::Settled;
 use crate::up::conns::{Place, Placing};
 use crate::up::{OutRequest, Up, UpError, UpResponse};
 use crate::upstream::{Protocol, Target};
@@ -109,7 +111,7 @@ fn does_not_take(e: UpError) -> bool {
 impl Contender {
     /// Begins an attempt. With a connection at hand the request is started with the first poll.
     pub(super) fn new(
-        run: &Loop<'_, '_>,
+        run: &mut Loop<'_, '_>,
         planned: &Planned,
         pick: Pick<Arc<Target>>,
         asking: Option<Box<Asking>>,
@@ -124,6 +126,9 @@ impl Contender {
             false => Protocol::Auto,
         };
         let started = clock::now();
+        if let Some(trace) = run.report.trace() {
+            trace.begin(run.worker, planned, pick.member(), asking.as_deref());
+        }
         let at_hand = match upgrade {
             true => None,
             false => conns.try_place(wanted),
@@ -152,21 +157,30 @@ impl Contender {
     /// Goes on towards the answer's head.
     fn poll(
         &mut self,
-        request: &OutRequest,
+        request: &mut OutRequest,
         down: &mut Down<'_>,
         source: &mut Source,
+        report: &mut Report,
         cx: &mut Context<'_>,
     ) -> Poll<Result<UpResponse, Fault>> {
         loop {
             match &mut self.stage {
-                Stage::Placed(place) => match place
-                    .take()
-                    .map(|p| p.start(self.asking.as_ref().map_or(request, |a| &a.request)))
-                {
-                    Some(Ok(up)) => self.stage = Stage::Running(up),
-                    Some(Err(e)) => return Poll::Ready(Err(Fault::Up(e))),
-                    None => return Poll::Ready(Err(Fault::Up(UpError::Unsent))),
-                },
+                Stage::Placed(place) => {
+                    let Some(place) = place.take() else {
+                        return Poll::Ready(Err(Fault::Up(UpError::Unsent)));
+                    };
+                    let request = match &mut self.asking {
+                        Some(asking) => &mut asking.request,
+                        None => &mut *request,
+                    };
+                    if let Some(trace) = report.trace() {
+                        trace.sent(self.pick.member().key(), request, place.is_h2());
+                    }
+                    match place.start(request) {
+                        Ok(up) => self.stage = Stage::Running(up),
+                        Err(e) => return Poll::Ready(Err(Fault::Up(e))),
+                    }
+                }
                 Stage::Connecting(placing) => match Pin::new(placing).poll(cx) {
                     Poll::Ready(Ok(place)) => self.stage = Stage::Placed(Some(place)),
                     Poll::Ready(Err(e)) => return Poll::Ready(Err(Fault::Up(e))),
@@ -212,7 +226,7 @@ impl Contender {
     }
 
     /// Ends an attempt that has no answer for the caller.
-    fn lose(mut self, worker: &Worker, planned: &Planned, end: End) {
+    fn lose(mut self, worker: &Worker, planned: &Planned, report: &mut Report, end: End) {
         let verdict = match (&planned.service, end) {
             // The host tells when its instance is there again, or another one in its place.
             (Some(_), End::Up(e)) if does_not_take(e) => Verdict::Evidence {
@@ -221,6 +235,10 @@ impl Contender {
             },
             _ => end.blame().map_or(Verdict::Neutral, Verdict::Failure),
         };
+        if let Some(trace) = report.trace() {
+            let settled = Settled::lost(end, &verdict, self.asking.as_deref());
+            trace.settle(self.pick.member().key(), settled);
+        }
         if let (Some(asking), Some(asked)) = (self.asking.take(), &planned.asked) {
             asked.end(*asking, &end, self.started.elapsed(), worker);
         }
@@ -230,21 +248,20 @@ impl Contender {
     }
 
     /// Ends an attempt whose answer is not used because another will be made.
-    pub(super) fn discard(
-        self,
-        worker: &Worker,
-        planned: &Planned,
-        response: &UpResponse,
-        grpc: bool,
-    ) {
+    pub(super) fn discard(self, run: &mut Loop<'_, '_>, planned: &Planned, response: &UpResponse) {
+        let worker: &Worker = run.worker;
         // Its body is not looked at.
         let status = response.status.as_u16();
-        let code = outcome::grpc_code(&response.headers).filter(|_| grpc);
+        let code = outcome::grpc_code(&response.headers).filter(|_| run.grpc);
         if outcome::is_overload(status, code) {
             let latency = Some(clock::since(self.started));
             self.pick.overloaded(latency, worker.now());
         }
         let verdict = outcome::verdict(status, code);
+        if let Some(trace) = run.report.trace() {
+            let settled = Settled::answered(status, code, &verdict, "");
+            trace.settle(self.pick.member().key(), settled);
+        }
         if let Stage::Running(up) = self.judged(worker, planned, verdict) {
             // A complete answer without a body leaves the connection usable; any other is broken off.
             if up.body_done() {
@@ -310,14 +327,14 @@ impl Loop<'_, '_> {
             if self.timer.is_over(self.deadline.at, self.watch, cx) {
                 for mut contender in running.drain(..) {
                     let kind = contender.silence().filter(|_| !self.deadline.callers);
-                    contender.lose(worker, planned, End::Late(kind));
+                    contender.lose(worker, planned, self.report, End::Late(kind));
                 }
                 return Poll::Ready(Raced::Deadline);
             }
             if self.watch.poll_over(cx).is_ready() {
                 for mut contender in running.drain(..) {
                     let kind = contender.silence();
-                    contender.lose(worker, planned, End::Late(kind));
+                    contender.lose(worker, planned, self.report, End::Late(kind));
                 }
                 return Poll::Ready(Raced::Idle);
             }
@@ -325,7 +342,7 @@ impl Loop<'_, '_> {
                 && beat.poll(self.down, cx).is_err()
             {
                 for contender in running.drain(..) {
-                    contender.lose(worker, planned, End::Spare);
+                    contender.lose(worker, planned, self.report, End::Spare);
                 }
                 return Poll::Ready(Raced::Fault(Fault::Gone));
             }
@@ -333,22 +350,24 @@ impl Loop<'_, '_> {
             loop {
                 let mut i = 0;
                 while i < running.len() {
-                    match running[i].poll(self.request, self.down, self.source, cx) {
+                    match running[i].poll(self.request, self.down, self.source, self.report, cx) {
                         Poll::Pending => i += 1,
                         Poll::Ready(Ok(response)) => {
                             let won = running.remove(i);
                             for other in running.drain(..) {
-                                other.lose(worker, planned, End::Spare);
+                                other.lose(worker, planned, self.report, End::Spare);
                             }
                             return Poll::Ready(Raced::Answer(Box::new(won), response));
                         }
                         Poll::Ready(Err(fault)) => {
-                            running.remove(i).lose(worker, planned, End::of(&fault));
+                            running
+                                .remove(i)
+                                .lose(worker, planned, self.report, End::of(&fault));
                             // What went wrong on one way leaves the others running; without the caller none of them has a sense.
                             if running.is_empty() || matches!(fault, Fault::Source(_) | Fault::Gone)
                             {
                                 for other in running.drain(..) {
-                                    other.lose(worker, planned, End::Spare);
+                                    other.lose(worker, planned, self.report, End::Spare);
                                 }
                                 return Poll::Ready(Raced::Fault(fault));
                             }
@@ -369,7 +388,7 @@ impl Loop<'_, '_> {
                 let mut contender = running.remove(late);
                 let written = contender.written();
                 let kind = contender.silence();
-                contender.lose(worker, planned, End::Late(kind));
+                contender.lose(worker, planned, self.report, End::Late(kind));
                 if running.is_empty() {
                     return Poll::Ready(Raced::PerTryTimeout(written));
                 }
@@ -411,7 +430,11 @@ impl Loop<'_, '_> {
         })
     }
 
-    fn hedged(&self, planned: &Planned, tried: &mut SmallVec<[MemberKey; 4]>) -> Option<Contender> {
+    fn hedged(
+        &mut self,
+        planned: &Planned,
+        tried: &mut SmallVec<[MemberKey; 4]>,
+    ) -> Option<Contender> {
         let pick = self.pick(planned, tried).ok()?;
         // The same member again would only add to its load.
         if tried.contains(&pick.member().key()) {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use tidegate_config::model::ProviderTimeouts;
 use tidegate_keys::KeyPick;
-use tidegate_llm::{Answer, Broke, Call, Step};
+use tidegate_llm::{Answer, Broke, Call, FactReader, Step};
 use tidegate_wire::h1::BodyLength;
 
 use super::Provider;
@@ -44,6 +44,8 @@ pub(crate) struct Asking {
     pub(crate) out: Vec<Bytes>,
     /// What of it is kept for the log.
     pub(crate) said: Option<Box<Said>>,
+    /// What it says of itself, for its span.
+    pub(crate) facts: Option<Box<FactReader>>,
     headed: bool,
     /// The answer is whole.
     pub(crate) whole: bool,
@@ -95,6 +97,7 @@ impl Asking {
             answer: made.answer,
             out: Vec::new(),
             said: None,
+            facts: None,
             headed: false,
             whole: false,
             asked_bytes: made.call.body().len(),
@@ -182,8 +185,13 @@ impl Asking {
         }
     }
 
-    /// What the caller is about to be given, is kept where the log is to hold it.
+    /// What the caller is about to be given, is kept where the log is to hold it, and looked at for a span.
     pub(crate) fn note(&mut self) {
+        if let Some(facts) = &mut self.facts {
+            for piece in &self.out {
+                facts.read(piece);
+            }
+        }
         if let Some(said) = &mut self.said {
             for piece in &self.out {
                 said.answered(piece);

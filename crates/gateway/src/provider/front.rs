@@ -154,7 +154,7 @@ pub(crate) async fn plan(
         match body(context, &state, request, down).await {
             Ok(body) => {
                 running.report.bytes_up = body.bytes.len() as u64;
-                if running.logged
+                if running.is_recorded()
                     && context.worker.shared.access.holds_bodies()
                     && let Some(talk) = &mut running.report.talk
                 {

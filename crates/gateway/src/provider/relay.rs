@@ -10,7 +10,7 @@ use tidegate_core::{InFlight, Permit, Verdict};
 use tidegate_keys::{NoAnswer, Outcome};
 use tidegate_llm::classify::Evidence;
 use tidegate_llm::usage::Usage;
-use tidegate_llm::{Broke, Fault, FaultKind, Step};
+use tidegate_llm::{Broke, FactReader, Fault, FaultKind, Step};
 
 use super::attempt::Asking;
 use super::resume::Broken;
@@ -22,6 +22,7 @@ use crate::exchange::source::Cursor;
 use crate::exchange::timer::Timer;
 use crate::exchange::{Context, Running, head};
 use crate::snapshot::RouteState;
+use crate::trace;
 use crate::up::Up;
 use crate::upstream::Target;
 
@@ -38,6 +39,22 @@ enum Ended {
     /// The exchange's own time did.
     Over,
     Gone,
+}
+
+impl Ended {
+    /// For the attempt's span: what it means for the key, and why.
+    fn cause(&self, asking: &Asking) -> (&'static str, &'static str) {
+        match self {
+            Self::Whole => ("ok", ""),
+            Self::Broken => match asking.answer.evidence() {
+                Some(evidence) => trace::class(&evidence.class),
+                None => ("failure", "upstream-reset"),
+            },
+            Self::Late(_) => ("failure", "timeout"),
+            Self::Over => ("neutral", "timeout"),
+            Self::Gone => ("neutral", "caller-gone"),
+        }
+    }
 }
 
 /// A part of an answer; mostly all of it.
@@ -118,6 +135,7 @@ pub(super) fn begin<'a>(
     };
     let sent_before = report.bytes_down;
     asking.said = report.talk.as_mut().and_then(|talk| talk.said.take());
+    asking.facts = report.trace().map(|_| FactReader::new(asking.stream));
     asking.note();
     for piece in asking.out.drain(..) {
         report.bytes_down += piece.len() as u64;
@@ -192,6 +210,10 @@ impl Begun<'_> {
         let asking = &mut *self.asking;
         let bytes = report.bytes_down - self.sent_before;
         let used = usage(asking, bytes, pieces, ended);
+        if let Some(trace) = report.trace() {
+            let cause = ended.cause(asking);
+            trace.told(asking, used, cause);
+        }
         let provider = &asking.provider;
         provider.stats.used(worker.index, &asking.model, &used);
         let spent = self.part.before.map_or(used, |before| before.plus(&used));

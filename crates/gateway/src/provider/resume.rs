@@ -113,7 +113,7 @@ async fn go_on(
             watch: context.watch,
             timer: &mut again.timer,
             beat: &mut asked.heartbeat(state),
-            made: &mut running.report.attempts,
+            report: &mut running.report,
         };
         let won = match attempts.run(std::slice::from_ref(planned)).await {
             Ok(won) => won,

@@ -65,6 +65,11 @@ impl Talk {
         self.dialect
     }
 
+    /// What is asked for, as OpenTelemetry's GenAI conventions call it.
+    pub(crate) fn operation(&self) -> Option<&'static str> {
+        self.endpoint.map(Endpoint::operation)
+    }
+
     /// For a request to a provider, whatever its path.
     pub(crate) fn of(request: &Incoming) -> Box<Self> {
         Self::with(request, recognise(request))
@@ -84,8 +89,8 @@ impl Talk {
         if let Some(id) = &self.virtual_key {
             line["virtual_key"] = id.as_str().into();
         }
-        if let Some(endpoint) = self.endpoint {
-            line["gen_ai.operation.name"] = endpoint.operation().into();
+        if let Some(operation) = self.operation() {
+            line["gen_ai.operation.name"] = operation.into();
         }
         if let Some(usage) = &self.usage {
             line["gen_ai.usage.input_tokens"] = usage.input.into();

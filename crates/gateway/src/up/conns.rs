@@ -124,6 +124,10 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self, Place::H2(_))
+    }
+
     /// Begins the request.
     pub(crate) fn start(self, request: &OutRequest) -> Result<Up, UpError> {
         match self {

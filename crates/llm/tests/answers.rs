@@ -490,6 +490,23 @@ fn an_answer_in_one_piece_is_no_stream_whatever_its_length() {
 }
 
 #[test]
+fn a_choice_that_ends_twice_ends_once_for_a_caller_of_gemini() {
+    let call = call(
+        "/v1beta/models/m:streamGenerateContent?alt=sse",
+        short("gemini", true),
+    )
+    .unwrap();
+    let prepared = prepare(&call, ProviderKind::DeepSeek, "m").unwrap();
+    let mut answer = answer(&prepared, "text/event-stream");
+    let end = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let said = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    let stream = format!("{said}{end}{end}data: [DONE]\n\n");
+    let (text, step) = feed(&mut answer, &[stream.as_bytes()]);
+    assert_eq!(step, Step::Done);
+    assert_eq!(text.matches("finishReason").count(), 1, "{text}");
+}
+
+#[test]
 fn a_page_in_the_place_of_an_answer_is_none() {
     for stream in [true, false] {
         let call = call("/v1/chat/completions", short("chat", stream)).unwrap();

@@ -97,3 +97,40 @@ fn what_a_translated_stream_keeps_has_a_bound() {
         out.clear();
     }
 }
+
+/// A chunk of a chat stream with a piece of a call.
+fn piece_of_a_call(index: usize, name: &str, arguments: &str) -> String {
+    let function = format!(r#"{{"name":"{name}","arguments":"{arguments}"}}"#);
+    let call = format!(r#"{{"index":{index},"function":{function}}}"#);
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{call}]}}}}]}}\n\n")
+}
+
+#[test]
+fn calls_without_end_are_bounded_for_every_caller() {
+    let long = "x".repeat(MIB);
+    let gemini = "/v1beta/models/m:streamGenerateContent?alt=sse";
+    // It gets a call as a whole.
+    let mut whole = stream_of(ProviderKind::DeepSeek, "gemini", gemini);
+    let (rule, fed) = fails(&mut whole, |at| {
+        piece_of_a_call(0, if at == 0 { "f" } else { "" }, &long)
+    });
+    assert_eq!(rule, "frame-too-long");
+    assert!((16 * MIB..18 * MIB).contains(&fed), "{fed}");
+    // One call after the other, a thousand in a piece.
+    let calls = |at: usize| -> String {
+        let calls = (at * 1000..).take(1000);
+        calls.map(|call| piece_of_a_call(call, "f", "{}")).collect()
+    };
+    let mut messages = stream_of(ProviderKind::DeepSeek, "messages", "/v1/messages");
+    assert_eq!(fails(&mut messages, calls).0, "frame-too-long");
+    let mut chat = stream_of(ProviderKind::Anthropic, "chat", "/v1/chat/completions");
+    let of_anthropic = |at: usize| -> String {
+        let block = |n: usize| {
+            format!(
+                "event: content_block_start\ndata: {{\"type\":\"content_block_start\",\"index\":{n},\"content_block\":{{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\"}}}}\n\n"
+            )
+        };
+        (at * 1000..).take(1000).map(block).collect()
+    };
+    assert_eq!(fails(&mut chat, of_anthropic).0, "frame-too-long");
+}

@@ -13,6 +13,9 @@ enum Open {
     Tool(u32),
 }
 
+/// What one call counts of the bound on what is kept: 16,384 of them are too many.
+const CALL: usize = 1024;
+
 /// Writes one stream.
 #[derive(Clone, Debug)]
 pub(crate) struct MessagesStream {
@@ -122,6 +125,11 @@ impl MessagesStream {
                 block.str("signature", "");
             });
         }
+    }
+
+    /// What calls that were told are known by. More than a few have no sense: each counts as much as it takes to look through them.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.calls.len() * CALL
     }
 
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {

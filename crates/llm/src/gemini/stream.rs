@@ -22,6 +22,9 @@ pub(crate) struct GeminiStream {
     id: String,
     model: String,
     calls: Vec<Call>,
+    /// About as many bytes as the calls have.
+    bytes: usize,
+    /// Why each choice ended; a provider may tell it twice.
     finish: Vec<(u32, Finish)>,
     usage: Option<Usage>,
 }
@@ -32,9 +35,15 @@ impl GeminiStream {
             id: told.id(""),
             model: told.model.to_owned(),
             calls: Vec::new(),
+            bytes: 0,
             finish: Vec::new(),
             usage: None,
         }
+    }
+
+    /// About how many bytes of calls wait until they are whole.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.bytes
     }
 
     fn chunk(
@@ -69,6 +78,7 @@ impl GeminiStream {
     }
 
     fn flush_calls(&mut self, out: &mut Vec<u8>) {
+        self.bytes = 0;
         for call in std::mem::take(&mut self.calls) {
             self.chunk(out, call.choice, None, None, |parts| {
                 parts.obj(|part| {
@@ -85,6 +95,9 @@ impl GeminiStream {
     }
 
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        if let Event::ToolStart { .. } | Event::ToolDelta { .. } = event {
+            self.bytes += size_of::<Call>() + event.length();
+        }
         match event {
             Event::Start { id, model } => {
                 if let Some(id) = id {
@@ -143,7 +156,10 @@ impl GeminiStream {
             }),
             Event::Finish { choice, reason, .. } => {
                 self.flush_calls(out);
-                self.finish.push((*choice, *reason));
+                match self.finish.iter_mut().find(|(of, _)| of == choice) {
+                    Some((_, told)) => *told = *reason,
+                    None => self.finish.push((*choice, *reason)),
+                }
             }
             Event::Usage(usage) => self.usage = Some(*usage),
             Event::End => {

@@ -5,6 +5,9 @@ use crate::json::{Obj, object};
 use crate::translation::{Begun, Told};
 use crate::usage::Usage;
 
+/// What one call counts of the bound on what is kept: 16,384 of them are too many.
+const CALL: usize = 1024;
+
 /// Writes one stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChatStream {
@@ -102,6 +105,11 @@ impl ChatStream {
             .filter(|(_, (_, own))| *own == index)
             .last()
             .map_or(0, |(at, _)| at as u64)
+    }
+
+    /// What calls that were told are known by. More than a few have no sense: each counts as much as it takes to look through them.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.calls.len() * CALL
     }
 
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {

@@ -117,8 +117,10 @@ impl Encoder {
     pub(crate) fn kept(&self) -> usize {
         match self {
             Self::Responses(order, stream) => order.kept_bytes() + stream.kept_bytes(),
-            Self::Messages(order, _) => order.kept_bytes(),
-            Self::Chat(_) | Self::Completions(_) | Self::Gemini(_) => 0,
+            Self::Messages(order, stream) => order.kept_bytes() + stream.kept_bytes(),
+            Self::Chat(stream) => stream.kept_bytes(),
+            Self::Gemini(stream) => stream.kept_bytes(),
+            Self::Completions(_) => 0,
         }
     }
 

@@ -61,8 +61,11 @@ pub(crate) fn poll_head(
     cx: &mut Context<'_>,
 ) -> Poll<Result<UpResponse, Fault>> {
     // An answer may come before the request is complete: both ways are looked at, whatever the other does.
-    if let Poll::Ready(Err(fault)) = poll_request(up, down, source, cursor, cx) {
-        return Poll::Ready(Err(fault));
+    match poll_request(up, down, source, cursor, cx) {
+        Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
+        // All of it goes out when the worker's turn ends, and then everything is looked at again.
+        Poll::Pending if cursor.done && up.is_put_off() => return Poll::Pending,
+        _ => {}
     }
     loop {
         match up.poll_head(cx) {

@@ -111,6 +111,11 @@ impl WriteBuf {
         self.poll_flush(io, cx)
     }
 
+    /// Whether what is here waits for the end of the worker's turn.
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.put_off.is_set()
+    }
+
     /// Writes until nothing is left.
     pub(crate) fn poll_flush<I: AsyncWrite + Unpin>(
         &mut self,

@@ -79,6 +79,11 @@ pub(crate) fn count_poll() {
 pub(crate) struct PutOff(Option<u32>);
 
 impl PutOff {
+    /// Whether the write was put off and has not been made yet.
+    pub(crate) fn is_set(self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether the write is to wait; the task is woken when it is time.
     pub(crate) fn waits(&mut self, cx: &Context<'_>) -> bool {
         TURN.with(|turn| {

@@ -171,6 +171,10 @@ impl H1Up {
         Poll::Ready(self.flushed(flushed))
     }
 
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.conn.write.is_put_off()
+    }
+
     fn flushed(&mut self, flushed: io::Result<()>) -> Result<(), UpError> {
         let write = &mut self.conn.write;
         match flushed {

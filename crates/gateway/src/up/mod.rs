@@ -128,6 +128,14 @@ impl Up {
         }
     }
 
+    /// Whether a write waits for the end of the worker's turn.
+    pub(crate) fn is_put_off(&self) -> bool {
+        match self {
+            Up::H1(u) => u.is_put_off(),
+            Up::H2(_) => false,
+        }
+    }
+
     /// The next head: interim ones, then the final one.
     pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpHead, UpError>> {
         each!(self, u => u.poll_head(cx))

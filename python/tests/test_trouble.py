@@ -1,6 +1,7 @@
 """What can't be said or read: each call has an answer all the same, and its worker goes on."""
 
 import pytest
+from test_life import wait_for
 
 MODEL = """
     import asyncio, os
@@ -142,3 +143,62 @@ def test_a_result_that_is_no_file_is_told(host, method, why):
     model.ready()
     meta = model.call(method).meta
     assert meta["reason"] == "bad_result" and why in meta["message"], meta
+
+
+CHATTY = """
+    import asyncio, logging, time
+    from tidegate import Model
+    class M(Model):
+        def talks(self, way):
+            text = "x" * (6 << 20)
+            while True:
+                if way == "progress":
+                    self.progress(0.5, data=text)
+                else:
+                    logging.getLogger("m").info(text)
+        def predict(self): return "next"
+"""
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("way", ["progress", "log"])
+def test_a_call_that_is_cancelled_while_it_tells_something_leaves_the_connection_whole(host, concurrency, way):
+    model = host(CHATTY, concurrency=concurrency)
+    model.ready()
+    for call in range(1, 10):
+        model.begin(call, "talks", {"way": way})
+        # Its socket is full: it is in the middle of a frame.
+        for _ in range(1 + call % 5):
+            model.next("PROGRESS", "LOG")
+        model.send("CANCEL", call)
+        ended = model.next("ERROR", "RESULT")
+        assert (ended.call, ended.meta["code"]) == (call, "CANCELLED")
+    assert model.call("predict", call=100).value == "next"
+
+
+BUSY = """
+    import asyncio, time
+    from tidegate import Model
+    class M(Model):
+        async def holds(self, sign):
+            open(sign, "w").close()
+            time.sleep(1)
+            return "held"
+        async def predict(self): return "next"
+"""
+
+
+def test_a_call_that_is_cancelled_before_the_event_loop_comes_to_it_is_answered(host, tmp_path):
+    model = host(BUSY, concurrency=2)
+    model.ready()
+    model.begin(1, "holds", {"sign": str(tmp_path / "sign")})
+    wait_for((tmp_path / "sign").exists, "the loop is held")
+    model.begin(2, "predict")
+    model.send("CANCEL", 2)
+    answers = {}
+    for _ in range(2):
+        frame = model.next("ERROR", "RESULT")
+        answers[frame.call] = frame
+    assert answers[1].value == "held" and answers[2].meta["code"] == "CANCELLED"
+    model.send("DRAIN", 0)
+    assert model.process.wait(20) == 0

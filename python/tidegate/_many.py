@@ -229,13 +229,30 @@ class Many(Worker):
             if last is not None:
                 last()
 
+    def tell(self, kind, call, told):
+        job = self.active.get(call)
+        if job is None or job.thread != threading.get_ident():
+            return self.link.send(kind, call, told)
+        job.leave()
+        self.nothing()  # an interrupt that is on its way comes here
+        try:
+            self.link.send(kind, call, told)
+        finally:
+            job.enter()
+
     # --- the event loop ---
 
     def _start(self, job, meta, data, spooled):
+        if job.cancelled:  # a task that has not begun would end without a word
+            close(spooled)
+            self.error(job.call, Cancelled())
+            with contextlib.suppress(wire.Ended):
+                self.done(job.call)
+            return
         job.more = asyncio.Event()
         job.task = self.loop.create_task(self.run_async(job, meta, data, spooled))
-        if job.cancelled:
-            job.task.cancel()
+        if job.cancelled:  # just now; behind its first step
+            self.loop.call_soon(job.task.cancel)
 
     async def run_async(self, job, meta, data, spooled):
         spec = kwargs = held = loaded = None

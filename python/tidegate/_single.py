@@ -27,6 +27,7 @@ class Single(Worker):
         self.wake, self.parked = threading.Event(), False
         # The call whose method runs now and may be interrupted; the one that is to be; the stream and its credit.
         self.now = self.cut = self.streaming = self.credit = 0
+        self.telling = False  # a frame is sent that must be whole
         self.main = threading.get_ident()
 
     def start(self):
@@ -46,9 +47,19 @@ class Single(Worker):
             self.running = 0
 
     def interrupted(self, *_):
-        if self.cut and self.cut == self.now:
+        if self.cut and self.cut == self.now and not self.telling:
             self.cut = 0
             raise Cancelled
+
+    def tell(self, kind, call, told):
+        if threading.get_ident() != self.main:
+            return self.link.send(kind, call, told)
+        self.telling = True
+        try:
+            self.link.send(kind, call, told)
+        finally:
+            self.telling = False
+            self.interrupted()  # what came meanwhile
 
     def overhear(self, flags):
         """Reads once: what concerns a running call at once, the rest into the backlog."""
@@ -91,11 +102,7 @@ class Single(Worker):
             kind, call, meta, data = backlog.popleft()
             if kind == wire.CALL:
                 began = time.perf_counter()
-                try:
-                    self.call(call, meta, data)
-                except Cancelled:
-                    self.now = 0
-                    self.error(call, Cancelled())
+                self.safely(call, meta, data)
                 with self.reading:
                     self.running = 0
                 if backlog and time.perf_counter() - began > QUICK:
@@ -116,11 +123,19 @@ class Single(Worker):
             complete = self.piece(call, bool(meta), data)
             if complete:
                 try:
-                    self.call(call, wire.dump_json(complete[0]), complete[1])
+                    self.safely(call, wire.dump_json(complete[0]), complete[1])
                 finally:
                     complete[2].close()
         else:
             raise wire.Ended(f"a frame of an unknown type: {kind}")
+
+    def safely(self, call, meta, data):
+        """Runs a call. An interrupt that comes when its method is already over ends nothing else."""
+        try:
+            self.call(call, meta, data)
+        except Cancelled:
+            self.now = 0
+            self.error(call, Cancelled())
 
     def call(self, call, meta, data):
         self.count += 1

@@ -54,7 +54,7 @@ class Running:
 
     def progress(self, told):
         try:
-            self.worker.link.send(wire.PROGRESS, self.call, told)
+            self.worker.tell(wire.PROGRESS, self.call, told)
         except TypeError as error:
             raise TypeError(f"progress: {error}") from None
         except wire.Ended:  # the worker's own reading sees to that
@@ -77,7 +77,8 @@ class Logs(logging.Handler):
         try:
             call = current.get()
             text = self.format(record)[:65536]
-            self.worker.link.send(wire.LOG, call.call if call else 0, {"level": record.levelname.lower(), "message": text, "logger": record.name})
+            worker = call.worker if call else self.worker
+            worker.tell(wire.LOG, call.call if call else 0, {"level": record.levelname.lower(), "message": text, "logger": record.name})
         except Exception:  # never into the model
             pass
 
@@ -321,6 +322,10 @@ class Worker:
         return stream is not None
 
     # --- answers ---
+
+    def tell(self, kind, call, told):
+        """Sends what a model says while it runs: whole, also if its call is cancelled in the middle of that."""
+        self.link.send(kind, call, told)
 
     def answer(self, kind, call, value):
         """Puts a result or an item."""

@@ -267,11 +267,16 @@ impl Claim {
     fn forget(&self) {
         if let Some(spool) = self.kept.spool.upgrade() {
             let mut kept = spool.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept
-                .get(&self.kept.id)
-                .is_some_and(|known| Arc::ptr_eq(known, &self.kept))
-            {
-                kept.remove(&self.kept.id);
+            match kept.get(&self.kept.id) {
+                Some(known) if Arc::ptr_eq(known, &self.kept) => {
+                    kept.remove(&self.kept.id);
+                }
+                // The file is another upload's, which has the name now.
+                Some(_) => {
+                    spool.give_back(self.kept.taken.swap(0, Ordering::Relaxed));
+                    return;
+                }
+                None => {}
             }
         }
         self.kept.unlink();

@@ -94,9 +94,15 @@ impl Board {
         }
     }
 
-    pub(crate) fn remove(&self, service: &Arc<str>, number: usize) {
+    /// An instance has drained, and is gone. What stands there now may be another: of a service that went and came back meanwhile.
+    pub(crate) fn leave(&self, service: &Arc<str>, number: usize) {
         let mut states = self.lock();
-        if states.remove(&(Arc::clone(service), number)).is_some() {
+        let key = (Arc::clone(service), number);
+        if states
+            .get(&key)
+            .is_some_and(|state| state.state == State::Draining)
+        {
+            states.remove(&key);
             self.tell(&states);
         }
     }

@@ -1,7 +1,8 @@
 //! The socket of an instance, and the door that serves it.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(crate) struct Doorway {
     open: Option<Open>,
     /// Doors with other bounds, whose calls go on.
     before: Vec<JoinHandle<()>>,
+    /// Which file its socket is. A service that comes back while its former one still drains has the same path, and a socket of its own there.
+    own: Option<Socket>,
 }
 
 /// What of a configuration a door keeps to until it is opened anew.
@@ -66,6 +69,7 @@ impl Doorway {
             ratio,
             open: None,
             before: Vec::new(),
+            own: None,
         };
         doorway.serve()?;
         Ok(doorway)
@@ -104,6 +108,7 @@ impl Doorway {
             _ => {}
         }
         let listener = UnixListener::bind(&self.path)?;
+        self.own = socket(&self.path);
         let (shutdown, told) = oneshot::channel::<()>();
         let Bounds { message, parallel } = self.limits;
         let options = DoorOptions {
@@ -138,7 +143,13 @@ impl Doorway {
                 door.abort();
             }
         }
-        let _ = std::fs::remove_file(&self.path);
+        self.remove();
+    }
+
+    fn remove(&self) {
+        if self.own.is_some() && socket(&self.path) == self.own {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -149,9 +160,17 @@ impl Drop for Doorway {
         }
         if let Some(open) = self.open.take() {
             open.task.abort();
-            let _ = std::fs::remove_file(&self.path);
+            self.remove();
         }
     }
+}
+
+/// A socket's file: its inode, which another may get when it is gone, and when it was made.
+type Socket = (u64, i64, i64);
+
+fn socket(path: &Path) -> Option<Socket> {
+    let about = std::fs::symlink_metadata(path).ok()?;
+    Some((about.ino(), about.mtime(), about.mtime_nsec()))
 }
 
 fn limits(service: &Service) -> Bounds {

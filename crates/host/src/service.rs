@@ -250,7 +250,14 @@ impl Keeper {
         }
         let path = self.shared.spool_dir.join(&*self.name);
         let limits = uploads(&self.spec.service);
-        let spool = Spool::open_beside(&path, &self.shared.own_dir.join(&*self.name), limits)
+        // A former service of this name may still have calls, and files of them.
+        let number = self.shared.members.fetch_add(1, Ordering::Relaxed);
+        let calls = self
+            .shared
+            .own_dir
+            .join(&*self.name)
+            .join(number.to_string());
+        let spool = Spool::open_beside(&path, &calls, limits)
             .map_err(|source| HostError::Folder { path, source })?;
         self.spool = Some(Arc::clone(&spool));
         Ok(spool)

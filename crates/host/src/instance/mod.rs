@@ -442,7 +442,7 @@ impl Keeper {
             .await;
         }
         self.event(pid, What::Stopped);
-        self.shared.board.remove(&self.service, self.slot.number);
+        self.shared.board.leave(&self.service, self.slot.number);
         let _ = done.send(());
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tidegate_host::{Address, State, What};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::hosted::{Hosted, call, python, runs, service, until, value};
 
@@ -44,6 +45,62 @@ async fn an_end_while_a_worker_is_replaced_lets_its_calls_finish() {
     ending.await.unwrap();
     assert!(reloading.await.unwrap().is_err());
     assert!(!runs(u64::from(pid)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_goes_and_comes_back_has_its_socket_although_the_former_one_still_drains() {
+    let hosted = Hosted::start(service()).await;
+    let before = hosted.ready(1).await[0].clone();
+    let go = hosted.path("go");
+    let Some(Address::Unix(socket)) = before.address else {
+        panic!()
+    };
+    // A call through the door, which stays open for it.
+    let mut caller = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let body = json!({"path": go}).to_string();
+    let request = format!(
+        "POST /test/wait_for HTTP/1.1\r\nhost: door\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    caller.write_all(request.as_bytes()).await.unwrap();
+    until("the call runs", || {
+        (hosted.host.counts()[0].running == 1).then_some(())
+    })
+    .await;
+    hosted.host.apply(Vec::new());
+    hosted
+        .events
+        .wait(|what| matches!(what, What::Draining).then_some(()))
+        .await;
+    hosted.host.apply(vec![service()]);
+    // Long enough for the one that comes to begin, if it does not wait for the other.
+    let begun = until("another worker", || {
+        let states = hosted.host.instances().borrow().clone();
+        states
+            .iter()
+            .any(|state| state.pid != before.pid)
+            .then_some(())
+    });
+    let _ = tokio::time::timeout(Duration::from_millis(500), begun).await;
+    std::fs::write(&go, "").unwrap();
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    hosted
+        .events
+        .wait(|what| matches!(what, What::Stopped).then_some(()))
+        .await;
+    let after = hosted
+        .wait(|all| all.len() == 1 && all[0].state == State::Ready && all[0].pid != before.pid)
+        .await;
+    assert_eq!(after[0].address, Some(Address::Unix(socket.clone())));
+    tokio::net::UnixStream::connect(&socket).await.unwrap();
+    assert_eq!(
+        hosted.call("predict", json!({"x": 1})).await.unwrap()["x"],
+        1
+    );
+    hosted.host.drain(Duration::from_secs(20)).await;
+    assert!(hosted.host.instances().borrow().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

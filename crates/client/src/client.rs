@@ -56,7 +56,7 @@ pub struct Builder {
 }
 
 impl Client {
-    /// A client of these addresses: `host:port`, `http://host:port`, `https://host:port` or `unix:/path`. Connections are made when they are needed.
+    /// A client of these addresses: `host:port` (without a port 50051), `http://host:port`, `https://host:port` or `unix:/path`. Connections are made when they are needed.
     ///
     /// Must be called inside a tokio runtime.
     ///
@@ -266,7 +266,7 @@ impl Settings {
         };
         let bare = !address.starts_with("unix:") && !address.contains("://");
         let uri = if bare {
-            format!("http://{address}")
+            format!("http://{}", with_port(&address))
         } else {
             address.clone()
         };
@@ -300,6 +300,21 @@ impl Settings {
     }
 }
 
+/// Where `tidegate serve` listens unless it is told another port.
+const PORT: u16 = 50051;
+
+/// A host with its port, as a URI has it.
+fn with_port(host: &str) -> String {
+    let colons = host.matches(':').count();
+    if host.is_empty() || (colons == 1 && !host.starts_with('[')) || host.contains("]:") {
+        host.to_owned()
+    } else if colons > 1 && !host.starts_with('[') {
+        format!("[{host}]:{PORT}")
+    } else {
+        format!("{host}:{PORT}")
+    }
+}
+
 /// An error with its cause.
 fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
@@ -321,6 +336,19 @@ mod tests {
             "unix:/run/model.sock",
         ])
         .unwrap();
+    }
+
+    #[test]
+    fn an_address_without_a_port_means_that_of_tidegate_serve() {
+        for (given, meant) in [
+            ("model.local", "model.local:50051"),
+            ("model.local:80", "model.local:80"),
+            ("::1", "[::1]:50051"),
+            ("[::1]", "[::1]:50051"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert_eq!(with_port(given), meant);
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ mod client;
 mod fake;
 mod http;
 mod inference;
+mod inference_rest;
 mod life;
 mod unary;
 mod uploads;

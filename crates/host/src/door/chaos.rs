@@ -271,7 +271,7 @@ impl Conversation {
             (Announced::None, _) => return Ok(self.method.always_binary().then(empty)),
             (Announced::Empty, _) => return Ok(self.method.names_binary().then(empty)),
             (Announced::Bytes(_), Target::Kept(claim)) => (claim.missing(), true),
-            (Announced::Bytes(size), Target::Call(spool)) => {
+            (Announced::Bytes(size), Target::Call(spool) | Target::File(spool)) => {
                 spool.fits(size)?;
                 (size, true)
             }

@@ -1,5 +1,6 @@
 //! Inputs in HTTP bodies: raw ones, and the fields and files of a form.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,6 +18,12 @@ use super::kwargs::{self, put_name};
 use crate::spool::{Form, InflateBounds, Target, store};
 use crate::{Content, Fault, Part};
 
+/// Small files of one form stay in memory up to here, all together.
+const INLINE: usize = 8 << 20;
+
+/// What a field costs beside its name and its text.
+const FIELD: u64 = 256;
+
 /// What a request has for a method.
 #[derive(Debug)]
 pub(super) struct Arguments {
@@ -28,7 +35,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     text: Vec<u8>,
-    names: Vec<String>,
+    names: HashSet<String>,
 }
 
 impl Fields {
@@ -49,11 +56,11 @@ impl Fields {
 
     /// Takes a name once.
     fn name(&mut self, name: &str) -> Result<(), Fault> {
-        if self.names.iter().any(|known| known == name) {
+        if self.names.contains(name) {
             return Err(bad_request(format!("`{name}` is given twice")));
         }
         kwargs::check_argument(name)?;
-        self.names.push(name.to_owned());
+        self.names.insert(name.to_owned());
         Ok(())
     }
 
@@ -117,17 +124,30 @@ pub(super) async fn multipart(
     let mut form = Multipart::new(BodyDataStream::new(body), boundary);
     let mut fields = Fields::default();
     let mut held = 0;
+    let mut inline = 0;
     let mut parts = Vec::new();
     while let Some(mut field) = form.next_field().await.map_err(broken)? {
         let Some(name) = field.name().map(str::to_owned) else {
             return Err(bad_request("a part of the form has no name"));
         };
+        held += FIELD + name.len() as u64;
+        if held > most {
+            return Err(too_large("the fields of a form", most));
+        }
         if field.file_name().is_some() {
             fields.name(&name)?;
             let mut pieces = field.map(|piece| piece.map_err(broken));
-            let target = Target::Call(door.options.spool.clone());
+            let spool = door.options.spool.clone();
+            let target = if inline < INLINE {
+                Target::Call(spool)
+            } else {
+                Target::File(spool)
+            };
             let form = Form::Plain { most: u64::MAX };
             let stored = store(&mut pieces, form, target).await?;
+            if let Content::Inline(bytes) = &stored.content {
+                inline += bytes.len();
+            }
             parts.push(Part {
                 name,
                 content: stored.content,

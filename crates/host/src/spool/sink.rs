@@ -31,6 +31,12 @@ impl Sink {
         }
     }
 
+    /// For one call, in a file from the beginning.
+    pub(super) fn file(spool: &Arc<Spool>) -> Result<Self, Fault> {
+        let (call, file) = CallFile::create(spool).map_err(|error| disk(&error))?;
+        Ok(Self::Call { file, call })
+    }
+
     /// For an upload that may be resumed, behind the bytes that it has.
     pub(super) fn kept(claim: Claim) -> Result<Self, Fault> {
         let mut file = File::options()

@@ -26,8 +26,10 @@ pub(crate) enum Form {
 /// Whom an input is for.
 #[derive(Debug)]
 pub(crate) enum Target {
-    /// One call.
+    /// One call; what is small stays in memory.
     Call(Arc<Spool>),
+    /// One call, in a file however small.
+    File(Arc<Spool>),
     /// An upload that may be resumed.
     Kept(Claim),
 }
@@ -119,6 +121,7 @@ impl Work {
         };
         let sink = match target {
             Target::Call(spool) => Sink::call(spool),
+            Target::File(spool) => Sink::file(&spool)?,
             Target::Kept(claim) => Sink::kept(claim)?,
         };
         Ok(Self { shape, sink })

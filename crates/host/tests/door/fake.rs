@@ -33,6 +33,8 @@ pub(crate) struct Fake {
     /// Calls that were given up before they had answered.
     pub(crate) cancelled: AtomicUsize,
     pub(crate) calls: AtomicUsize,
+    /// How many inputs of the last call were files.
+    pub(crate) files: AtomicUsize,
     /// Whether `crash` crashes.
     pub(crate) crashes: AtomicBool,
     pub(crate) loaded: std::sync::Mutex<Vec<String>>,
@@ -105,6 +107,7 @@ impl Default for Fake {
             running: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
+            files: AtomicUsize::new(0),
             crashes: AtomicBool::new(true),
             loaded: std::sync::Mutex::new(vec!["v1".to_owned()]),
             about: Arc::new(about),
@@ -207,6 +210,9 @@ impl Model for Fake {
 
     async fn call(&self, call: Call) -> Result<Answer, Fault> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        let files = |part: &&Part| matches!(part.content, Content::File(_));
+        let files = call.parts.iter().filter(files).count();
+        self.files.store(files, Ordering::SeqCst);
         self.running.fetch_add(1, Ordering::SeqCst);
         let mut running = Running(self, false);
         let answer = self.run(call).await;

@@ -225,6 +225,53 @@ async fn a_form_has_fields_and_files() {
     door.emptied().await;
 }
 
+#[tokio::test]
+async fn a_form_of_many_parts_takes_bounded_memory() {
+    let door = served();
+    let multipart = [("content-type", "multipart/form-data; boundary=B")];
+    let form = |count: usize, file: bool, content: &[u8]| {
+        let mut body = Vec::new();
+        for number in 0..count {
+            let name = if file { "; filename=\"f\"" } else { "" };
+            body.extend_from_slice(
+                format!("--B\r\ncontent-disposition: form-data; name=\"p{number}\"{name}\r\n\r\n")
+                    .as_bytes(),
+            );
+            body.extend_from_slice(content);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"--B--\r\n");
+        body
+    };
+    // Fields of nothing are not for nothing.
+    let count = MESSAGE as usize / 250;
+    let response = post(
+        &door.socket,
+        "/fake/train",
+        &multipart,
+        form(count, false, b""),
+    )
+    .await;
+    assert_eq!(problem(&response).1, "too_large");
+    // Small files are files once there are many.
+    let content = vec![b'x'; 200_000];
+    let told = json(
+        &post(
+            &door.socket,
+            "/fake/train",
+            &multipart,
+            form(60, true, &content),
+        )
+        .await,
+    );
+    let parts = told["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), 60);
+    assert!(parts.iter().all(|part| part[1] == 200_000));
+    let files = door.model.files.load(Ordering::SeqCst);
+    assert_eq!(files, 60 - (8 << 20) / 200_000 - 1);
+    door.emptied().await;
+}
+
 /// Events of an answer: the name and the data of each, comments by `:`.
 fn events(text: &[u8]) -> Vec<(String, String)> {
     String::from_utf8(text.to_vec())

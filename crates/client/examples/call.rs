@@ -1,6 +1,6 @@
 //! Calls a method of a model: `call ADDRESS METHOD [KWARGS [FILE]]`, for example `call 127.0.0.1:50051 predict '{"text": "lovely"}'`.
 //!
-//! Prints each result as a line of JSON, the progress of an upload to stderr.
+//! Prints each result as a line of JSON; how far an upload is, and the method, to stderr.
 
 use std::process::ExitCode;
 
@@ -38,7 +38,15 @@ async fn call(
             .input(Input::path(file))
             .on_upload(|sent, all| eprint!("\r{sent} of {} bytes", all.unwrap_or(sent)));
     }
-    let mut items = call.stream();
+    let mut items = call
+        .on_progress(|told| {
+            let percent = told.progress.unwrap_or_default() * 100.0;
+            eprintln!(
+                "{percent:.0}% {}",
+                told.message.as_deref().unwrap_or_default()
+            );
+        })
+        .stream();
     while let Some(item) = items.next().await {
         println!("{}", item?.value);
     }

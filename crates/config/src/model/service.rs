@@ -102,7 +102,8 @@ record! {
     pub default struct ServiceLimits {
         /// Calls that wait for a worker, all workers together, up to 1000000. Default 1000.
         queue: u32 = 1_000 => Within(0, 1_000_000),
-        /// Longest time of a call in a worker, to its first answer; the worker that exceeds it is ended and replaced. Default: off.
+        /// Longest time of a call in a worker, to its first answer. One that exceeds it is cancelled; if it does not stop within a second, its
+        /// worker is ended and replaced. Default: off.
         call_time: Option<Duration> => Lasting(Duration::from_millis(1), Duration::from_secs(31 * 86_400)),
         /// Memory of a worker process; one that takes more is ended and replaced. Default off.
         memory: SizeBound = SizeBound::OFF,

@@ -7,7 +7,7 @@ import urllib.parse
 import grpc
 import pytest
 
-from harness import faults, faults_wire, upstream
+from harness import faults, faults_wire, http1, upstream
 from harness.gateway import command, route, simple, upstream as pool
 from harness.model import service
 from harness.net import free_port
@@ -158,6 +158,35 @@ def test_an_answer_that_is_cut_is_an_error_of_both(tidegate, server, collector):
     assert attempt.failed and (attempt["tidegate.verdict"], attempt["error.type"]) == ("failure", "upstream-cut")
 
 
+def test_a_tunnel_is_an_attempt_as_long_as_it_is_open(tidegate, server, collector):
+    behind, seen = server(upstream.websocket()), collector()
+    gateway = tidegate({**simple(behind), "tracing": seen.config()})
+    handshake = [("host", "a"), ("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", 13), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]
+    with gateway.client() as client:
+        client.send(http1.head("GET", "/chat", handshake))
+        assert client.response_head().status == 101
+        opened = time.time_ns()
+        client.send(b"hello")
+        assert client.exactly(5) == b"hello"
+        assert not seen.taken
+        closed = time.time_ns()
+    request, (attempt,) = seen.trace()
+    assert request["http.response.status_code"] == attempt["http.response.status_code"] == 101 and attempt["tidegate.verdict"] == "ok"
+    assert attempt.start < opened and attempt.end > closed and attempt.end == request.end
+    assert behind.requests[0].header("traceparent") == attempt.traceparent
+
+
+def test_a_call_that_its_caller_resets_is_a_span_all_the_same(tidegate, grpc_server, channel, collector):
+    behind, seen = grpc_server("one"), collector()
+    gateway = tidegate({**simple(behind), "tracing": seen.config()})
+    future = channel(gateway.port).unary_unary("/bench.Echo/Name").future(b"", timeout=60, metadata=(("x-delay", "30"),))
+    until(lambda: gateway.member(behind)["inflight"] == 1, what="call at the server")
+    future.cancel()
+    request, (attempt,) = seen.trace()
+    assert request["tidegate.caller_gone"] is True and not request.failed
+    assert attempt["tidegate.cause"] == "cancelled" and not attempt.failed
+
+
 def test_calls_of_grpc_are_told_as_calls(tidegate, grpc_server, channel, collector):
     behind, seen = grpc_server("one"), collector()
     gateway = tidegate({**simple(behind, retry=ONE_TRY), "tracing": seen.config()})
@@ -291,6 +320,19 @@ def test_a_stream_that_breaks_off_is_an_error_with_what_was_used_so_far(tidegate
     assert request.failed and request["error.type"] == "stream_broken" and request["http.response.status_code"] == 200
     assert attempt.failed and attempt["tidegate.verdict"] == "failure" and attempt["tidegate.tokens_estimated"] is True
     assert attempt["gen_ai.usage.output_tokens"] > 0
+
+
+def test_a_stream_that_goes_on_elsewhere_has_an_attempt_for_each_part_with_its_own_tokens(tidegate, faulty, collector):
+    seen, keys = collector(), [token("one"), token("two")]
+    faulty.default = faults.in_turn(faults.broken_stream("eof", True), faults.answer())
+    providers = [provider("p", faulty, keys, "anthropic")]
+    gateway = tidegate({"routes": [route_to("p", **{"continue": True})], "providers": providers, "tracing": seen.config()})
+    assert post(gateway, stream=True, model="claude-3-5-haiku").status == 200
+    request, attempts = seen.trace()
+    assert not request.failed and len(attempts) == 2
+    broken, good = attempts
+    assert broken.failed and broken["tidegate.verdict"] == "failure" and broken["tidegate.tokens_estimated"] is True
+    assert not good.failed and good["gen_ai.usage.output_tokens"] == faults_wire.USAGE[1] and good["tidegate.tokens_estimated"] is False
 
 
 def test_no_key_left_is_a_request_without_attempts(tidegate, faulty, collector):

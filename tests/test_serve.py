@@ -44,6 +44,24 @@ def test_a_second_serve_is_refused_and_touches_nothing_of_the_first(serve, chann
     assert Chaos(channel(host.port), "add", {"a": 1}).result() == 2
 
 
+def test_each_of_several_on_any_port_has_a_state_of_its_own(tmp_path, process):
+    (tmp_path / "model.py").write_text(EXAMPLE)
+    words = ["serve", "model:Example", "--port", "0", "--address", "127.0.0.1", "--admin", "off", "--data", tmp_path / "data", "--python", sys.executable]
+    several = [process([binary(), *words], cwd=tmp_path) for _ in range(3)]
+    for each in several:
+        until(lambda: '"message":"serving"' in each.log(), 40, "it serves")  # noqa: B023
+    ports = [re.search(r'"address":"127.0.0.1:(\d+)","admin"', each.log())[1] for each in several]
+    assert len(set(ports)) == 3
+    states = {path.name for path in (tmp_path / "data" / ".tidegate").iterdir()}
+    assert states == {"example-0", "example-0-2", "example-0-3"}
+    for each, port in zip(several, ports, strict=True):
+        assert http1.get(int(port), "/v2/health/ready").status == 200
+        assert each.stop() == 0
+    again = process([binary(), *words], cwd=tmp_path)
+    until(lambda: '"message":"serving"' in again.log(), 30, "it serves")
+    assert {path.name for path in (tmp_path / "data" / ".tidegate").iterdir()} == states, "what was left is used again"
+
+
 # --- a start that fails ------------------------------------------------------------------------
 
 

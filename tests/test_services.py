@@ -321,20 +321,6 @@ def test_a_host_before_goes_with_all_when_its_successor_never_was_ready(tidegate
     until(lambda: not gateway.leftovers() and not alive(before), 10, "nothing is left")
 
 
-def test_a_host_whose_supervisor_died_serves_on_and_is_taken_over(tidegate, tmp_path):
-    gateway = tidegate(config(service(tmp_path)))
-    (before,) = workers(gateway)
-    os.kill(gateway.process.popen.pid, signal.SIGKILL)
-    gateway.process.wait(10)
-    assert pid(gateway) == before
-    gateway.start()
-    assert pid(gateway)
-    until(lambda: not alive(before) and len(workers(gateway)) == 1, 30, "another host has taken over")
-    assert pid(gateway) == workers(gateway)[0]
-    assert gateway.stop() == 0
-    until(lambda: not gateway.leftovers(), 10, "nothing is left")
-
-
 def test_a_stop_leaves_the_folders_as_they_were(tidegate, tmp_path):
     gateway = tidegate(config(service(tmp_path, replicas=2)))
     assert pid(gateway)

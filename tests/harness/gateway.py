@@ -66,6 +66,9 @@ def simple(*endpoints, upstream_more=None, **route_more):
 class Gateway:
     """One `tidegate up`. Listener `main` and the admin address are added to the config unless it has them."""
 
+    # Another build than the one under test.
+    program = None
+
     def __init__(self, folder, config, workers=2, env=None, start=True, ready=True):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,7 @@ class Gateway:
         part.rename(self.path)
 
     def start(self, ready=True, *more):
-        command_words = [binary(), "up", self.path, "--workers", self.workers, *more]
+        command_words = [self.program or binary(), "up", self.path, "--workers", self.workers, *more]
         log = self.folder / f"log-{len(self.processes)}.txt"
         self.processes.append(Process(command_words, log, env=self.env, cwd=self.folder))
         if ready:

@@ -57,11 +57,14 @@ pub fn load_with(
 }
 
 /// Loads texts that were read from these files before: what [`load`] answered while the files held them. For a process
-/// that must come back with the configuration that was accepted, whatever the files hold by now.
+/// that must come back with the configuration that was accepted, whatever the files, and the environment, hold by now.
 ///
 /// # Errors
 /// Every problem of the texts.
-pub fn load_texts(texts: &[(PathBuf, String)]) -> Result<Loaded, Diagnostics> {
+pub fn load_texts(
+    texts: &[(PathBuf, String)],
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Diagnostics> {
     let source = |(file, text): &(PathBuf, String)| {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         Source::new(
@@ -72,13 +75,7 @@ pub fn load_texts(texts: &[(PathBuf, String)]) -> Result<Loaded, Diagnostics> {
     };
     let sources: Vec<Source> = texts.iter().map(source).collect();
     let files = texts.iter().map(|(file, _)| file.clone()).collect();
-    checked(
-        &sources,
-        files,
-        Vec::new(),
-        &process_env,
-        sources.is_empty(),
-    )
+    checked(&sources, files, Vec::new(), env, sources.is_empty())
 }
 
 /// Loads one text; `name` stands for the file in diagnostics. Relative paths stay relative.

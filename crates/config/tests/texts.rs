@@ -20,7 +20,7 @@ fn texts_mean_what_their_files_meant_also_when_those_are_changed_or_gone() {
         .collect();
     fs::write(at("a.yaml"), "bad: [").unwrap();
     fs::remove_file(at("b.yaml")).unwrap();
-    let again = load_texts(&texts).unwrap();
+    let again = load_texts(&texts, &|_| None).unwrap();
     assert_eq!(
         (again.hash, again.files, again.secret_files),
         (read.hash, read.files, read.secret_files)
@@ -30,7 +30,10 @@ fn texts_mean_what_their_files_meant_also_when_those_are_changed_or_gone() {
 
 #[test]
 fn bad_texts_are_told_with_their_files() {
-    let problems = load_texts(&[("conf/a.yaml".into(), "listeners: 5\n".into())]).unwrap_err();
+    let problems = load_texts(&[("conf/a.yaml".into(), "listeners: 5\n".into())], &|_| {
+        None
+    })
+    .unwrap_err();
     assert_eq!(problems.0[0].place.as_ref().unwrap().file, "conf/a.yaml");
-    assert!(load_texts(&[]).is_err());
+    assert!(load_texts(&[], &|_| None).is_err());
 }

@@ -70,6 +70,9 @@ pub(crate) struct Up {
     /// Replace the running one on the same state folder without refusing a connection
     #[arg(long)]
     pub(crate) upgrade: bool,
+    /// With --upgrade: hosts go on as they are, with their models in memory, and run the code that they were started with
+    #[arg(long, requires = "upgrade")]
+    pub(crate) keep_hosts: bool,
 }
 
 /// `tidegate serve`.

@@ -112,12 +112,16 @@ impl Place {
         self.sockets.join(REPORT)
     }
 
-    /// Asks the host to go.
-    pub(crate) fn dismiss(&self) {
+    /// Asks the host to go, in the name of a supervisor's epoch. One that has a supervisor of a higher one stays.
+    pub(crate) fn dismiss(&self, epoch: u64) {
         if let Ok(stream) = UnixStream::connect(self.sockets.join(OWNER))
             && let Ok(host) = Channel::new(stream)
         {
-            let _ = host.send(&Order::Drain { keep_admin: false }, None);
+            let order = Order::Drain {
+                keep_admin: false,
+                epoch: Some(epoch),
+            };
+            let _ = host.send(&order, None);
         }
     }
 }
@@ -173,18 +177,18 @@ pub(crate) fn places(run: &Path) -> Vec<Place> {
 /// Places of the hosts that live. What dead ones left is removed.
 pub(crate) fn living(run: &Path) -> Vec<Place> {
     each(run, |id, file, path| {
-        // One that begins has made the file and not locked it yet: it is new, and not looked at.
+        let sockets = sockets_in(file);
+        // One that begins has made the file and not locked it yet: it is new, empty, and not looked at.
         let young = file
             .metadata()
             .and_then(|meta| meta.modified())
             .is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() < 1));
-        let sockets = sockets_in(file);
         match rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => Some(Place {
                 id: id.to_owned(),
                 sockets: sockets?,
             }),
-            Ok(()) if !young => {
+            Ok(()) if sockets.is_some() || !young => {
                 if let Some(sockets) = sockets {
                     let _ = std::fs::remove_dir_all(sockets);
                 }
@@ -196,9 +200,9 @@ pub(crate) fn living(run: &Path) -> Vec<Place> {
     })
 }
 
-/// Asks every host that lives to go.
-pub(crate) fn dismiss_all(run: &Path) {
-    living(run).iter().for_each(Place::dismiss);
+/// Asks every host that lives to go, see [`Place::dismiss`].
+pub(crate) fn dismiss_all(run: &Path, epoch: u64) {
+    living(run).iter().for_each(|place| place.dismiss(epoch));
 }
 
 fn each<T>(run: &Path, mut look: impl FnMut(&str, &mut File, &Path) -> Option<T>) -> Vec<T> {
@@ -270,19 +274,25 @@ mod tests {
         let host = HostDir::make(&run, 20).unwrap();
         let listener = host.listen_owner().unwrap();
         assert_eq!(living(&run)[0].id, host.id());
-        living(&run)[0].dismiss();
+        living(&run)[0].dismiss(1);
         listener.accept().unwrap();
         let (lock, sockets) = (host.lock.clone(), host.sockets.clone());
         drop(host);
-        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
-        File::options()
-            .write(true)
-            .open(&lock)
-            .unwrap()
-            .set_modified(old)
-            .unwrap();
         assert_eq!(living(&run), []);
         assert!(!lock.exists() && !sockets.exists());
+    }
+
+    #[test]
+    fn a_host_that_has_made_its_file_and_not_locked_it_yet_is_left_alone_for_a_moment() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join(format!("{PREFIX}x{SUFFIX}"));
+        let file = File::create(&path).unwrap();
+        assert_eq!(living(run.path()), []);
+        assert!(path.exists());
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        file.set_modified(old).unwrap();
+        assert_eq!(living(run.path()), []);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) hosted: bool,
     /// Whether to replace a running one.
     pub(crate) upgrade: bool,
+    /// Whether a host of another build is adopted, too.
+    pub(crate) keep_hosts: bool,
     /// Set by `tidegate serve`.
     pub(crate) serve: Option<ServePlan>,
 }
@@ -53,6 +55,8 @@ pub(crate) struct ServePlan {
     pub(crate) config: String,
     /// Load models anew when their source changes; one that does not start yet may be mended then.
     pub(crate) watch: bool,
+    /// The state folder is one that nobody ran on: if somebody does by now, another one will do.
+    pub(crate) any_state: bool,
 }
 
 impl Plan {
@@ -88,6 +92,7 @@ impl Plan {
             store: store_folder(config),
             hosted: hosts(config),
             upgrade,
+            keep_hosts: false,
             serve: None,
         })
     }
@@ -96,6 +101,14 @@ impl Plan {
     pub(crate) fn from_environment() -> Option<Self> {
         let text = std::env::var(VARIABLE).ok()?;
         serde_json::from_str(&text).ok()
+    }
+
+    /// Begins the command anew, which makes another plan. Returns only when that fails, with the reason.
+    pub(crate) fn begin_anew() -> std::io::Error {
+        use std::os::unix::process::CommandExt;
+        let mut command = crate::exe::command();
+        command.args(std::env::args_os().skip(1));
+        command.env_remove(VARIABLE).exec()
     }
 
     /// Replaces this process with the supervisor of the plan. Returns only when that fails, with the reason.

@@ -1,5 +1,5 @@
 //! The folder for what lives only while Tidegate runs: the lock that makes one supervisor the only one, its control
-//! socket, one adoption socket a gateway, and the sockets of the embedded store.
+//! socket, one adoption socket a gateway and a host, and the sockets of the embedded store.
 //!
 //! It is the `run` folder inside the state folder, readable by the owner alone: whoever can open the sockets in it
 //! can take the listening sockets.
@@ -20,6 +20,7 @@ const LOCK: &str = "lock";
 const CONTROL: &str = "supervisor.sock";
 const OWNER: &str = "owner.sock";
 const STORE: &str = "state.sock";
+const EPOCH: &str = "epoch";
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,34 @@ pub(crate) enum RunDirError {
         /// The other's process id, if it could be read.
         pid: Option<u32>,
     },
+}
+
+/// A role that outlives its supervisor and is adopted by the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adoptable {
+    /// The request path.
+    Gateway,
+    /// Workers of models.
+    Host,
+}
+
+impl Adoptable {
+    /// In words, and in names of sockets.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Host => "host",
+        }
+    }
+
+    fn socket(self, pid: u32) -> String {
+        format!("{}-{pid}.sock", self.name())
+    }
+
+    fn pid(self, socket: &str) -> Option<u32> {
+        let pid = socket.strip_prefix(self.name())?.strip_prefix('-')?;
+        pid.strip_suffix(".sock")?.parse().ok()
+    }
 }
 
 /// The folder, with an open descriptor: paths of Unix sockets may have 107 bytes only, and a state folder may be
@@ -125,6 +154,14 @@ impl RunDir {
         Ok(lock)
     }
 
+    /// Whether a supervisor lives on the folder that is or would be there.
+    pub(crate) fn is_taken(path: &Path) -> bool {
+        File::open(path.join(LOCK)).is_ok_and(|file| {
+            let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+            free == Err(rustix::io::Errno::WOULDBLOCK)
+        })
+    }
+
     /// Listens on the supervisor's control socket. Only the holder of the lock may.
     ///
     /// # Errors
@@ -146,21 +183,40 @@ impl RunDir {
         let _ = std::fs::remove_file(self.path.join(CONTROL));
     }
 
-    /// Listens on the adoption socket of the gateway with this process id.
+    /// The epoch of whoever has taken charge: above that of whoever was before, and above `seen`, which a role that lives has told.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn listen_gateway(&self, pid: u32) -> io::Result<UnixListener> {
-        self.listen(&gateway_socket(pid))
+    pub(crate) fn next_epoch(&self, _: &Lock, seen: u64) -> io::Result<u64> {
+        let path = self.path.join(EPOCH);
+        let before = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().unwrap_or(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0_u64,
+            Err(error) => return Err(error),
+        };
+        let epoch = before.max(seen).saturating_add(1);
+        // Whole or not at all.
+        let fresh = self.path.join(format!("{EPOCH}.new"));
+        std::fs::write(&fresh, format!("{epoch}\n"))?;
+        std::fs::rename(fresh, path)?;
+        Ok(epoch)
     }
 
-    /// Removes a gateway's adoption socket: it is not to be adopted any more.
-    pub(crate) fn remove_gateway(&self, pid: u32) {
-        let _ = std::fs::remove_file(self.path.join(gateway_socket(pid)));
+    /// Listens on the adoption socket of the role with this process id.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn listen_adoption(&self, role: Adoptable, pid: u32) -> io::Result<UnixListener> {
+        self.listen(&role.socket(pid))
     }
 
-    /// Connections to all gateways that live, with their process ids. The socket files of dead ones are removed.
-    pub(crate) fn living_gateways(&self) -> Vec<(u32, UnixStream)> {
+    /// Removes a role's adoption socket: it is not to be adopted any more.
+    pub(crate) fn remove_adoption(&self, role: Adoptable, pid: u32) {
+        let _ = std::fs::remove_file(self.path.join(role.socket(pid)));
+    }
+
+    /// Connections to all processes of the role that live, with their ids. The socket files of dead ones are removed.
+    pub(crate) fn living(&self, role: Adoptable) -> Vec<(u32, UnixStream)> {
         let Ok(entries) = std::fs::read_dir(&self.path) else {
             return Vec::new();
         };
@@ -169,12 +225,12 @@ impl RunDir {
             .filter_map(|entry| entry.file_name().into_string().ok());
         let mut living = Vec::new();
         for name in names {
-            let Some(pid) = gateway_pid(&name) else {
+            let Some(pid) = role.pid(&name) else {
                 continue;
             };
             match UnixStream::connect(self.address(&name)) {
                 Ok(stream) => living.push((pid, stream)),
-                Err(_) => self.remove_gateway(pid),
+                Err(_) => self.remove_adoption(role, pid),
             }
         }
         living.sort_by_key(|(pid, _)| *pid);
@@ -221,15 +277,22 @@ impl RunDir {
         if let Ok(stream) = UnixStream::connect(self.address(OWNER))
             && let Ok(owner) = Channel::new(stream)
         {
-            let _ = owner.send(&Order::Drain { keep_admin: false }, None);
+            let order = Order::Drain {
+                keep_admin: false,
+                epoch: None,
+            };
+            let _ = owner.send(&order, None);
         }
     }
 
-    /// A file that only its descriptor leads to.
+    /// A file that only its descriptor leads to; in memory where that can be, for it may hold secrets.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn nameless_file(&self) -> io::Result<File> {
+        if let Some(file) = file_in_memory() {
+            return Ok(file);
+        }
         let path = self.path.join(format!("nameless-{}", std::process::id()));
         let file = OpenOptions::new()
             .read(true)
@@ -260,6 +323,18 @@ impl RunDir {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn file_in_memory() -> Option<File> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let made = memfd_create("tidegate-accepted", MemfdFlags::CLOEXEC);
+    made.ok().map(File::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn file_in_memory() -> Option<File> {
+    None
+}
+
 impl Lock {
     /// Takes over a lock that its holder handed on, and signs it with this process's id.
     ///
@@ -282,17 +357,6 @@ impl AsFd for Lock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-fn gateway_socket(pid: u32) -> String {
-    format!("gateway-{pid}.sock")
-}
-
-fn gateway_pid(name: &str) -> Option<u32> {
-    name.strip_prefix("gateway-")?
-        .strip_suffix(".sock")?
-        .parse()
-        .ok()
 }
 
 #[cfg(test)]
@@ -353,18 +417,32 @@ mod tests {
     }
 
     #[test]
-    fn dead_gateways_leave_nothing_behind() {
+    fn dead_roles_leave_nothing_behind_and_each_is_found_among_its_own() {
         let state = tempfile::tempdir().unwrap();
         let folder = RunDir::open(&state.path().join("run")).unwrap();
-        let alive = folder.listen_gateway(7).unwrap();
-        drop(folder.listen_gateway(8).unwrap());
-        let pids: Vec<u32> = folder
-            .living_gateways()
-            .into_iter()
-            .map(|(pid, _)| pid)
-            .collect();
-        assert_eq!(pids, [7]);
+        let gateway = folder.listen_adoption(Adoptable::Gateway, 7).unwrap();
+        let host = folder.listen_adoption(Adoptable::Host, 9).unwrap();
+        drop(folder.listen_adoption(Adoptable::Gateway, 8).unwrap());
+        let pids = |role| -> Vec<u32> {
+            let living = folder.living(role).into_iter();
+            living.map(|(pid, _)| pid).collect()
+        };
+        assert_eq!(pids(Adoptable::Gateway), [7]);
+        assert_eq!(pids(Adoptable::Host), [9]);
         assert!(!state.path().join("run/gateway-8.sock").exists());
-        drop(alive);
+        drop((gateway, host));
+    }
+
+    #[test]
+    fn whoever_takes_charge_has_a_higher_epoch_than_whoever_did_before() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = RunDir::open(&state.path().join("run")).unwrap();
+        for expected in 1..4 {
+            let lock = folder.lock().unwrap();
+            assert_eq!(folder.next_epoch(&lock, 0).unwrap(), expected);
+        }
+        // The file is gone, and the roles are not.
+        std::fs::remove_file(folder.path().join(EPOCH)).unwrap();
+        assert_eq!(folder.next_epoch(&folder.lock().unwrap(), 7).unwrap(), 8);
     }
 }

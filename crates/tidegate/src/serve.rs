@@ -11,6 +11,7 @@ use tidegate_config::{Diagnostic, Diagnostics};
 use crate::check;
 use crate::cli::Serve;
 use crate::plan::{Plan, ServePlan};
+use crate::rundir::RunDir;
 use crate::up;
 
 /// Where the admin port is unless that is in use, or asked for elsewhere.
@@ -69,12 +70,12 @@ fn prepare(options: &Serve) -> Result<Option<Plan>, Refusal> {
         None => name_of(&options.class),
     };
     let data = absolute(&options.data)?;
-    // Two that serve the same model's data on two ports have a state each.
+    // Two that serve the same model's data on two ports have a state each; so have two on whatever port is free.
+    let states = data.join(".tidegate");
     let state = match &options.state {
         Some(state) => absolute(state)?,
-        None => data
-            .join(".tidegate")
-            .join(format!("{name}-{}", options.port)),
+        None if options.port == 0 => free_state(&states, &name),
+        None => states.join(format!("{name}-{}", options.port)),
     };
     let admin = match options.admin.as_deref() {
         Some("off") => Value::from("off"),
@@ -107,6 +108,7 @@ fn prepare(options: &Serve) -> Result<Option<Plan>, Refusal> {
         name,
         config: text,
         watch: options.reload,
+        any_state: options.state.is_none() && options.port == 0,
     });
     Ok(Some(plan))
 }
@@ -231,6 +233,17 @@ fn name_of(class: &str) -> String {
     }
 }
 
+/// The first state folder for a model on any port that no other runs on. One that was left behind is used again, with what lives there.
+fn free_state(states: &Path, name: &str) -> PathBuf {
+    let mut state = states.join(format!("{name}-0"));
+    let mut number = 2_u32;
+    while RunDir::is_taken(&state.join("run")) {
+        state = states.join(format!("{name}-0-{number}"));
+        number += 1;
+    }
+    state
+}
+
 /// The usual port, or another one when that is in use.
 fn free_admin() -> String {
     if TcpListener::bind(ADMIN).is_ok() {
@@ -317,6 +330,22 @@ mod tests {
         ] {
             assert_eq!(name_of(class), name);
         }
+    }
+
+    #[test]
+    fn on_any_port_each_has_the_first_state_folder_that_nobody_runs_on() {
+        let states = tempfile::tempdir().unwrap();
+        let take = || {
+            let state = free_state(states.path(), "m");
+            let lock = RunDir::open(&state.join("run")).unwrap().lock().unwrap();
+            (state.file_name().unwrap().to_owned(), lock)
+        };
+        let (first, lock) = take();
+        let (second, _lock) = take();
+        let (third, _other_lock) = take();
+        assert_eq!([first, second, third], ["m-0", "m-0-2", "m-0-3"]);
+        drop(lock);
+        assert_eq!(take().0, "m-0");
     }
 
     #[test]

@@ -20,13 +20,14 @@ pub(crate) fn run(options: &Up, log: &str) -> ExitCode {
     };
     check::tell(&Diagnostics(loaded.warnings.clone()));
     let workers = workers(options.workers);
-    let plan = match Plan::new(&loaded, &options.paths, workers, options.upgrade) {
+    let mut plan = match Plan::new(&loaded, &options.paths, workers, options.upgrade) {
         Ok(plan) => plan,
         Err(error) => {
             eprintln!("error: the current folder cannot be used: {error}");
             return ExitCode::FAILURE;
         }
     };
+    plan.keep_hosts = options.keep_hosts;
     let error = plan.execute(log);
     eprintln!("error: cannot start the supervisor: {error}");
     ExitCode::FAILURE

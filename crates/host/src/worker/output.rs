@@ -1,39 +1,35 @@
 //! What workers write to their standard output and standard error, line by line.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Longest line; what is longer becomes several.
 const LINE: usize = 8 << 10;
-/// Lines of standard error that are kept to explain a death.
-const KEPT: usize = 12;
 
-/// The last lines of a worker.
+/// How long before its end a process may have told the cause of it. What it wrote earlier it has survived.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What a worker wrote last.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LastLines(Arc<Mutex<VecDeque<String>>>);
+pub(crate) struct LastLine(Arc<Mutex<Option<(Instant, String)>>>);
 
-impl LastLines {
-    pub(crate) fn keep(&self, line: &str) {
+impl LastLine {
+    pub(crate) fn keep(&self, line: &str, now: Instant) {
         if line.trim().is_empty() {
             return;
         }
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == KEPT {
-            lines.pop_front();
-        }
-        lines.push_back(line.chars().take(500).collect());
+        let line = line.chars().take(500).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, line));
     }
 
-    /// The very last one: of a traceback, the line that tells the error.
-    pub(crate) fn last(&self) -> Option<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .back()
-            .cloned()
+    /// The very last one, if it was written when the process ended: of a traceback, the line that tells the error.
+    pub(crate) fn at_the_end(&self, end: Instant) -> Option<String> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, line) = last.as_ref()?;
+        (end.saturating_duration_since(*at) <= LAST_WORDS).then(|| line.clone())
     }
 }
 
@@ -90,6 +86,23 @@ mod tests {
             .unwrap()
             .block_on(lines(bytes, |line| seen.push(line)));
         seen
+    }
+
+    #[test]
+    fn only_what_a_process_wrote_at_its_end_explains_it() {
+        let last = LastLine::default();
+        let begin = Instant::now();
+        assert_eq!(last.at_the_end(begin), None);
+        last.keep("UserWarning: the weights are old", begin);
+        last.keep("  ", begin + LAST_WORDS);
+        let told = |end| last.at_the_end(end);
+        assert!(told(begin + LAST_WORDS).is_some());
+        assert_eq!(told(begin + 2 * LAST_WORDS), None);
+        last.keep("ValueError: no weights", begin + 2 * LAST_WORDS);
+        // What was in the pipe is read after the end.
+        for end in [begin, begin + 2 * LAST_WORDS] {
+            assert_eq!(told(end).as_deref(), Some("ValueError: no weights"));
+        }
     }
 
     #[test]

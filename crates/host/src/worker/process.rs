@@ -4,13 +4,14 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal};
 use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::{oneshot, watch};
 
 use super::guard::Guard;
-use super::output::{self, LastLines};
+use super::output::{self, LastLine};
 use crate::events::Stream;
 
 /// Starts processes on a thread that lives as long as the host: a worker that asks the kernel to die with its parent
@@ -72,7 +73,7 @@ impl Spawner {
         let pid = child.id();
         self.guard.add(pid);
         let line = Arc::new(line);
-        let last = LastLines::default();
+        let last = LastLine::default();
         let mut pipes = Vec::new();
         if let Some(pipe) = child
             .stdout
@@ -91,7 +92,7 @@ impl Spawner {
         {
             let last = last.clone();
             pipes.push(tokio::spawn(output::lines(pipe, move |text| {
-                last.keep(&text);
+                last.keep(&text, Instant::now());
                 line(pid, Stream::Stderr, text);
             })));
         }
@@ -104,6 +105,7 @@ impl Spawner {
         let (reaper, guard) = (Arc::clone(&group), Arc::clone(&self.guard));
         tokio::spawn(async move {
             let status = reaper.reap(child, &guard).await;
+            let end = Instant::now();
             // What it wrote at last is read before its death is told; what holds its pipes open was killed with it.
             for pipe in pipes {
                 let abort = pipe.abort_handle();
@@ -114,7 +116,7 @@ impl Spawner {
                     abort.abort();
                 }
             }
-            told.send_replace(Some(status));
+            told.send_replace(Some((status, end)));
         });
         Ok(Process {
             group,
@@ -129,8 +131,9 @@ impl Spawner {
 #[derive(Debug)]
 pub(crate) struct Process {
     group: Arc<Group>,
-    exited: watch::Receiver<Option<ExitStatus>>,
-    last: LastLines,
+    /// The status, and when.
+    exited: watch::Receiver<Option<(ExitStatus, Instant)>>,
+    last: LastLine,
     /// Its standard input, which closes with the host.
     _leash: Option<ChildStdin>,
 }
@@ -163,19 +166,20 @@ impl Process {
             .exited
             .wait_for(Option::is_some)
             .await
-            .map(|status| (*status).unwrap_or_default());
+            .map(|exited| (*exited).map(|(status, _)| status));
         match status {
-            Ok(status) => status,
+            Ok(status) => status.unwrap_or_default(),
             // The runtime is ending.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Why it ended: the status, and what it wrote to standard error at last.
+    /// Why it ended: the status, and what it wrote to standard error when it did.
     pub(crate) fn cause(&self, status: ExitStatus) -> String {
         let mut cause = told(status);
+        let end = self.exited.borrow().map_or_else(Instant::now, |(_, at)| at);
         if !status.success()
-            && let Some(last) = self.last.last()
+            && let Some(last) = self.last.at_the_end(end)
         {
             cause.push_str(": ");
             cause.push_str(&last);
@@ -359,7 +363,7 @@ mod tests {
             .unwrap();
         let mut exited = process.exited.clone();
         drop(process);
-        let status = exited.wait_for(Option::is_some).await.unwrap().unwrap();
+        let (status, _) = exited.wait_for(Option::is_some).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(9));
     }
 }

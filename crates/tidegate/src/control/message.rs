@@ -1,12 +1,19 @@
 //! What the processes say to each other.
 //!
 //! Fields and variants are only added: during an upgrade two versions talk.
+//!
+//! Whoever takes charge of a state folder gets an **epoch**, one more than whoever was in charge before. A role remembers the highest that it
+//! has seen and obeys none that is lower: a supervisor, or another host, that does not know yet that its time is over does no harm.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::sockets::SocketId;
+
+/// What a host has in common with supervisors and gateways: these messages, the file of what was accepted, its records in the store, its reports.
+/// Raised where any of it would mean something else to a build before: a host of another number is not adopted. 0: builds whose hosts could not be.
+pub(crate) const HOST_PROTOCOL: u32 = 1;
 
 /// Supervisor to gateway, control or host.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,7 +41,8 @@ pub(crate) enum Order {
     Start(StartOrder),
     /// To control instead of `start`: own the embedded store and serve it.
     Own(OwnOrder),
-    /// To a host instead of `start`, after `accepted`: host its services. Later ones of `accepted` are to be followed.
+    /// To a host instead of `start`, after `accepted`: host its services. Later ones of `accepted` are to be followed. To one that was
+    /// adopted: what holds from now on.
     Host(HostOrder),
     /// Read the configuration again; to a host: load the models anew.
     Reload,
@@ -42,10 +50,17 @@ pub(crate) enum Order {
     Drain {
         /// Whether the admin port stays answered meanwhile. Not when another gateway has taken it over.
         keep_admin: bool,
+        /// The epoch of whoever asks, where it is not the supervisor on its own connection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
     },
     /// First word on an adoption socket: tell who you are and hand over duplicates of your sockets; this connection
-    /// is your control socket from now on.
-    Adopt,
+    /// is your control socket from now on. The descriptor beside it, if any, is where your log goes.
+    Adopt {
+        /// The supervisor's. Builds that know of no epochs adopt only what has no supervisor.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
+    },
 }
 
 /// What a gateway is started with.
@@ -82,6 +97,9 @@ pub(crate) struct HostOrder {
     /// What workers write goes to stderr as it is, for a person.
     #[serde(default)]
     pub(crate) plain: bool,
+    /// The supervisor's epoch.
+    #[serde(default)]
+    pub(crate) epoch: u64,
 }
 
 /// Gateway, control or host to supervisor.
@@ -95,6 +113,11 @@ pub(crate) enum Report {
     },
     /// The end of the answer to [`Order::Adopt`].
     Hello(Hello),
+    /// A supervisor of a higher epoch is in charge: the answer to [`Order::Adopt`] of another, and the last word to the one before.
+    Outranked {
+        /// The highest epoch that was seen.
+        epoch: u64,
+    },
     /// What it accepted as its configuration, in the descriptor beside it, for the next gateway.
     Accepted {
         /// Hash of the configuration.
@@ -126,7 +149,7 @@ pub(crate) enum Report {
         /// The sockets in use now; the supervisor closes the others.
         sockets: Vec<SocketId>,
     },
-    /// A reload was refused; the running configuration stays.
+    /// A reload was refused; the running configuration stays. From a host: it can't follow what was accepted.
     Refused {
         /// Why, in words, possibly several lines.
         reason: String,
@@ -161,19 +184,41 @@ pub(crate) enum Report {
     },
 }
 
-/// A gateway introduces itself to the supervisor that adopts it.
+/// A gateway or a host introduces itself to the supervisor that adopts it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hello {
     /// Process id.
     pub(crate) pid: u32,
     /// The executable it runs, see [`crate::exe::identity`].
     pub(crate) exe: String,
-    /// What it was started with.
-    pub(crate) start: StartOrder,
+    /// What a gateway was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<StartOrder>,
     /// Hash of the configuration it runs.
     pub(crate) hash: String,
-    /// `shutdown.grace` in milliseconds.
+    /// Time that it takes to drain, in milliseconds: of a gateway `shutdown.grace`.
     pub(crate) grace_ms: u64,
+    /// Its [`HOST_PROTOCOL`].
+    #[serde(default)]
+    pub(crate) protocol: u32,
+    /// The highest epoch that it saw before this supervisor's.
+    #[serde(default)]
+    pub(crate) epoch: u64,
+}
+
+impl Hello {
+    /// What every role says of itself.
+    pub(crate) fn of_this_process(epoch: u64) -> Self {
+        Self {
+            pid: std::process::id(),
+            exe: crate::exe::identity(),
+            start: None,
+            hash: String::new(),
+            grace_ms: 0,
+            protocol: HOST_PROTOCOL,
+            epoch,
+        }
+    }
 }
 
 /// New supervisor to the running one.
@@ -186,6 +231,9 @@ pub(crate) enum Ask {
         pid: u32,
         /// Its version.
         version: String,
+        /// The hosts are to be handed on, not drained.
+        #[serde(default)]
+        keep_hosts: bool,
     },
     /// My gateway serves: let yours drain, give me the lock and go. Not saying it (closing the connection) takes
     /// the request back.
@@ -209,6 +257,9 @@ pub(crate) enum Grant {
         version: String,
         /// Its `NOTIFY_SOCKET`, when it runs under a service manager: the new one reports there from now on.
         notify_socket: Option<String>,
+        /// Its [`HOST_PROTOCOL`]: whether its hosts can be handed on.
+        #[serde(default)]
+        host_protocol: u32,
     },
     /// Not now.
     Refused {
@@ -221,4 +272,58 @@ pub(crate) enum Grant {
     Control,
     /// The end of the answer to [`Ask::Commit`]: the new one is in charge.
     Released,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told<'a, M: Deserialize<'a>>(text: &'a str) -> M {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// Lines of builds before epochs and adoption of hosts.
+    #[test]
+    fn a_build_before_is_understood() {
+        assert!(matches!(
+            told(r#"{"type":"adopt"}"#),
+            Order::Adopt { epoch: None }
+        ));
+        assert!(matches!(
+            told(r#"{"type":"drain","keep_admin":false}"#),
+            Order::Drain { epoch: None, .. }
+        ));
+        assert!(matches!(
+            told(r#"{"type":"upgrade","pid":7,"version":"0.1.0"}"#),
+            Ask::Upgrade {
+                keep_hosts: false,
+                ..
+            }
+        ));
+        assert!(matches!(
+            told(r#"{"type":"offer","pid":7,"version":"0.1.0","notify_socket":null}"#),
+            Grant::Offer {
+                host_protocol: 0,
+                ..
+            }
+        ));
+        let text = r#"{"type":"hello","pid":7,"exe":"0.1.0","start":{"paths":["/c.yaml"],"workers":2,"run":"/r"},"hash":"h","grace_ms":5}"#;
+        let Report::Hello(hello) = told(text) else {
+            panic!("no hello");
+        };
+        assert_eq!((hello.protocol, hello.epoch), (0, 0));
+        assert_eq!(hello.start.map(|start| start.workers), Some(2));
+    }
+
+    /// What builds before can read: they know the variant without fields.
+    #[test]
+    fn an_adoption_is_said_so_that_a_build_before_understands_it() {
+        #[derive(Deserialize)]
+        #[serde(tag = "type", rename_all = "snake_case")]
+        enum Before {
+            Adopt,
+        }
+        let text = serde_json::to_string(&Order::Adopt { epoch: Some(7) }).unwrap();
+        assert!(matches!(told(&text), Before::Adopt));
+    }
 }

@@ -3,14 +3,18 @@
 //! A reload of a bad file is refused and the running configuration stays. If the gateway then dies, the next one would
 //! find only the bad file, and a mistake that was harmless for hours would become an outage. So the texts of what was
 //! accepted are handed to the supervisor, as an open file without a name: it holds what the configuration's files
-//! held, nobody else can open it, and it is gone with the processes.
+//! held, nobody else can open it, and it is gone with the processes. The variables that the texts name are in it, too: a host
+//! that outlived its supervisor has another environment than the gateway that accepted them.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use tidegate_config::{Diagnostics, Loaded};
 
 use super::watch::{self, Stamps};
@@ -20,8 +24,12 @@ use crate::rundir::RunDir;
 const TRIES: u32 = 3;
 
 /// What the files of a configuration hold.
-#[derive(Debug)]
-pub(super) struct Texts(Vec<(PathBuf, String)>);
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Texts {
+    files: Vec<(PathBuf, String)>,
+    /// What was asked of the environment, and what it said.
+    variables: BTreeMap<String, Option<String>>,
+}
 
 /// The files as they were read.
 #[derive(Debug)]
@@ -37,8 +45,15 @@ pub(super) fn read(paths: &[PathBuf]) -> Reading {
     let mut tries = 1..TRIES;
     loop {
         let stamps = watch::stamps(paths);
-        let content = tidegate_config::load(paths).map(|loaded| {
-            let texts = Texts::of(&loaded).ok();
+        let variables = RefCell::new(BTreeMap::new());
+        let env = |name: &str| {
+            let value = std::env::var(name).ok();
+            let mut variables = variables.borrow_mut();
+            variables.insert(name.to_owned(), value.clone());
+            value
+        };
+        let content = tidegate_config::load_with(paths, &env).map(|loaded| {
+            let texts = Texts::of(&loaded, variables.take()).ok();
             (loaded, texts)
         });
         if watch::stamps(paths) == stamps {
@@ -55,14 +70,10 @@ pub(super) fn read(paths: &[PathBuf]) -> Reading {
 }
 
 impl Texts {
-    fn of(loaded: &Loaded) -> io::Result<Self> {
+    fn of(loaded: &Loaded, variables: BTreeMap<String, Option<String>>) -> io::Result<Self> {
         let read = |file: &PathBuf| Ok((file.clone(), std::fs::read_to_string(file)?));
-        loaded
-            .files
-            .iter()
-            .map(read)
-            .collect::<io::Result<_>>()
-            .map(Self)
+        let files = loaded.files.iter().map(read).collect::<io::Result<_>>()?;
+        Ok(Self { files, variables })
     }
 
     /// Writes them down in a file without a name.
@@ -71,7 +82,7 @@ impl Texts {
     /// The system's.
     pub(super) fn write_down(&self, run: &RunDir) -> io::Result<OwnedFd> {
         let mut file = run.nameless_file()?;
-        file.write_all(&serde_json::to_vec(&self.0)?)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
         Ok(file.into())
     }
 }
@@ -86,13 +97,48 @@ pub(super) fn recall(file: OwnedFd) -> io::Result<Result<Loaded, Diagnostics>> {
     let mut bytes = vec![0; length];
     // By position: several processes share the descriptor, and with it the place where the next read would begin.
     file.read_exact_at(&mut bytes, 0)?;
-    let texts: Vec<(PathBuf, String)> = serde_json::from_slice(&bytes)?;
-    Ok(tidegate_config::load_texts(&texts))
+    let texts: Texts = serde_json::from_slice(&bytes)?;
+    let env = |name: &str| match texts.variables.get(name) {
+        Some(value) => value.clone(),
+        // Where a text names a secret's file, say, and that names a variable.
+        None => std::env::var(name).ok(),
+    };
+    Ok(tidegate_config::load_texts(&texts.files, &env))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_accepted_has_the_variables_of_whoever_accepted_it() {
+        let run = tempfile::tempdir().unwrap();
+        let run = RunDir::open(run.path()).unwrap();
+        let text = "node: { region: \"${PATH}\", zone: \"${TIDEGATE_NO_SUCH_VARIABLE:-none}\" }\n";
+        let variable =
+            |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
+        let texts = Texts {
+            files: vec![("/a.yaml".into(), text.into())],
+            variables: [
+                variable("PATH", Some("of another")),
+                variable("TIDEGATE_NO_SUCH_VARIABLE", Some("set")),
+            ]
+            .into(),
+        };
+        let node = |texts: &Texts| {
+            let kept = texts.write_down(&run).unwrap();
+            recall(kept).unwrap().unwrap().config.node
+        };
+        let seen = node(&texts);
+        assert_eq!(seen.region, "of another");
+        assert_eq!(seen.zone, "set");
+        let unset = Texts {
+            variables: [variable("PATH", None)].into(),
+            files: vec![("/a.yaml".into(), text.replace("PATH}", "PATH:-unset}"))],
+        };
+        // Although it is set here.
+        assert_eq!(node(&unset).region, "unset");
+    }
 
     #[test]
     fn what_was_accepted_is_recalled_as_often_as_needed_whatever_the_file_holds_by_now() {

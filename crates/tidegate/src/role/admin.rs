@@ -14,7 +14,7 @@ use tidegate_gateway::{Handle, KeyError, KeyRequest, KeyUpdate, RestoreError, St
 use tokio::sync::{mpsc, oneshot};
 
 use super::RoleError;
-use super::link::Held;
+use super::gateway_link::Held;
 use crate::plan;
 use crate::sockets::{SocketId, Use};
 

@@ -12,13 +12,14 @@ use tokio::time::MissedTickBehavior;
 
 use super::accepted::{self, Texts};
 use super::admin::{AdminPort, Next, ReloadRequest, RoleSource};
-use super::link::{Identity, Link, Reporter, Told};
+use super::gateway_link::{GatewayLink, Identity, Told};
+use super::link::Link;
 use super::{Beginning, RoleError, reports, watch};
 use crate::control::beat;
 use crate::control::message::Report;
 use crate::hostdir;
 use crate::plan;
-use crate::rundir::RunDir;
+use crate::rundir::{Adoptable, RunDir};
 use crate::sockets::{SocketId, Use};
 
 /// Threads beside the one that runs this room's loop. Control work is light; it must not compete with the workers.
@@ -48,7 +49,7 @@ pub(super) fn serve(beginning: Beginning) -> Result<u64, RoleError> {
 
 struct Serving {
     handle: Handle,
-    link: Link,
+    link: GatewayLink,
     admin: AdminPort,
     run: RunDir,
     /// The files that are watched.
@@ -119,7 +120,7 @@ impl Serving {
         let handle = tidegate_gateway::start(options).await?;
         let (reloads, requests) = mpsc::channel(8);
         let admin = AdminPort::open(RoleSource::new(handle.clone(), reloads), &config, &held)?;
-        let adoption = run.listen_gateway(std::process::id())?;
+        let adoption = run.listen_adoption(Adoptable::Gateway, std::process::id())?;
         let (files, watched) = tokio::sync::watch::channel(files);
         let changes = watch::start(watched, stamps);
         let running = plan::sockets(&config);
@@ -131,7 +132,7 @@ impl Serving {
             held,
             accepted: None,
         };
-        let (link, told) = Link::start(channel, adoption, identity)?;
+        let (link, told) = GatewayLink::start(channel, adoption, identity)?;
         let remembered = recalled || hand_over(&link, &run, &hash, texts);
         link.report(&Report::Store {
             folder: plan::store_folder(&config),
@@ -190,7 +191,7 @@ impl Serving {
         inputs.requests.close();
         while inputs.requests.try_recv().is_ok() {}
         tokio::select! {
-            cut = self.drain(keep_admin) => cut,
+            cut = self.drain(keep_admin, &mut inputs.told) => cut,
             _ = inputs.terminate.recv() => u64::MAX,
             _ = inputs.interrupt.recv() => u64::MAX,
         }
@@ -202,16 +203,31 @@ impl Serving {
         !self.link.report(&Report::Draining)
     }
 
-    async fn drain(mut self, keep_admin: bool) -> u64 {
+    async fn drain(
+        mut self,
+        mut keep_admin: bool,
+        told: &mut mpsc::UnboundedReceiver<Told>,
+    ) -> u64 {
         tracing::info!("draining");
         self.beating.abort();
-        self.run.remove_gateway(std::process::id());
-        self.link.identity().held.retain(&[]);
-        if !keep_admin {
-            // The gateway that takes over answers there.
-            self.admin.close();
-        }
-        let cut = self.handle.drain().await;
+        self.link.identity().drains(keep_admin);
+        let handle = self.handle.clone();
+        let mut drained = std::pin::pin!(handle.drain());
+        let cut = loop {
+            if !keep_admin {
+                // The gateway that takes over answers there, and nobody has use for this one.
+                self.admin.close();
+                self.run
+                    .remove_adoption(Adoptable::Gateway, std::process::id());
+            }
+            tokio::select! {
+                cut = &mut drained => break cut,
+                // One that outlives its supervisor meanwhile gives way to the gateway of the next one.
+                Some(Told::Drain { keep_admin: false }) = told.recv() => keep_admin = false,
+            }
+        };
+        self.run
+            .remove_adoption(Adoptable::Gateway, std::process::id());
         self.link.report(&Report::Drained { cut });
         self.admin.shutdown().await;
         cut
@@ -352,7 +368,7 @@ impl Serving {
 }
 
 /// Tells the supervisor that this process works, as long as it does: that this runtime comes to it and every worker goes round.
-async fn beat(mut pulse: Pulse, reporter: Reporter) {
+async fn beat(mut pulse: Pulse, reporter: Link) {
     let mut beats = tokio::time::interval(beat::interval());
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = None;
@@ -386,7 +402,7 @@ fn watched_files(paths: &[PathBuf], loaded: &Loaded) -> Vec<PathBuf> {
 }
 
 /// Writes the accepted configuration down for the supervisor.
-fn hand_over(link: &Link, run: &RunDir, hash: &str, texts: Option<Texts>) -> bool {
+fn hand_over(link: &GatewayLink, run: &RunDir, hash: &str, texts: Option<Texts>) -> bool {
     match texts.map(|texts| texts.write_down(run)) {
         Some(Ok(texts)) => {
             link.accept(hash, texts);

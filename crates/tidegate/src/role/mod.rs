@@ -7,6 +7,7 @@ mod accepted;
 mod admin;
 pub(crate) mod control;
 mod gateway;
+mod gateway_link;
 pub(crate) mod host;
 mod link;
 mod reports;
@@ -23,7 +24,7 @@ use tidegate_config::{Diagnostics, Loaded};
 use tidegate_state::{OpenError, Store};
 
 use self::accepted::{Reading, Texts};
-use self::link::Held;
+use self::gateway_link::Held;
 use crate::control::message::{Order, Report, StartOrder};
 use crate::control::{Channel, ChannelError, Received, Wait};
 use crate::plan;

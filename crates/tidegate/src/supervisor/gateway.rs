@@ -60,6 +60,8 @@ pub(super) struct Gateway {
     channel: Channel,
     /// `None` for an adopted one, which is not our child.
     child: Option<Child>,
+    /// A handle on an adopted one, where the system has such: its process id may be another's one day.
+    handle: Option<OwnedFd>,
     pid: u32,
     stage: Stage,
     /// When it entered its stage.
@@ -149,6 +151,7 @@ impl Gateway {
             channel,
             pid: child.id(),
             child: Some(child),
+            handle: None,
             stage: Stage::Starting,
             since: now,
             deadline: Some(now + START_TIME),
@@ -158,11 +161,12 @@ impl Gateway {
         })
     }
 
-    /// Takes a gateway that serves already and outlived its supervisor.
-    pub(super) fn adopted(channel: Channel, hello: &Hello) -> Self {
+    /// Takes a process that serves already and outlived its supervisor.
+    pub(super) fn adopted(channel: Channel, hello: &Hello, handle: Option<OwnedFd>) -> Self {
         Self {
             channel,
             child: None,
+            handle,
             pid: hello.pid,
             stage: Stage::Serving,
             since: Instant::now(),
@@ -175,6 +179,16 @@ impl Gateway {
 
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Another supervisor has it from now on: it is not to be killed here any more.
+    pub(super) fn is_anothers(&mut self) {
+        (self.child, self.handle) = (None, None);
+    }
+
+    /// Whether another supervisor started it.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.child.is_none()
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -257,7 +271,11 @@ impl Gateway {
     /// supervisor learned that it is ready.
     pub(super) fn drain(&mut self, keep_admin: bool, now: Instant) {
         if self.stage != Stage::Draining {
-            let _ = self.channel.send(&Order::Drain { keep_admin }, None);
+            let order = Order::Drain {
+                keep_admin,
+                epoch: None,
+            };
+            let _ = self.channel.send(&order, None);
             self.drains(now);
         }
     }
@@ -292,15 +310,17 @@ impl Gateway {
         }
     }
 
-    /// Ends it at once. Only while its control socket is open: the process id is its own until then.
+    /// Ends it at once.
     pub(super) fn kill(&mut self) {
-        match (
-            &mut self.child,
-            i32::try_from(self.pid).ok().and_then(Pid::from_raw),
-        ) {
+        match (&mut self.child, &self.handle) {
             (Some(child), _) => drop(child.kill()),
-            (None, Some(pid)) => drop(rustix::process::kill_process(pid, Signal::KILL)),
-            (None, None) => {}
+            (None, Some(handle)) => kill_by(handle),
+            // Only while its control socket is open: the process id is its own until then.
+            (None, None) => {
+                if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            }
         }
     }
 
@@ -321,10 +341,15 @@ impl Gateway {
                     },
                 }
             }
-            None => End {
-                status: "unknown (adopted)".into(),
-                clean: self.stage == Stage::Draining,
-            },
+            None => {
+                if let Some(handle) = &self.handle {
+                    kill_by(handle);
+                }
+                End {
+                    status: "unknown (adopted)".into(),
+                    clean: self.stage == Stage::Draining,
+                }
+            }
         }
     }
 }
@@ -334,3 +359,12 @@ impl AsFd for Gateway {
         self.channel.as_fd()
     }
 }
+
+#[cfg(target_os = "linux")]
+fn kill_by(handle: &OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
+}
+
+/// There are no handles here.
+#[cfg(not(target_os = "linux"))]
+fn kill_by(_: &OwnedFd) {}

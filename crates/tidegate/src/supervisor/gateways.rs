@@ -6,6 +6,7 @@ use super::gateway::{Accepted, Gateway, Stage};
 use super::{Phase, Supervisor};
 use crate::control::Received;
 use crate::control::message::{Order, Report};
+use crate::rundir::Adoptable;
 use crate::sockets::{self, SocketId};
 
 impl Supervisor {
@@ -131,6 +132,8 @@ impl Supervisor {
                         self.unclean |= self.phase == Phase::Draining;
                     }
                 }
+                // Its channel closes now.
+                Report::Outranked { .. } => gateway.is_anothers(),
                 // Part of an adoption, which is over.
                 Report::Socket { .. } | Report::Hello(_) => {}
                 Report::Store { .. } | Report::Services { .. } => {}
@@ -208,7 +211,7 @@ impl Supervisor {
         let (pid, served) = (gateway.pid(), gateway.served(now));
         let failure = gateway.failure().map(str::to_owned);
         let end = gateway.end();
-        self.run.remove_gateway(pid);
+        self.run.remove_adoption(Adoptable::Gateway, pid);
         if self.phase == Phase::Draining {
             tracing::info!(pid, status = end.status, "gateway ended");
             // One that was still starting and did not get that far cut nothing.

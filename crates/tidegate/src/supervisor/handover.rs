@@ -16,6 +16,9 @@
 //!
 //! Until `commit` the running one has promised nothing: when the connection closes, it goes on as if nobody had
 //! asked. The lock is handed over as an open file, so that at no moment a third one could take it.
+//!
+//! With `--keep-hosts` the old supervisor lets its host go with `released`, and the new one adopts it as one whose supervisor has died
+//! ([`super::host`]). Without, the old one's host serves until the new one's has taken over.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +26,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use super::{Phase, Seat, Supervisor};
-use crate::control::message::{Ask, Grant};
+use crate::control::message::{Ask, Grant, HOST_PROTOCOL};
 use crate::control::{Channel, ChannelError, Received, Wait};
 use crate::plan::clean_environment;
 use crate::rundir::{Lock, RunDir};
@@ -50,6 +53,12 @@ pub(super) enum RequestError {
     /// It ended, or does not answer.
     #[error("the running supervisor does not answer")]
     Silent,
+    /// Its host can't be handed on to this build.
+    #[error(
+        "the running hosts cannot be kept: they speak version {0} of the hosts' protocol, this build {HOST_PROTOCOL}; without --keep-hosts the \
+         upgrade starts new ones"
+    )]
+    Hosts(u32),
 }
 
 impl From<io::Error> for RequestError {
@@ -85,6 +94,8 @@ impl AsFd for Predecessor {
 pub(super) struct Successor {
     channel: Channel,
     pid: u32,
+    /// It adopts the host.
+    keep_hosts: bool,
 }
 
 impl AsFd for Successor {
@@ -101,17 +112,18 @@ pub(super) struct Offer {
     pub(super) notify_socket: Option<String>,
 }
 
-/// Asks the running supervisor for its sockets.
+/// Asks the running supervisor for its sockets, and for its hosts if those are to be kept.
 ///
 /// # Errors
 /// See [`RequestError`]; the running one is untouched then.
-pub(super) fn request(run: &RunDir) -> Result<Offer, RequestError> {
+pub(super) fn request(run: &RunDir, keep_hosts: bool) -> Result<Offer, RequestError> {
     let mut channel = Channel::new(run.connect_control()?)?;
     channel.set_read_timeout(Some(ANSWER_TIME))?;
     channel.send(
         &Ask::Upgrade {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
+            keep_hosts,
         },
         None,
     )?;
@@ -126,9 +138,13 @@ pub(super) fn request(run: &RunDir) -> Result<Offer, RequestError> {
                     pid,
                     version,
                     notify_socket,
+                    host_protocol,
                 },
                 _,
             ) => {
+                if keep_hosts && host_protocol != HOST_PROTOCOL {
+                    return Err(RequestError::Hosts(host_protocol));
+                }
                 tracing::info!(
                     pid,
                     version,
@@ -206,27 +222,25 @@ impl Supervisor {
 
     fn sit_down(&mut self, parts: (Option<OwnedFd>, Option<OwnedFd>)) {
         let seat = || -> Result<Seat, String> {
-            if let (Some(lock), Some(control)) = parts {
-                let lock = Lock::received(lock).map_err(|error| error.to_string())?;
-                return Ok(Seat {
-                    lock,
-                    control: UnixListener::from(control),
-                });
-            }
-            let lock = self.run.lock().map_err(|error| error.to_string())?;
-            let control = self
-                .run
-                .listen_control(&lock)
-                .map_err(|error| error.to_string())?;
-            control
-                .set_nonblocking(true)
-                .map_err(|error| error.to_string())?;
-            Ok(Seat { lock, control })
+            let seat = match parts {
+                (Some(lock), Some(control)) => {
+                    let lock = Lock::received(lock).map_err(|error| error.to_string())?;
+                    Seat::over(&self.run, lock, UnixListener::from(control))
+                }
+                _ => Seat::take(
+                    &self.run,
+                    self.run.lock().map_err(|error| error.to_string())?,
+                ),
+            };
+            seat.map_err(|error| error.to_string())
         };
         match seat() {
             Ok(seat) => {
                 self.seat = Some(seat);
                 tracing::info!(pid = std::process::id(), "in charge");
+                if self.plan.keep_hosts {
+                    self.adopt_host();
+                }
                 self.settled();
             }
             Err(reason) => self.fatal = Some(reason),
@@ -250,9 +264,14 @@ impl Supervisor {
         for mut caller in std::mem::take(&mut self.callers) {
             match caller.receive(Wait::No) {
                 Ok(Received::Nothing) => self.callers.push(caller),
-                Ok(Received::Message(Ask::Upgrade { pid, version }, _)) => {
-                    self.offer(caller, pid, &version)
-                }
+                Ok(Received::Message(
+                    Ask::Upgrade {
+                        pid,
+                        version,
+                        keep_hosts,
+                    },
+                    _,
+                )) => self.offer(caller, pid, &version, keep_hosts),
                 Ok(Received::Message(Ask::Commit, _) | Received::Closed) | Err(_) => {}
             }
         }
@@ -279,7 +298,7 @@ impl Supervisor {
         }
     }
 
-    fn offer(&mut self, channel: Channel, pid: u32, version: &str) {
+    fn offer(&mut self, channel: Channel, pid: u32, version: &str, keep_hosts: bool) {
         if self.phase != Phase::Running || self.successor.is_some() || self.predecessor.is_some() {
             let reason = "it is being replaced or ended already".to_owned();
             let _ = channel.send(&Grant::Refused { reason }, None);
@@ -299,11 +318,18 @@ impl Supervisor {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").into(),
                 notify_socket: self.manager.socket(),
+                host_protocol: HOST_PROTOCOL,
             };
             channel.send(&offer, None)
         };
         match send() {
-            Ok(()) => self.successor = Some(Successor { channel, pid }),
+            Ok(()) => {
+                self.successor = Some(Successor {
+                    channel,
+                    pid,
+                    keep_hosts,
+                });
+            }
             Err(error) => tracing::warn!(pid, %error, "it was not reached"),
         }
     }
@@ -344,6 +370,9 @@ impl Supervisor {
             return;
         }
         tracing::info!(pid = successor.pid, "replaced: draining");
+        if successor.keep_hosts {
+            self.host.hand_over();
+        }
         self.phase = Phase::Draining;
         self.restart_at = None;
         self.callers.clear();
@@ -363,13 +392,24 @@ impl Supervisor {
         }
         let mut arguments: Vec<_> = std::env::args_os()
             .skip(1)
-            .filter(|argument| argument != "--upgrade")
+            .filter(|argument| argument != "--upgrade" && argument != "--keep-hosts")
             .collect();
         let place = arguments
             .iter()
             .position(|argument| argument == "up" || argument == "serve")
             .map_or(0, |index| index + 1);
         arguments.insert(place, "--upgrade".into());
+        if self
+            .plan
+            .serve
+            .as_ref()
+            .is_some_and(|serve| serve.any_state)
+            && let Some(state) = self.plan.start.run.parent()
+        {
+            // Not the next one that is free.
+            arguments.insert(place, state.into());
+            arguments.insert(place, "--state".into());
+        }
         let path = crate::exe::path();
         let mut command = std::process::Command::new(&path);
         match clean_environment(&mut command).args(arguments).spawn() {

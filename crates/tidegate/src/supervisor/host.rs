@@ -1,22 +1,25 @@
-//! The host process, while the configuration has services: started with what the gateway accepted, restarted when it dies, told to go after
-//! the last gateway.
+//! The host process, while the configuration has services: adopted or started, restarted when it dies, told to go after the last gateway.
 //!
 //! ```text
 //! wanted:   a supervisor in charge whose configuration has services, until its last gateway has ended
-//! started:  when wanted and a configuration was accepted; a host that lives by then (an upgrade, a supervisor that died) serves
+//! adopted:  when this supervisor takes charge and there is one that its own supervisor has left: after a death always, in an upgrade
+//!           with `--keep-hosts`. It goes on as it is, and follows what the gateway accepts
+//! started:  when wanted, not adopted, and a configuration was accepted; a host that lives by then (of another build, an upgrade) serves
 //!           on until the new one's instances are ready, and is dismissed by that
-//! told to go: when it is not wanted any more; after an upgrade the successor's host sees to it
+//! told to go: when it is not wanted any more; after an upgrade the successor's host sees to it, unless the successor has adopted it
 //! ```
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use super::adopt;
 use super::backoff::Backoff;
 use super::gateway::{Gateway, Stage};
 use super::{Phase, Supervisor};
 use crate::control::Received;
 use crate::control::message::{HostOrder, Order, Report};
 use crate::hostdir;
+use crate::rundir::Adoptable;
 
 /// The host process with what is wanted of it.
 #[derive(Debug, Default)]
@@ -31,6 +34,18 @@ pub(super) struct Host {
     proven: bool,
     /// A signal asked for models to be loaded anew; done when the gateway has read the configuration again.
     reload: bool,
+    /// Whether a supervisor of a higher epoch has taken the host: none is started here any more.
+    taken: bool,
+}
+
+/// What has become of the process.
+enum Life {
+    Lives,
+    Dead,
+    /// Another supervisor has it.
+    Taken,
+    /// It lives, and can't host what was accepted.
+    Unfit,
 }
 
 impl Host {
@@ -57,6 +72,18 @@ impl Host {
         }
     }
 
+    /// The command failed before anything was its own: a host that was there before stays.
+    pub(super) fn leave_adopted(&mut self) {
+        self.process.take_if(|process| process.is_adopted());
+    }
+
+    /// The successor adopts it.
+    pub(super) fn hand_over(&mut self) {
+        if let Some(process) = self.process.take() {
+            tracing::info!(pid = process.pid(), "the host is handed on");
+        }
+    }
+
     /// Models are to be loaded anew, once the configuration was read again.
     pub(super) fn reload_soon(&mut self) {
         self.reload = self.process.is_some();
@@ -76,7 +103,38 @@ impl Supervisor {
     fn wants_host(&self) -> bool {
         let gateways = self.current.is_some() || !self.outgoing.is_empty();
         let needed = self.phase == Phase::Running || gateways && self.failed.is_none();
-        self.host.wanted && needed && self.seat.is_some()
+        self.host.wanted && needed && self.seat.is_some() && !self.host.taken
+    }
+
+    /// Takes over the host that another supervisor has left, with its workers as they are. One that does not fit is replaced by one
+    /// beside it, as soon as a configuration is accepted.
+    pub(super) fn adopt_host(&mut self) {
+        let Some(seat) = &mut self.seat else {
+            return;
+        };
+        if !self.host.wanted || self.host.process.is_some() {
+            return;
+        }
+        let exe = crate::exe::identity();
+        for one in adopt::introductions(&self.run, Adoptable::Host, seat) {
+            let pid = one.hello.pid;
+            let fits = adopt::fits(&one.hello, &exe, self.plan.keep_hosts);
+            match fits {
+                Ok(()) if self.host.process.is_none() => {
+                    tracing::info!(pid, hash = one.hello.hash, "host adopted");
+                    self.host.process = Some(one.process);
+                }
+                // The adopted one dismisses it, when its instances are ready.
+                Ok(()) => tracing::info!(pid, "another host of an earlier run is replaced"),
+                Err(reason) => {
+                    tracing::info!(pid, %reason, "a host of an earlier run is replaced");
+                }
+            }
+        }
+        if let Some(process) = &self.host.process {
+            process.order(&Order::Host(self.host_order()), None);
+            self.tell_host();
+        }
     }
 
     /// Passes what the gateway accepted on.
@@ -88,18 +146,20 @@ impl Supervisor {
 
     /// This supervisor is in charge: a host that an earlier one left is of no use where nothing is to be hosted.
     pub(super) fn dismiss_hosts(&self) {
-        if !self.host.wanted && self.seat.is_some() {
-            hostdir::dismiss_all(&self.plan.start.run);
+        if let Some(seat) = self.seat.as_ref().filter(|_| !self.host.wanted) {
+            hostdir::dismiss_all(&self.plan.start.run, seat.epoch);
         }
     }
 
     /// Starts, restarts and ends the process, as it is wanted.
     pub(super) fn on_host(&mut self, now: Instant) {
         if let Some(mut process) = self.host.process.take() {
-            if self.listen_host(&mut process, now) {
-                self.host.process = Some(process);
-            } else {
-                self.on_host_death(process, now);
+            match self.listen_host(&mut process, now) {
+                Life::Lives => self.host.process = Some(process),
+                Life::Dead => self.on_host_death(process, now),
+                Life::Taken => self.host.taken = true,
+                // The next one dismisses it.
+                Life::Unfit => {}
             }
         }
         let wanted = self.wants_host();
@@ -119,8 +179,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether it lives.
-    fn listen_host(&mut self, process: &mut Gateway, now: Instant) -> bool {
+    fn listen_host(&mut self, process: &mut Gateway, now: Instant) -> Life {
         loop {
             match process.report() {
                 Received::Message(Report::Ready { grace_ms, .. }, _) => {
@@ -138,13 +197,23 @@ impl Supervisor {
                     }
                 }
                 Received::Message(Report::Failed { reason }, _) => process.fail(reason),
+                Received::Message(Report::Outranked { epoch }, _) => {
+                    let pid = process.pid();
+                    tracing::warn!(pid, epoch, "another supervisor has adopted the host");
+                    return Life::Taken;
+                }
+                Received::Message(Report::Refused { reason, .. }, _) => {
+                    let pid = process.pid();
+                    tracing::warn!(pid, reason, "the adopted host is replaced");
+                    return Life::Unfit;
+                }
                 Received::Message(..) => {}
                 Received::Nothing => break,
-                Received::Closed => return false,
+                Received::Closed => return Life::Dead,
             }
         }
         process.kill_if_late("the host", now);
-        true
+        Life::Lives
     }
 
     fn on_host_death(&mut self, process: Gateway, now: Instant) {
@@ -152,6 +221,7 @@ impl Supervisor {
         let told = process.stage() == Stage::Draining;
         let failure = process.failure().map(str::to_owned);
         let end = process.end();
+        self.run.remove_adoption(Adoptable::Host, pid);
         if told || !self.wants_host() {
             tracing::info!(pid, status = end.status, "host ended");
             self.unclean |= told && failure.is_none() && !end.clean;
@@ -167,19 +237,24 @@ impl Supervisor {
         self.restart_host(served, now);
     }
 
+    /// What this supervisor wants of a host, whoever started it.
+    fn host_order(&self) -> HostOrder {
+        let serve = self.plan.serve.as_ref();
+        HostOrder {
+            run: self.plan.start.run.clone(),
+            watch: serve.is_some_and(|serve| serve.watch),
+            unproven: serve.is_some_and(|serve| !serve.watch) && !self.host.proven,
+            plain: serve.is_some() && std::io::stderr().is_terminal(),
+            epoch: self.seat.as_ref().map_or(0, |seat| seat.epoch),
+        }
+    }
+
     fn start_host(&mut self, now: Instant) {
         self.host.restart_at = None;
         let Some(accepted) = &self.accepted else {
             return;
         };
-        let serve = self.plan.serve.as_ref();
-        let order = HostOrder {
-            run: self.plan.start.run.clone(),
-            watch: serve.is_some_and(|serve| serve.watch),
-            unproven: serve.is_some_and(|serve| !serve.watch) && !self.host.proven,
-            plain: serve.is_some() && std::io::stderr().is_terminal(),
-        };
-        match Gateway::spawn_host(order, accepted) {
+        match Gateway::spawn_host(self.host_order(), accepted) {
             Ok(process) => {
                 tracing::info!(pid = process.pid(), "host started");
                 self.host.process = Some(process);

@@ -14,6 +14,7 @@
 //! upgrade, the take-over of an orphan that runs something else, and a gateway that was told to drain by its own
 //! signal are all this same rule.
 
+mod adopt;
 mod backoff;
 mod control;
 mod gateway;
@@ -43,6 +44,7 @@ use self::signals::Signals;
 use self::systemd::ServiceManager;
 use crate::control::Channel;
 use crate::control::message::Order;
+use crate::hostdir;
 use crate::plan::Plan;
 use crate::rundir::{Lock, RunDir};
 use crate::sockets::{HeldSocket, SocketId};
@@ -64,6 +66,33 @@ pub(crate) fn run(plan: Plan) -> ExitCode {
 struct Seat {
     lock: Lock,
     control: UnixListener,
+    /// Higher than that of any supervisor before on this state folder, see [`crate::control::message`].
+    epoch: u64,
+}
+
+impl Seat {
+    /// Of whoever holds the lock, which nobody else did.
+    fn take(run: &RunDir, lock: Lock) -> io::Result<Self> {
+        let control = run.listen_control(&lock)?;
+        control.set_nonblocking(true)?;
+        Self::over(run, lock, control)
+    }
+
+    /// Of whoever got both from the supervisor before.
+    fn over(run: &RunDir, lock: Lock, control: UnixListener) -> io::Result<Self> {
+        let epoch = run.next_epoch(&lock, 0)?;
+        Ok(Self {
+            lock,
+            control,
+            epoch,
+        })
+    }
+
+    /// Goes on with an epoch above one that a role has seen.
+    fn rise_above(&mut self, run: &RunDir, seen: u64) -> io::Result<()> {
+        self.epoch = run.next_epoch(&self.lock, seen)?;
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +215,9 @@ impl Supervisor {
         if let Some(current) = &mut self.current {
             current.kill();
         }
+        if !self.served {
+            self.host.leave_adopted();
+        }
         // What is not wanted any more is told to end.
         let now = Instant::now();
         self.on_gateways();
@@ -197,6 +229,10 @@ impl Supervisor {
     /// stay: they serve, and a later start takes them over.
     fn leave(&mut self) {
         if let Some(seat) = &self.seat {
+            if self.failed.is_none() {
+                // A host that was to be replaced, and its successor did not come so far.
+                hostdir::dismiss_all(&self.plan.start.run, seat.epoch);
+            }
             self.run.remove_control(&seat.lock);
             if self.outgoing.is_empty() {
                 self.sockets.iter().for_each(|held| held.id.remove_file());

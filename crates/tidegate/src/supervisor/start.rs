@@ -2,27 +2,21 @@
 //! beside a running supervisor that it replaces.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::adopt::{self, Introduced};
 use super::backoff::Backoff;
 use super::control::Control;
-use super::gateway::Gateway;
 use super::handover::{self, Predecessor, RequestError};
 use super::host::Host;
 use super::serve;
 use super::signals::Signals;
 use super::systemd::ServiceManager;
 use super::{Phase, Seat, Supervisor};
-use crate::control::message::{Hello, Order, Report};
-use crate::control::{Channel, Received, Wait};
 use crate::plan::Plan;
-use crate::rundir::{Lock, RunDir, RunDirError};
+use crate::rundir::{Adoptable, Lock, RunDir, RunDirError};
 use crate::sockets::{self, HeldSocket, SocketId};
-
-/// How long a gateway may take to introduce itself: it answers on a thread of its own.
-const HELLO_TIME: Duration = Duration::from_secs(5);
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -62,34 +56,26 @@ pub(super) enum StartError {
     System(#[from] io::Error),
 }
 
-/// A gateway that outlived its supervisor.
-struct Orphan {
-    gateway: Gateway,
-    hello: Hello,
-    sockets: Vec<HeldSocket>,
-}
-
 /// What a supervisor finds where it wants to sit.
 struct Place {
     /// `None` beside a running supervisor.
     seat: Option<Seat>,
     predecessor: Option<Predecessor>,
-    orphans: Vec<Orphan>,
+    orphans: Vec<Introduced>,
     /// Sockets of the predecessor or of the orphans.
     offered: Vec<HeldSocket>,
 }
 
 impl Place {
     fn over_orphans(run: &RunDir, lock: Lock) -> io::Result<Self> {
-        let control = run.listen_control(&lock)?;
-        control.set_nonblocking(true)?;
-        let mut orphans = find_orphans(run);
+        let mut seat = Seat::take(run, lock)?;
+        let mut orphans = adopt::introductions(run, Adoptable::Gateway, &mut seat);
         let offered = orphans
             .iter_mut()
             .flat_map(|orphan| orphan.sockets.drain(..))
             .collect();
         Ok(Self {
-            seat: Some(Seat { lock, control }),
+            seat: Some(seat),
             predecessor: None,
             orphans,
             offered,
@@ -110,7 +96,7 @@ impl Supervisor {
         let place = match run.lock() {
             Ok(lock) => Place::over_orphans(&run, lock)?,
             Err(RunDirError::Locked { .. }) if plan.upgrade => {
-                let offer = handover::request(&run)?;
+                let offer = handover::request(&run, plan.keep_hosts)?;
                 manager = manager.or(offer.notify_socket);
                 Place {
                     seat: None,
@@ -118,6 +104,12 @@ impl Supervisor {
                     orphans: Vec::new(),
                     offered: offer.sockets,
                 }
+            }
+            Err(RunDirError::Locked { .. })
+                if plan.serve.as_ref().is_some_and(|serve| serve.any_state) =>
+            {
+                // Two began at once.
+                return Err(Plan::begin_anew().into());
             }
             Err(RunDirError::Locked { path, pid }) if plan.serve.is_some() => {
                 let state = path.parent().map_or_else(|| path.clone(), Path::to_owned);
@@ -173,6 +165,7 @@ impl Supervisor {
             unclean: false,
             waited_for: None,
         };
+        supervisor.adopt_host();
         supervisor.take_over(orphans);
         if supervisor.current.is_none() {
             supervisor.start_gateway(Instant::now());
@@ -181,11 +174,13 @@ impl Supervisor {
     }
 
     /// Adopts the gateway that runs just what the plan wants; the others are replaced.
-    fn take_over(&mut self, orphans: Vec<Orphan>) {
+    fn take_over(&mut self, orphans: Vec<Introduced>) {
         let exe = crate::exe::identity();
-        for Orphan { gateway, hello, .. } in orphans {
-            let same =
-                hello.exe == exe && hello.start == self.plan.start && hello.hash == self.plan.hash;
+        for Introduced { process, hello, .. } in orphans {
+            let gateway = process;
+            let same = hello.exe == exe
+                && hello.start.as_ref() == Some(&self.plan.start)
+                && hello.hash == self.plan.hash;
             if same && self.current.is_none() {
                 tracing::info!(pid = hello.pid, "gateway adopted");
                 self.current = Some(gateway);
@@ -201,43 +196,6 @@ impl Supervisor {
                 .iter_mut()
                 .for_each(|gateway| gateway.drain(false, now));
             self.settled();
-        }
-    }
-}
-
-fn find_orphans(run: &RunDir) -> Vec<Orphan> {
-    let mut orphans = Vec::new();
-    for (pid, stream) in run.living_gateways() {
-        match introduce(stream) {
-            Some(orphan) => orphans.push(orphan),
-            None => tracing::warn!(
-                pid,
-                "a gateway of an earlier run does not answer; it is left alone"
-            ),
-        }
-    }
-    orphans
-}
-
-fn introduce(stream: UnixStream) -> Option<Orphan> {
-    let mut channel = Channel::new(stream).ok()?;
-    channel.set_read_timeout(Some(HELLO_TIME)).ok()?;
-    channel.send(&Order::Adopt, None).ok()?;
-    let mut sockets = Vec::new();
-    loop {
-        match channel.receive(Wait::Yes).ok()? {
-            Received::Message(Report::Socket { id }, Some(fd)) => {
-                sockets.push(HeldSocket::received(id, fd))
-            }
-            Received::Message(Report::Hello(hello), _) => {
-                return Some(Orphan {
-                    gateway: Gateway::adopted(channel, &hello),
-                    hello,
-                    sockets,
-                });
-            }
-            Received::Message(..) => {}
-            Received::Nothing | Received::Closed => return None,
         }
     }
 }

@@ -1,17 +1,37 @@
-//! Events of workers for a person who looks at a terminal: what the model writes, as it writes it.
+//! Events of workers: log events, or for a person who looks at a terminal what the model writes, as it writes it.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidegate_host::{Event, Events, Traced, What};
 
 use crate::lines::Lines;
 
-/// Lines of workers and tracebacks as they are, with the instance's name before them; the rest as log events.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plain;
+/// Where events go.
+#[derive(Debug)]
+pub(super) struct Log {
+    /// Lines of workers and tracebacks as they are, with the instance's name before them; the rest as log events.
+    plain: AtomicBool,
+}
 
-impl Events for Plain {
+impl Log {
+    pub(super) fn new(plain: bool) -> Self {
+        Self {
+            plain: plain.into(),
+        }
+    }
+
+    /// Whether a person looks, from now on.
+    pub(super) fn set_plain(&self, plain: bool) {
+        self.plain.store(plain, Ordering::Relaxed);
+    }
+}
+
+impl Events for Log {
     fn event(&self, event: Event) {
+        if !self.plain.load(Ordering::Relaxed) {
+            return Traced.event(event);
+        }
         match &event.what {
             What::Line { text, .. } => lines(&event.instance, text),
             What::LoadFailed { traceback, .. } | What::Raised { traceback, .. }

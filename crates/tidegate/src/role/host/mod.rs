@@ -1,40 +1,42 @@
 //! The host role: runs the workers of services, and publishes their instances for the gateways.
 //!
 //! It is started with what the gateway accepted as its configuration, and follows what is accepted later. It outlives gateways and
-//! supervisors: one that is alone serves on. A host that begins while another lives (an upgrade, a supervisor that died) starts its own
-//! workers beside the other's; when its instances are ready it asks the other one to go, which has its instances drain and ends. Meanwhile
-//! calls go to either, so none is lost, and no protocol of adoption is needed.
+//! supervisors: one that is alone serves on, and the next supervisor adopts it ([`super::link`]) with its workers as they are.
+//!
+//! Where it can't be adopted (another build, an upgrade) the next host begins beside it, with workers of its own; when its instances are
+//! ready it asks all others to go, which have their instances drain and end. Meanwhile calls go to either, so none is lost. Who has
+//! the higher epoch stays: a host that was left behind can't have the one go that a later supervisor has adopted.
 
 mod checks;
 mod events;
+mod link;
 mod publish;
 mod report;
 mod source;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_config::{Config, Diagnostics, Loaded};
-use tidegate_host::{Host, HostError, HostOptions, InstanceState, State, Traced};
+use tidegate_host::{Host, HostError, HostOptions, InstanceState, State};
 use tidegate_state::OpenError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use self::events::Plain;
+use self::events::Log;
+use self::link::{HostLink, Told};
 use self::publish::Publisher;
 use super::{RoleError, accepted, own_channel};
 use crate::control::message::{HostOrder, Order, Report};
-use crate::control::{Channel, ChannelError, Received, Wait};
+use crate::control::{Channel, Received, Wait};
 use crate::hostdir::{self, HostDir};
-use crate::rundir::{RunDir, RunDirError};
+use crate::rundir::{Adoptable, RunDir, RunDirError};
 
-/// How long whoever connects to the owner's socket may take to say what for.
-const ASK_TIME: Duration = Duration::from_secs(5);
 /// Time for gateways to see that instances drain, before they take no more calls.
 const SEEN: Duration = Duration::from_millis(150);
 
@@ -56,16 +58,6 @@ enum HostRoleError {
     RunDir(#[from] RunDirError),
     #[error("cannot set up the host: {0}")]
     System(#[from] io::Error),
-}
-
-/// What the role is told.
-enum Told {
-    /// A configuration was accepted.
-    Accepted(OwnedFd),
-    /// Load the models anew.
-    Reload,
-    /// End. `last`: there is no other host that goes on.
-    Drain { last: bool },
 }
 
 /// Runs the role until it is told to go.
@@ -130,36 +122,33 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
     let config = &loaded.config;
     let run = Arc::new(RunDir::open(&order.run)?);
     let node = hostdir::node(&order.run)?;
-    let others = hostdir::living(&order.run);
     let dir = HostDir::make(&order.run, longest_socket(config))?;
     let spool = spool(&loaded);
     let own = own_folder(&spool, &order.run, dir.id());
+    let log = Arc::new(Log::new(order.plain));
     let host = Arc::new(
         Host::start(HostOptions {
             run_dir: dir.sockets().to_owned(),
             spool_dir: spool,
             own_dir: own.clone(),
             base_dir: std::env::current_dir()?,
-            events: match order.plain {
-                true => Arc::new(Plain),
-                false => Arc::new(Traced),
-            },
+            events: log.clone(),
             checks: Arc::new(checks::Asked::default()),
             services: config.services.clone(),
         })
         .await?,
     );
-    let reporter = channel.sender()?;
-    let (tell, mut told) = mpsc::unbounded_channel();
-    listen(channel, tell.clone())?;
-    admit(dir.listen_owner()?, tell)?;
+    let pid = std::process::id();
+    let adoption = run.listen_adoption(Adoptable::Host, pid)?;
+    let (link, mut told) = HostLink::start(channel, adoption, order.epoch)?;
+    link.admit(dir.listen_owner()?)?;
     tokio::spawn(report::serve(
         dir.listen_report()?,
         dir.id().to_owned(),
         host.clone(),
     ));
-    tokio::spawn(prove(host.clone(), channel_to(&reporter)?, order.unproven));
-    let mut changes = order.watch.then(|| source::watch(config));
+    let mut proving = tokio::spawn(prove(host.clone(), link.clone(), order.unproven));
+    let (mut watched, mut changes) = (order.watch, order.watch.then(|| source::watch(config)));
     let reload = reloader(host.clone());
     let mut url = config.state.url.clone();
     let begin = |url: &_| -> Result<Publisher, HostRoleError> {
@@ -176,17 +165,17 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
     };
     let mut publisher = begin(&url)?;
     // A supervisor that is gone already is no reason not to serve.
-    let ready = |config: &Config| Report::Ready {
-        hash: String::new(),
-        grace_ms: millis(grace(config) + SEEN),
+    link.hosts(&loaded.hash, grace(config) + SEEN);
+    let begin_taking_over = || {
+        let (host, link) = (host.clone(), link.clone());
+        let (run, id) = (order.run.clone(), dir.id().to_owned());
+        TakingOver(tokio::spawn(take_over(host, link, run, id)))
     };
-    let _ = reporter.send(&ready(config), None);
-    let mut taking_over = std::pin::pin!(take_over(host.clone(), others));
-    let mut taken_over = false;
+    let mut taking_over = begin_taking_over();
+    let mut adopted = false;
     let mut hosted = loaded;
     let last = loop {
         tokio::select! {
-            () = &mut taking_over, if !taken_over => taken_over = true,
             Some(told) = told.recv() => match told {
                 Told::Accepted(texts) => match read(texts).await {
                     Ok(loaded) => {
@@ -203,11 +192,24 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
                         if config.services != hosted.config.services {
                             host.apply(config.services.clone());
                         }
-                        let _ = reporter.send(&ready(config), None);
+                        link.hosts(&loaded.hash, grace(config) + SEEN);
                         hosted = loaded;
                     }
+                    // Of a build before the one that accepted it.
+                    Err(error) if adopted => link.cannot_follow(&error.to_string()),
                     Err(error) => tracing::error!(%error, "the services stay as they were"),
                 },
+                Told::Adopted(order) => {
+                    adopted = true;
+                    log.set_plain(order.plain);
+                    if order.watch != watched {
+                        watched = order.watch;
+                        changes = watched.then(|| source::watch(&hosted.config));
+                    }
+                    proving.abort();
+                    proving = tokio::spawn(prove(host.clone(), link.clone(), order.unproven));
+                    taking_over = begin_taking_over();
+                }
                 Told::Reload => reload.ask(),
                 Told::Drain { last } => break last,
             },
@@ -217,12 +219,13 @@ async fn host(channel: Channel, order: &HostOrder, accepted: OwnedFd) -> Result<
             _ = interrupt.recv() => break true,
         }
     };
-    let _ = reporter.send(&Report::Draining, None);
-    let others = hostdir::living(&order.run);
-    let others: Vec<_> = others.iter().filter(|o| o.id != dir.id()).collect();
+    drop(taking_over);
+    // One that goes is not adopted any more.
+    run.remove_adoption(Adoptable::Host, pid);
+    link.report(&Report::Draining);
     if last {
         // One that was to be replaced and was not yet.
-        others.iter().for_each(|other| other.dismiss());
+        dismiss_others(&order.run, dir.id(), link.epoch());
     }
     publisher.drain().await;
     if !last {
@@ -272,24 +275,20 @@ async fn changed(changes: &mut Option<mpsc::Receiver<()>>) -> Option<()> {
     }
 }
 
-fn channel_to(reporter: &Channel) -> Result<Channel, HostRoleError> {
-    Ok(reporter.sender()?)
-}
-
 /// Tells when an instance is ready for the first time, and of one that died before if that is asked for.
-async fn prove(host: Arc<Host>, reporter: Channel, unproven: bool) {
+async fn prove(host: Arc<Host>, link: HostLink, unproven: bool) {
     let mut instances = host.instances();
     loop {
         let now = instances.borrow_and_update().clone();
         if now.iter().any(|i| i.state == State::Ready) {
-            let _ = reporter.send(&Report::Proven, None);
+            link.proven();
             return;
         }
         // A worker that says why it can't have the model says so again. One that is killed may have more luck.
         if let (true, Some(dead)) = (unproven, now.iter().find(|i| i.certain)) {
             let cause = dead.cause.as_deref().unwrap_or_default();
             let reason = format!("{}: {cause}", dead.service);
-            let _ = reporter.send(&Report::Hopeless { reason }, None);
+            link.report(&Report::Hopeless { reason });
             return;
         }
         if instances.changed().await.is_err() {
@@ -298,16 +297,28 @@ async fn prove(host: Arc<Host>, reporter: Channel, unproven: bool) {
     }
 }
 
-/// Has the hosts that are to be replaced go, as soon as the instances here are ready.
-async fn take_over(host: Arc<Host>, others: Vec<hostdir::Place>) {
-    if others.is_empty() {
-        return;
+/// Waits to take over, until it is dropped.
+struct TakingOver(JoinHandle<()>);
+
+impl Drop for TakingOver {
+    fn drop(&mut self) {
+        self.0.abort();
     }
+}
+
+/// Has the hosts that are to be replaced go, as soon as the instances here are ready.
+async fn take_over(host: Arc<Host>, link: HostLink, run: PathBuf, id: String) {
     let mut instances = host.instances();
     let ready = |all: &Arc<Vec<InstanceState>>| all.iter().all(|i| i.state == State::Ready);
     if instances.wait_for(ready).await.is_ok() {
-        tracing::info!(hosts = others.len(), "taking over from the hosts before");
-        others.iter().for_each(hostdir::Place::dismiss);
+        dismiss_others(&run, &id, link.epoch());
+    }
+}
+
+fn dismiss_others(run: &Path, id: &str, epoch: u64) {
+    for other in hostdir::living(run).iter().filter(|other| other.id != id) {
+        tracing::info!(host = other.id, "taking over from another host");
+        other.dismiss(epoch);
     }
 }
 
@@ -344,55 +355,4 @@ fn own_folder(spool: &Path, run: &Path, id: &str) -> PathBuf {
 fn grace(config: &Config) -> Duration {
     let graces = config.services.iter().map(|service| service.stop_grace);
     graces.max().unwrap_or_default()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Passes the supervisor's orders on. A supervisor that dies is none: the services are hosted on.
-fn listen(mut channel: Channel, told: mpsc::UnboundedSender<Told>) -> io::Result<()> {
-    let listening = move || loop {
-        let order = match channel.receive(Wait::Yes) {
-            Ok(Received::Message(order, fd)) => (order, fd),
-            Ok(Received::Nothing) | Err(ChannelError::Unknown { .. }) => continue,
-            Ok(Received::Closed) | Err(_) => {
-                tracing::warn!("the supervisor is gone: hosting on");
-                return;
-            }
-        };
-        let tell = match order {
-            (Order::Accepted { .. }, Some(texts)) => Told::Accepted(texts),
-            (Order::Reload, _) => Told::Reload,
-            (Order::Drain { .. }, _) => Told::Drain { last: true },
-            _ => continue,
-        };
-        let _ = told.send(tell);
-    };
-    thread("link", listening)
-}
-
-/// Passes the order to go of the next host on.
-fn admit(owner: UnixListener, told: mpsc::UnboundedSender<Told>) -> io::Result<()> {
-    let admitting = move || {
-        for stream in owner.incoming().flatten() {
-            let Ok(mut channel) = Channel::new(stream) else {
-                continue;
-            };
-            let _ = channel.set_read_timeout(Some(ASK_TIME));
-            if let Ok(Received::Message(Order::Drain { .. }, _)) = channel.receive(Wait::Yes) {
-                tracing::info!("another host takes over");
-                let _ = told.send(Told::Drain { last: false });
-            }
-        }
-    };
-    thread("owner", admitting)
-}
-
-fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .stack_size(128 << 10)
-        .spawn(body)
-        .map(drop)
 }

@@ -281,6 +281,31 @@ def test_an_upgrade_whose_supervisor_is_killed_is_finished_by_the_next_one(tideg
     stops_clean(gateway)
 
 
+def test_a_successor_that_is_killed_before_it_has_taken_over_leaves_nothing(tidegate, tmp_path):
+    gateway = tidegate(config(service(tmp_path)))
+    before, role = pid(gateway), gateway.roles()["gateway"]
+    for _ in range(10):
+        running = gateway.process
+        gateway.start(False, "--upgrade", "--keep-hosts")
+        until(lambda: '"gateway started"' in gateway.process.log(), 20, "it has begun")
+        running.signal(signal.SIGSTOP)
+        if '"in charge"' not in gateway.process.log():
+            break
+        # It was faster.
+        running.signal(signal.SIGCONT)
+        running.wait(20)
+        role = gateway.roles()["gateway"]
+    else:
+        raise AssertionError("never in time")
+    # Whether it has asked the running one to go or not: that has not done so.
+    behead(gateway)
+    gateway.processes.append(gateway.processes[-2])
+    running.signal(signal.SIGCONT)
+    until(lambda: {each for each in gateway.leftovers() if command_line(each)[1:3] == ["role", "gateway"]} == {role}, 20, "its gateway ends")
+    assert pid(gateway) == before and running.running()
+    stops_clean(gateway)
+
+
 def test_a_host_that_does_not_answer_is_replaced_and_goes_when_it_can(tidegate, tmp_path):
     gateway = tidegate(config(service(tmp_path)))
     before, (host,) = pid(gateway), hosts(gateway)
@@ -436,6 +461,20 @@ def test_hosts_are_kept_in_an_upgrade_only(tmp_path):
 
 
 # --- tidegate serve -------------------------------------------------------------------------------
+
+
+def test_a_model_that_cannot_be_had_is_the_answer_to_the_serve_that_adopts_it(serve, tmp_path):
+    hold = tmp_path / "hold"
+    hold.touch()
+    host = serve(source=held(hold) + "\nraise ValueError('no weights')\n", ready=False)
+    until(lambda: workers(host), 20, "a worker that is not ready")
+    behead(host)
+    host.start(False)
+    until(lambda: '"host adopted"' in host.process.log(), 20, "it is adopted")
+    hold.unlink()
+    assert host.process.wait(30) == 1
+    assert "no weights" in host.process.log().splitlines()[-1]
+    until(lambda: not host.leftovers(), 10, "nothing is left")
 
 
 def test_serve_adopts_its_model_and_watches_it_if_that_is_asked_now(serve, channel):

@@ -143,7 +143,12 @@ impl Serving {
         tokio::spawn(reports::follow(handle.clone(), run.path().to_owned()));
         // Before it is ready, so that nobody serves unwatched.
         link.report(&Report::Beat);
-        link.report(&Report::Ready { hash, grace_ms });
+        // Its supervisor is gone, and another one in charge: the upgrade that this one was started for was given up.
+        if !link.report(&Report::Ready { hash, grace_ms }) && RunDir::is_taken(run.path()) {
+            handle.drain().await;
+            run.remove_adoption(Adoptable::Gateway, std::process::id());
+            return Err(RoleError::NotStartedBySupervisor);
+        }
         let beating = tokio::spawn(beat(handle.pulse(), link.reporter()));
         let inputs = Inputs {
             told,

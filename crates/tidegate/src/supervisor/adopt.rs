@@ -73,11 +73,17 @@ pub(super) fn fits(hello: &Hello, exe: &str, keep: bool) -> Result<(), Unfit> {
     }
 }
 
-/// All processes of the role that live and answer, the one of the highest epoch first. They are this supervisor's from then on, until they are
-/// dropped.
-pub(super) fn introductions(run: &RunDir, role: Adoptable, seat: &mut Seat) -> Vec<Introduced> {
+/// All processes of the role that live and answer but for its `own`, the one of the highest epoch first. They are this supervisor's from
+/// then on, until they are dropped.
+pub(super) fn introductions(
+    run: &RunDir,
+    role: Adoptable,
+    seat: &mut Seat,
+    own: &[u32],
+) -> Vec<Introduced> {
     let mut found = Vec::new();
-    for (pid, stream) in run.living(role) {
+    let living = run.living(role).into_iter();
+    for (pid, stream) in living.filter(|(pid, _)| !own.contains(pid)) {
         let mut introduced = introduce(stream, seat.epoch);
         if let Err(NotIntroduced::Outranked(seen)) = introduced {
             // The number was lost. Who holds the lock is in charge, and says so.
@@ -243,7 +249,7 @@ mod tests {
         let mut wrong = hello(HOST_PROTOCOL, "mine");
         wrong.pid += 1;
         let answering = answer(listener, vec![Report::Hello(wrong)]);
-        assert!(introductions(&run, Adoptable::Host, &mut seat).is_empty());
+        assert!(introductions(&run, Adoptable::Host, &mut seat, &[]).is_empty());
         answering.join().unwrap();
     }
 
@@ -257,7 +263,7 @@ mod tests {
         let listener = run.listen_adoption(Adoptable::Host, 7).unwrap();
         let right = Report::Hello(hello(HOST_PROTOCOL, "mine"));
         let answering = answer(listener, vec![Report::Outranked { epoch: 41 }, right]);
-        let found = introductions(&run, Adoptable::Host, &mut seat);
+        let found = introductions(&run, Adoptable::Host, &mut seat, &[]);
         assert_eq!(found.len(), 1);
         assert_eq!(seat.epoch, 42);
         answering.join().unwrap();

@@ -25,11 +25,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use super::adopt;
+use super::gateway::Gateway;
 use super::{Phase, Seat, Supervisor};
 use crate::control::message::{Ask, Grant, HOST_PROTOCOL};
 use crate::control::{Channel, ChannelError, Received, Wait};
 use crate::plan::clean_environment;
-use crate::rundir::{Lock, RunDir};
+use crate::rundir::{Adoptable, Lock, RunDir};
 use crate::sockets::HeldSocket;
 
 /// How long the running supervisor may take for an answer. It does nothing that takes time; longer means stopped.
@@ -343,8 +345,25 @@ impl Supervisor {
                 Ok(Received::Closed) | Err(_) => {
                     tracing::warn!(pid = successor.pid, "the upgrade was taken back: going on");
                     self.successor = None;
+                    self.end_strangers();
                 }
             }
+        }
+    }
+
+    /// Has the gateways end that a successor has started and left: nobody else does.
+    fn end_strangers(&mut self) {
+        let Some(seat) = &mut self.seat else {
+            return;
+        };
+        let gateways = self.current.iter().chain(&self.outgoing);
+        let own: Vec<u32> = gateways.map(Gateway::pid).collect();
+        let now = Instant::now();
+        for stranger in adopt::introductions(&self.run, Adoptable::Gateway, seat, &own) {
+            let mut gateway = stranger.process;
+            tracing::info!(pid = gateway.pid(), "a gateway of the upgrade ends");
+            gateway.drain(false, now);
+            self.outgoing.push(gateway);
         }
     }
 
@@ -367,6 +386,7 @@ impl Supervisor {
             tracing::warn!(pid = successor.pid, %error, "the upgrade failed: going on");
             self.manager.main_process(std::process::id());
             self.seat = Some(seat);
+            self.end_strangers();
             return;
         }
         tracing::info!(pid = successor.pid, "replaced: draining");
@@ -392,7 +412,7 @@ impl Supervisor {
         }
         let mut arguments: Vec<_> = std::env::args_os()
             .skip(1)
-            .filter(|argument| argument != "--upgrade" && argument != "--keep-hosts")
+            .filter(|argument| argument != "--upgrade")
             .collect();
         let place = arguments
             .iter()

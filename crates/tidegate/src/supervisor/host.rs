@@ -116,7 +116,7 @@ impl Supervisor {
             return;
         }
         let exe = crate::exe::identity();
-        for one in adopt::introductions(&self.run, Adoptable::Host, seat) {
+        for one in adopt::introductions(&self.run, Adoptable::Host, seat, &[]) {
             let pid = one.hello.pid;
             let fits = adopt::fits(&one.hello, &exe, self.plan.keep_hosts);
             match fits {

@@ -69,7 +69,7 @@ struct Place {
 impl Place {
     fn over_orphans(run: &RunDir, lock: Lock) -> io::Result<Self> {
         let mut seat = Seat::take(run, lock)?;
-        let mut orphans = adopt::introductions(run, Adoptable::Gateway, &mut seat);
+        let mut orphans = adopt::introductions(run, Adoptable::Gateway, &mut seat, &[]);
         let offered = orphans
             .iter_mut()
             .flat_map(|orphan| orphan.sockets.drain(..))

@@ -141,6 +141,7 @@ impl State {
 
     fn next(&self, index: usize, ahead: bool, now: Instant) -> Next {
         let member = &self.members[index];
+        let crowded = member.pool.is_crowded();
         // The first one's ticket, and the lane.
         let mut run: Option<(u64, usize)> = None;
         let mut load: Option<(u64, usize)> = None;
@@ -156,6 +157,7 @@ impl State {
                 }
             } else if !ahead
                 && member.pool.stage(&lane.version).is_none()
+                && !(crowded && self.is_doubtful(lane))
                 && self.wants_load(lane, first, now)
                 && load.is_none_or(|best| candidate < best)
             {
@@ -194,6 +196,12 @@ impl State {
             }
         }
         !elsewhere || now.duration_since(first.arrived) >= COPY_AFTER
+    }
+
+    /// Whether it is to be seen first that the version of a lane loads.
+    fn is_doubtful(&self, lane: &Lane) -> bool {
+        let first = lane.first();
+        first.is_some_and(|first| first.facts().made_up) || self.failed.contains(&lane.version)
     }
 
     /// Runs the first call of a lane, or a batch of its first ones.
@@ -259,16 +267,11 @@ impl State {
     fn load_for(&mut self, index: usize, lane: usize, now: Instant, effects: &mut Effects) -> bool {
         let lane = self.lanes.lane(lane);
         let version = lane.version.clone();
-        let doubtful = lane.first().is_some_and(|first| first.facts().made_up)
-            || self.failed.contains(&version);
-        let pool = &self.members[index].pool;
-        match pool.room() {
+        let doubtful = self.is_doubtful(lane);
+        match self.members[index].pool.room() {
             Room::Free => {}
-            Room::After(_) if doubtful => {
-                if pool.is_crowded() {
-                    return false;
-                }
-            }
+            // It comes beside the others.
+            Room::After(_) if doubtful => {}
             Room::After(oldest) => {
                 self.counts.evictions += 1;
                 self.dismiss(index, &oldest, Release::Count, effects);

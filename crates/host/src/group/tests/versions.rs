@@ -224,3 +224,33 @@ async fn what_is_remembered_of_versions_that_do_not_load_is_bounded() {
     }
     assert_eq!(group.lock().failed.len(), UNKNOWN);
 }
+
+#[tokio::test]
+async fn names_that_callers_make_up_hold_up_no_call_of_a_version_that_is_there() {
+    let group = group(settings());
+    let mut worker = Fake::join(&group, 1, 0, 2, 2);
+    let other = submit(&group, "a", "b", ONCE);
+    let load = load_of(&mut worker, "b").await;
+    worker
+        .send(Kind::Loaded, load, r#"{"version":"b"}"#, b"")
+        .await;
+    let call = worker.call("a").await;
+    worker.result(call, "1").await;
+    value(other).await;
+    let running = submit(&group, "long", "", ONCE);
+    let long = worker.call("long").await;
+    let _one = submit(&group, "a", "x1", MADE_UP);
+    load_of(&mut worker, "x1").await;
+    let _two = submit(&group, "a", "x2", MADE_UP);
+    let next = submit(&group, "next", "", ONCE);
+    // Longer than a call waits for others to make room.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    tokio::time::resume();
+    worker.result(long, "1").await;
+    value(running).await;
+    // The second name waits for the first; the call that came after it does not.
+    let call = worker.call("next").await;
+    worker.result(call, "2").await;
+    value(next).await;
+}

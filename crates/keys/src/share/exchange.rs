@@ -35,6 +35,8 @@ struct Known {
     version: Option<Version>,
     /// Not told yet.
     dirty: bool,
+    /// It took the place of a return that was not told either, which was then.
+    returned: Option<Time>,
     /// Counts changes, so that a write that is under way does not clean what came after it.
     change: u64,
     /// A write is under way.
@@ -119,6 +121,10 @@ impl Exchange {
                 (Fact::Back(_), Fact::Back(_)) => return None,
                 _ => {}
             }
+            known.returned = match (&known.fact, known.dirty) {
+                (Fact::Back(_), true) => Some(known.at),
+                _ => known.returned.filter(|_| known.dirty),
+            };
             known.fact = fact.clone();
             known.at = change.at;
             known.dirty = true;
@@ -133,6 +139,7 @@ impl Exchange {
                 at: change.at,
                 version: None,
                 dirty: true,
+                returned: None,
                 change: id,
                 writing: false,
                 not_before: Time::ZERO,
@@ -210,6 +217,7 @@ impl Exchange {
                 at,
                 version: Some(entry.version),
                 dirty: false,
+                returned: None,
                 change,
                 writing: false,
                 not_before: Time::ZERO,
@@ -261,6 +269,14 @@ impl Exchange {
         for (slot, known) in &mut self.known {
             if !known.dirty || known.writing || known.not_before > now {
                 continue;
+            }
+            if let Fact::Out { until, .. } = &known.fact
+                && *until <= now
+                && known.version.is_some()
+                && let Some(at) = known.returned.take()
+            {
+                // What the store has, and the others go by, is from before the return: that is still to be told.
+                (known.fact, known.at) = (Fact::Back(Return::default()), at);
             }
             if known.is_over(now) {
                 known.dirty = false;

@@ -317,3 +317,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_return_is_told_although_the_key_was_out_and_back_once_more_before_the_store_was_there() {
+    let out = |hold| Act::Out {
+        replica: 0,
+        key: 1,
+        scope: 0,
+        hold,
+    };
+    let back = Act::Back {
+        replica: 0,
+        key: 1,
+        scope: 0,
+    };
+    let story = vec![out(None), Act::Cut(0), back, out(Some(5)), Act::Wait(6_000)];
+    for (slot, _, told) in run(3, story) {
+        assert_eq!(told, [None; 3], "{slot:?}");
+    }
+}

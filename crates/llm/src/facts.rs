@@ -136,7 +136,7 @@ fn object(cursor: &mut Cursor<'_>, top: bool, facts: &mut Facts) -> Result<(), M
             b"delta" if top && cursor.is_object() => {
                 cursor.object(|key, cursor| {
                     let text = cursor.text()?;
-                    if key == b"stop_reason" {
+                    if key == b"stop_reason" && facts.finish_reasons.len() < REASONS {
                         facts.finish_reasons.extend(text.and_then(name));
                     }
                     Ok(())

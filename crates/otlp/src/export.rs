@@ -222,12 +222,14 @@ impl Sending {
                 },
             };
             self.tell(Some(&refused));
-            let next = Instant::now() + refused.after.unwrap_or_else(|| backoff.wait());
+            let pause = refused.after.unwrap_or_else(|| backoff.wait());
             let last = end.unwrap_or(begun + PATIENCE).min(begun + PATIENCE);
-            if !refused.again || next > last {
+            // A collector may name a time that no clock reaches.
+            let next = Instant::now().checked_add(pause);
+            let Some(next) = next.filter(|next| refused.again && *next <= last) else {
                 self.counts.failed.fetch_add(n, Relaxed);
                 return;
-            }
+            };
             tokio::select! {
                 () = sleep_until(next) => {}
                 // One more try at once, then it is over.

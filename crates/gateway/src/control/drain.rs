@@ -8,6 +8,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Control;
 
+/// How long a gateway that is going waits for the collector of its spans, within the grace.
+const SPANS: Duration = Duration::from_secs(5);
+
 impl Control {
     /// No new connections; those that are open end after what they are doing. All of it, deregistering as well, within the grace. Gives
     /// the number of connections that were cut at the end.
@@ -35,8 +38,9 @@ impl Control {
         if !left && timeout_at(end, leaving).await.is_err() {
             tracing::warn!("not deregistered within the grace");
         }
-        self.shared.exports.finish(end).await;
-        self.leave_store().await;
+        // What was spent, and leases, do not wait for a collector.
+        let spans = end.min(Instant::now() + SPANS);
+        tokio::join!(self.shared.exports.finish(spans), self.leave_store());
         let cut = self.door.connections() as u64;
         self.door.stop();
         cut

@@ -79,9 +79,10 @@ pub(crate) fn count_poll() {
 pub(crate) struct PutOff(Option<u32>);
 
 impl PutOff {
-    /// Whether the write was put off and has not been made yet.
+    /// Whether the write waits for the end of this turn. What a socket did not take afterwards waits for the socket.
     pub(crate) fn is_set(self) -> bool {
-        self.0.is_some()
+        self.0
+            .is_some_and(|since| TURN.with(|turn| since == turn.number.get()))
     }
 
     /// Whether the write is to wait; the task is woken when it is time.
@@ -91,11 +92,14 @@ impl PutOff {
                 return since == turn.number.get();
             }
             turn.writes.set(turn.writes.get() + 1);
-            let mut waiting = turn.waiting.borrow_mut();
-            if !turn.busy.get() || waiting.len() >= MOST {
+            if !turn.busy.get() {
                 return false;
             }
-            waiting.push(cx.waker().clone());
+            if turn.waiting.borrow().len() >= MOST {
+                turn.end();
+                return false;
+            }
+            turn.waiting.borrow_mut().push(cx.waker().clone());
             self.0 = Some(turn.number.get());
             true
         })
@@ -156,6 +160,10 @@ mod tests {
         assert_eq!(woken.0.load(Relaxed), 0);
         end_turn();
         assert_eq!(woken.0.load(Relaxed), 10);
+        assert!(
+            !waiting.iter().any(|write| write.is_set()),
+            "what the socket does not take now waits for the socket alone"
+        );
         assert!(waiting.iter_mut().all(|write| !write.waits(&cx)));
     }
 
@@ -171,11 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_bounded_number_waits() {
+    fn a_turn_ends_when_a_bounded_number_waits() {
         let woken = Arc::default();
         busy(&woken);
-        assert_eq!(turn_of(2 * MOST, &woken).len(), MOST);
-        end_turn();
+        let waiting = turn_of(MOST + 1, &woken);
+        assert_eq!(waiting.len(), MOST);
         assert_eq!(woken.0.load(Relaxed), MOST as u32);
+        assert!(!waiting.iter().any(|write| write.is_set()));
     }
 }

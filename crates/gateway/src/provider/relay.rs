@@ -331,6 +331,8 @@ fn usage(asking: &Asking, bytes: u64, pieces: u64, ended: &Ended) -> Usage {
 /// Ends an answer that will not be whole: a stream with an error that says so, anything else by a cut. True if the caller was told.
 pub(super) async fn finish(context: Context<'_>, told: Bytes, down: &mut Down<'_>) -> bool {
     if told.is_empty() || down.data(told, true).is_err() {
+        // What came before is passed on, as far as the socket takes it: with nothing at all a caller might think that it was never asked.
+        let _ = poll_fn(|cx| Poll::Ready(down.poll_flush(cx))).await;
         down.cut();
         return false;
     }

@@ -309,6 +309,10 @@ async fn linger(conn: &mut H1Exchange, watch: &Watch) {
         if watch.poll_over(cx).is_ready() {
             return Poll::Ready(());
         }
+        // The end of an answer may have been left to the connection.
+        if std::task::ready!(conn.poll_flush(cx)).is_err() {
+            return Poll::Ready(());
+        }
         std::task::ready!(conn.poll_close(cx));
         loop {
             conn.read.bytes.clear();

@@ -22,6 +22,7 @@ use crate::down::h2::H2Stream;
 use crate::exchange::reply::{self, Problem};
 use crate::exchange::websocket::{self, Asked};
 use crate::exchange::{Caller, Incoming, handle};
+use crate::io::late;
 use crate::io::pulse::{Link, Pulse};
 use crate::io::window::CALLER;
 use crate::watch::Watch;
@@ -239,7 +240,12 @@ fn stream(
         let watch = Watch::new(&worker.watches);
         {
             let mut exchange = pin!(handle(&worker, &caller, &mut incoming, &mut down, &watch));
-            poll_fn(|cx| clock::stand_still(|| exchange.as_mut().poll(cx))).await;
+            poll_fn(|cx| {
+                // Its endpoint may speak HTTP/1.1.
+                late::count_poll();
+                clock::stand_still(|| exchange.as_mut().poll(cx))
+            })
+            .await;
         }
         side.stop_request();
     }

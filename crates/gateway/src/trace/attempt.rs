@@ -10,6 +10,7 @@ use tidegate_llm::classify::Class;
 use tidegate_llm::usage::Usage;
 use tidegate_llm::{Facts, ProviderKind};
 
+use super::finished::cut;
 use crate::clock;
 use crate::exchange::attempt::Planned;
 use crate::exchange::race::End;
@@ -90,7 +91,7 @@ impl Attempt {
             model: asking.map(|asking| {
                 Box::new(Model {
                     kind: asking.provider.keys.live().spec.kind,
-                    name: asking.model.clone(),
+                    name: cut(&asking.model),
                     key: asking.key.key().fingerprint.clone(),
                     stream: asking.stream,
                     used: None,
@@ -112,7 +113,7 @@ impl Attempt {
     pub(super) fn sent(&mut self, request: &OutRequest, h2: bool) {
         self.sent = Some(Sent {
             secure: request.scheme == Scheme::HTTPS,
-            path: request.path.path().into(),
+            path: cut(request.path.path()).into(),
             h2,
         });
     }

@@ -30,6 +30,8 @@ pub(crate) struct Finished {
     own: TraceContext,
     state: String,
     attempts: Vec<Attempt>,
+    /// Attempts made, of which some may not be told.
+    made: usize,
     /// Since the Unix epoch.
     at: Duration,
     started: Instant,
@@ -63,6 +65,7 @@ impl Finished {
             own,
             state,
             attempts,
+            made,
             ..
         } = trace;
         let talk = report.talk.as_ref();
@@ -71,15 +74,17 @@ impl Finished {
             own,
             state,
             attempts,
+            made,
             at: record.at,
             started,
             took: started.elapsed(),
-            method: record.method.as_str().to_owned(),
-            path: cut(record.target.path().to_owned()),
-            authority: record.authority().map(cut),
-            agent: text(&record.agent).map(cut),
+            method: cut(record.method.as_str()),
+            path: cut(record.target.path()),
+            authority: record.authority().as_deref().map(cut),
+            agent: text(&record.agent).as_deref().map(cut),
             request_id: text(&report.request_id)
                 .or_else(|| text(&record.request_id))
+                .as_deref()
                 .map(cut),
             version: record.version,
             scheme: record.scheme,
@@ -133,7 +138,7 @@ impl Finished {
             .int("http.request.body.size", self.bytes_up)
             .int("http.response.body.size", self.bytes_down)
             .text("tidegate.listener", &*self.listener)
-            .int("tidegate.attempts", self.attempts.len())
+            .int("tidegate.attempts", self.made)
             .text_of("tidegate.request_id", self.request_id.as_deref())
             .text_of("tidegate.virtual_key", self.virtual_key.as_deref());
         if let Some(authority) = &self.authority {
@@ -237,7 +242,7 @@ impl Finished {
             };
             // Without the query: keys of some providers and secrets of callers stand there.
             let url = format!("{scheme}://{authority}{}", sent.path);
-            attributes.text("url.full", cut(url)).text(
+            attributes.text("url.full", cut(&url)).text(
                 "network.protocol.version",
                 if sent.h2 { "2" } else { "1.1" },
             );
@@ -309,7 +314,7 @@ fn gen_ai(attributes: &mut Attributes<'_>, operation: Option<&'static str>, mode
     attributes
         .text("gen_ai.operation.name", operation.unwrap_or("other"))
         .text("gen_ai.provider.name", provider(model.kind))
-        .text("gen_ai.request.model", cut(model.name.clone()))
+        .text("gen_ai.request.model", &*model.name)
         .flag("gen_ai.request.stream", model.stream)
         .text_of("gen_ai.response.id", model.facts.id.as_deref())
         .text_of("gen_ai.response.model", model.facts.model.as_deref())
@@ -398,13 +403,13 @@ fn host_and_port(authority: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// The beginning of a text.
-fn cut(mut text: String) -> String {
-    if text.len() > TEXT {
-        let boundary = (0..=TEXT).rev().find(|at| text.is_char_boundary(*at));
-        text.truncate(boundary.unwrap_or(0));
+/// The beginning of a text: what waits for a collector keeps no more of it.
+pub(super) fn cut(text: &str) -> String {
+    let mut end = text.len().min(TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
     }
-    text
+    text[..end].to_owned()
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ pub(crate) use attempt::{Settled, class};
 /// All of a random number's bits that a float holds exactly: what shares are compared with.
 const UNIT: f64 = (1u64 << 53) as f64;
 
+/// Attempts of one request that are told: one that waits for an instance of a service may make any number.
+const ATTEMPTS: usize = 64;
+
 /// The spans of one request.
 #[derive(Debug)]
 pub(crate) struct Trace {
@@ -52,6 +55,8 @@ pub(crate) struct Trace {
     /// The span of the attempt that is about to begin.
     next: Option<u64>,
     attempts: Vec<Attempt>,
+    /// Attempts so far, told or not.
+    made: usize,
 }
 
 impl Trace {
@@ -76,6 +81,11 @@ impl Trace {
         asking: Option<&Asking>,
     ) {
         let span = self.next.take().unwrap_or_else(|| worker.random().max(1));
+        self.made += 1;
+        if self.attempts.len() >= ATTEMPTS {
+            // How it began and how it went in the end say most.
+            self.attempts.remove(ATTEMPTS / 2);
+        }
         self.attempts
             .push(Attempt::new(span, planned, member, asking));
     }
@@ -168,6 +178,7 @@ impl Tracing {
             state: state.join(","),
             next: None,
             attempts: Vec::new(),
+            made: 0,
         })
     }
 

@@ -135,6 +135,17 @@ async fn a_batch_that_may_be_tried_again_arrives_once_and_a_refused_one_never_ag
 }
 
 #[tokio::test]
+async fn a_collector_that_asks_for_a_pause_without_end_is_asked_with_the_next_batch() {
+    let never = Some("503 Busy\r\nretry-after: 18446744073709551615");
+    let fake = Fake::start(vec![never]).await;
+    let (queue, _exporter, counts) = fake.exporter(Duration::from_millis(1));
+    queue.give(Named("lost".into()));
+    until("counted", || counts.failed.load(Relaxed) == 1).await;
+    queue.give(Named("next".into()));
+    until("the next", || counts.exported.load(Relaxed) == 1).await;
+}
+
+#[tokio::test]
 async fn with_a_collector_that_is_silent_the_queue_fills_and_the_rest_is_dropped() {
     let fake = Fake::start(vec![None]).await;
     let (queue, exporter, counts) = fake.exporter(Duration::from_millis(1));

@@ -7,7 +7,7 @@ import urllib.parse
 import grpc
 import pytest
 
-from harness import faults, faults_wire, http1, upstream
+from harness import faults, faults_wire, http1, tls, upstream
 from harness.gateway import command, route, simple, upstream as pool
 from harness.model import service
 from harness.net import free_port
@@ -462,10 +462,23 @@ def test_a_header_for_the_collector_is_a_secret(tidegate, server, collector):
 def test_a_collector_behind_tls_is_asked_with_its_authority(tidegate, server, collector, authority):
     seen = collector(tls=authority.server("localhost"))
     port = urllib.parse.urlsplit(seen.url).port
-    tls = {"ca": str(authority.pem)}
-    gateway = tidegate({**simple(server()), "tracing": {"otlp": f"https://localhost:{port}/", "schedule_delay": "10ms", "tls": tls}})
+    ca = {"ca": str(authority.pem)}
+    gateway = tidegate({**simple(server()), "tracing": {"otlp": f"https://localhost:{port}/", "schedule_delay": "10ms", "tls": ca}})
     gateway.get()
     seen.trace()
+
+
+def test_a_reload_reads_a_renewed_authority_of_the_collector(tidegate, server, collector, authority, tmp_path):
+    seen, ca = collector(tls=authority.server("localhost")), tmp_path / "ca.pem"
+    ca.write_bytes(tls.Authority(tmp_path / "another").pem.read_bytes())
+    port = urllib.parse.urlsplit(seen.url).port
+    gateway = tidegate({**simple(server()), "tracing": {"otlp": f"https://localhost:{port}", "schedule_delay": "10ms", "tls": {"ca": str(ca)}}})
+    gateway.get("/before")
+    until(lambda: "traces are not taken" in gateway.logs())
+    ca.write_bytes(authority.pem.read_bytes())
+    gateway.reload(gateway.config)
+    gateway.get("/after")
+    assert seen.trace()[0]["url.path"] == "/after"
 
 
 def test_mistakes_in_the_section_are_told_with_their_place(tmp_path):

@@ -18,6 +18,7 @@ use http::HeaderMap;
 use tidegate_config::model;
 use tidegate_core::{Member, MemberKey, Rng};
 use tidegate_discovery::Resolver;
+use tidegate_discovery::tls::Material;
 use tidegate_llm::usage::Usage;
 use tidegate_otlp::{Collector, Counts, Exporter, Queue, SetupError};
 use tidegate_wire::headers::{
@@ -142,6 +143,8 @@ impl Trace {
 pub(crate) struct Tracing {
     config: model::Tracing,
     node: model::Node,
+    /// What the files of its TLS held.
+    files: Option<[u8; 32]>,
     /// Of 2^53.
     share: u64,
     queue: Queue<Box<Finished>>,
@@ -201,6 +204,7 @@ pub(crate) enum Draft {
 pub(crate) struct Another {
     config: model::Tracing,
     node: model::Node,
+    files: Option<[u8; 32]>,
     collector: Collector,
 }
 
@@ -217,13 +221,18 @@ impl Draft {
         let Some(wanted) = &config.tracing else {
             return Ok(Self::Off);
         };
-        let is_same = |t: &&Arc<Tracing>| t.config == *wanted && t.node == config.node;
+        // Renewed files are another section, although it reads the same.
+        let material = wanted.tls.as_ref().map(Material::read).transpose()?;
+        let files = material.map(|material| material.digest());
+        let is_same =
+            |t: &&Arc<Tracing>| t.config == *wanted && t.node == config.node && t.files == files;
         if let Some(same) = running.filter(is_same) {
             return Ok(Self::Same(same.clone()));
         }
         Ok(Self::Another(Box::new(Another {
             config: wanted.clone(),
             node: config.node.clone(),
+            files,
             collector: Collector::new(wanted, resolver)?,
         })))
     }
@@ -233,6 +242,7 @@ impl Draft {
         let Another {
             config,
             node,
+            files,
             collector,
         } = match self {
             Self::Off => return None,
@@ -249,6 +259,7 @@ impl Draft {
             share: (config.sample.fraction() * UNIT) as u64,
             config,
             node,
+            files,
             queue,
         }))
     }

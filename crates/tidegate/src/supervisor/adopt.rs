@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::Seat;
-use super::gateway::Gateway;
+use super::process::RoleProcess;
 use crate::control::message::{HOST_PROTOCOL, Hello, Order, Report};
 use crate::control::{Channel, ChannelError, Received, Wait};
 use crate::rundir::{Adoptable, RunDir};
@@ -17,7 +17,7 @@ const HELLO_TIME: Duration = Duration::from_secs(5);
 /// A role that outlived its supervisor. Dropping it leaves it alone again.
 #[derive(Debug)]
 pub(super) struct Introduced {
-    pub(super) process: Gateway,
+    pub(super) process: RoleProcess,
     pub(super) hello: Hello,
     /// A gateway's listening sockets.
     pub(super) sockets: Vec<HeldSocket>,
@@ -129,7 +129,7 @@ fn introduce(stream: UnixStream, epoch: u64) -> Result<Introduced, NotIntroduced
                     return Err(NotIntroduced::Imposter { said, is });
                 }
                 return Ok(Introduced {
-                    process: Gateway::adopted(channel, &hello, peer.handle),
+                    process: RoleProcess::adopted(channel, &hello, peer.handle),
                     hello,
                     sockets,
                 });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::backoff::Backoff;
-use super::gateway::{Gateway, Stage};
+use super::process::{RoleProcess, Stage};
 use crate::control::Received;
 use crate::control::message::{Order, OwnOrder, Report};
 
@@ -21,7 +21,7 @@ pub(super) struct Control {
     /// The folder of the store that the configuration needs served.
     pub(super) wanted: Option<PathBuf>,
     /// A process, and the folder that it was started for.
-    pub(super) process: Option<(Gateway, PathBuf)>,
+    pub(super) process: Option<(RoleProcess, PathBuf)>,
     backoff: Backoff,
     /// When the next one is started, while there is none after a death.
     restart_at: Option<Instant>,
@@ -96,7 +96,7 @@ impl Supervisor {
     }
 
     /// Whether it lives.
-    fn listen_control(&mut self, process: &mut Gateway, now: Instant) -> bool {
+    fn listen_control(&mut self, process: &mut RoleProcess, now: Instant) -> bool {
         loop {
             match process.report() {
                 Received::Message(Report::Ready { .. }, _) => {
@@ -115,7 +115,7 @@ impl Supervisor {
         true
     }
 
-    fn on_control_death(&mut self, process: Gateway, now: Instant) {
+    fn on_control_death(&mut self, process: RoleProcess, now: Instant) {
         let (pid, served) = (process.pid(), process.served(now));
         let told = process.stage() == Stage::Draining;
         let failure = process.failure().map(str::to_owned);
@@ -142,7 +142,7 @@ impl Supervisor {
             folder: folder.clone(),
             run: self.plan.start.run.clone(),
         });
-        match Gateway::spawn_control(&order) {
+        match RoleProcess::spawn_control(&order) {
             Ok(process) => {
                 tracing::info!(pid = process.pid(), "control started");
                 self.control.process = Some((process, folder));

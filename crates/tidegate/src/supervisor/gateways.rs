@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::gateway::{Accepted, Gateway, Stage};
+use super::process::{Accepted, RoleProcess, Stage};
 use super::{Phase, Supervisor};
 use crate::control::Received;
 use crate::control::message::{Order, Report};
@@ -13,7 +13,7 @@ impl Supervisor {
     /// Starts a gateway as the current one.
     pub(super) fn start_gateway(&mut self, now: Instant) {
         let grace = Duration::from_millis(self.plan.grace_ms);
-        match Gateway::spawn(
+        match RoleProcess::spawn(
             &self.plan.start,
             self.accepted.as_ref(),
             &self.sockets,
@@ -57,7 +57,7 @@ impl Supervisor {
         }
     }
 
-    fn listen(&mut self, gateway: &mut Gateway, current: bool) -> Life {
+    fn listen(&mut self, gateway: &mut RoleProcess, current: bool) -> Life {
         loop {
             let (report, fd) = match gateway.report() {
                 Received::Message(report, fd) => (report, fd),
@@ -143,7 +143,7 @@ impl Supervisor {
         }
     }
 
-    fn on_ready(&mut self, gateway: &mut Gateway, grace_ms: u64) {
+    fn on_ready(&mut self, gateway: &mut RoleProcess, grace_ms: u64) {
         let now = Instant::now();
         let took = gateway.serves(now);
         tracing::info!(
@@ -173,7 +173,7 @@ impl Supervisor {
         self.dismiss_hosts();
     }
 
-    fn on_need(&mut self, gateway: &Gateway, id: SocketId) {
+    fn on_need(&mut self, gateway: &RoleProcess, id: SocketId) {
         if let Some(held) = self.sockets.iter().find(|held| held.id == id) {
             gateway.order(&Order::Socket { id }, Some(held));
             return;
@@ -206,7 +206,7 @@ impl Supervisor {
         });
     }
 
-    fn on_death(&mut self, gateway: Gateway) {
+    fn on_death(&mut self, gateway: RoleProcess) {
         let now = Instant::now();
         let (pid, served) = (gateway.pid(), gateway.served(now));
         let failure = gateway.failure().map(str::to_owned);

@@ -26,7 +26,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use super::adopt;
-use super::gateway::Gateway;
+use super::process::RoleProcess;
 use super::{Phase, Seat, Supervisor};
 use crate::control::message::{Ask, Grant, HOST_PROTOCOL};
 use crate::control::{Channel, ChannelError, Received, Wait};
@@ -357,7 +357,7 @@ impl Supervisor {
             return;
         };
         let gateways = self.current.iter().chain(&self.outgoing);
-        let own: Vec<u32> = gateways.map(Gateway::pid).collect();
+        let own: Vec<u32> = gateways.map(RoleProcess::pid).collect();
         let now = Instant::now();
         for stranger in adopt::introductions(&self.run, Adoptable::Gateway, seat, &own) {
             let mut gateway = stranger.process;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::adopt;
 use super::backoff::Backoff;
-use super::gateway::{Gateway, Stage};
+use super::process::{RoleProcess, Stage};
 use super::{Phase, Supervisor};
 use crate::control::Received;
 use crate::control::message::{HostOrder, Order, Report};
@@ -26,7 +26,7 @@ use crate::rundir::Adoptable;
 pub(super) struct Host {
     /// Whether the configuration has services.
     pub(super) wanted: bool,
-    pub(super) process: Option<Gateway>,
+    pub(super) process: Option<RoleProcess>,
     backoff: Backoff,
     /// When the next one is started, while there is none after a death.
     restart_at: Option<Instant>,
@@ -62,7 +62,7 @@ impl Host {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let process = self.process.as_ref().and_then(Gateway::deadline);
+        let process = self.process.as_ref().and_then(RoleProcess::deadline);
         process.into_iter().chain(self.restart_at).min()
     }
 
@@ -179,7 +179,7 @@ impl Supervisor {
         }
     }
 
-    fn listen_host(&mut self, process: &mut Gateway, now: Instant) -> Life {
+    fn listen_host(&mut self, process: &mut RoleProcess, now: Instant) -> Life {
         loop {
             match process.report() {
                 Received::Message(Report::Ready { grace_ms, .. }, _) => {
@@ -216,7 +216,7 @@ impl Supervisor {
         Life::Lives
     }
 
-    fn on_host_death(&mut self, process: Gateway, now: Instant) {
+    fn on_host_death(&mut self, process: RoleProcess, now: Instant) {
         let (pid, served) = (process.pid(), process.served(now));
         let told = process.stage() == Stage::Draining;
         let failure = process.failure().map(str::to_owned);
@@ -254,7 +254,7 @@ impl Supervisor {
         let Some(accepted) = &self.accepted else {
             return;
         };
-        match Gateway::spawn_host(self.host_order(), accepted) {
+        match RoleProcess::spawn_host(self.host_order(), accepted) {
             Ok(process) => {
                 tracing::info!(pid = process.pid(), "host started");
                 self.host.process = Some(process);

@@ -17,10 +17,10 @@
 mod adopt;
 mod backoff;
 mod control;
-mod gateway;
 mod gateways;
 mod handover;
 mod host;
+mod process;
 mod serve;
 mod signals;
 mod start;
@@ -37,9 +37,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::backoff::Backoff;
 use self::control::Control;
-use self::gateway::{Accepted, Gateway, Stage};
 use self::handover::{Predecessor, Successor};
 use self::host::Host;
+use self::process::{Accepted, RoleProcess, Stage};
 use self::signals::Signals;
 use self::systemd::ServiceManager;
 use crate::control::Channel;
@@ -117,8 +117,8 @@ struct Supervisor {
     signals: Signals,
     manager: ServiceManager,
     phase: Phase,
-    current: Option<Gateway>,
-    outgoing: Vec<Gateway>,
+    current: Option<RoleProcess>,
+    outgoing: Vec<RoleProcess>,
     control: Control,
     host: Host,
     backoff: Backoff,
@@ -287,7 +287,7 @@ impl Supervisor {
             .current
             .iter()
             .chain(&self.outgoing)
-            .filter_map(Gateway::due);
+            .filter_map(RoleProcess::due);
         let predecessor = self.predecessor.as_ref().and_then(Predecessor::deadline);
         gateways
             .chain(self.restart_at)

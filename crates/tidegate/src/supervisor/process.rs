@@ -1,4 +1,4 @@
-//! One gateway process, as its supervisor sees it.
+//! One process of a role, as its supervisor sees it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,7 +27,7 @@ const CONTROL_GRACE: Duration = Duration::from_secs(5);
 /// Time that a host has for its workers to end that could not say how long they may take.
 const HOST_GRACE: Duration = Duration::from_secs(30);
 
-/// Where a gateway is in its life.
+/// Where a process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Started; does not serve yet.
@@ -38,10 +38,10 @@ pub(super) enum Stage {
     Draining,
 }
 
-/// How a gateway ended, in words for the log.
+/// How a process ended, in words for the log.
 #[derive(Debug)]
 pub(super) struct End {
-    /// `exit status: 1`, `signal: 9 (SIGKILL)`; of an adopted gateway the system tells nobody.
+    /// `exit status: 1`, `signal: 9 (SIGKILL)`; of an adopted one the system tells nobody.
     pub(super) status: String,
     /// Whether it ended by itself and without fault.
     pub(super) clean: bool,
@@ -54,9 +54,9 @@ pub(super) struct Accepted {
     pub(super) texts: OwnedFd,
 }
 
-/// A gateway with the supervisor's end of its control socket.
+/// A gateway, host or control with the supervisor's end of its socket.
 #[derive(Debug)]
-pub(super) struct Gateway {
+pub(super) struct RoleProcess {
     channel: Channel,
     /// `None` for an adopted one, which is not our child.
     child: Option<Child>,
@@ -76,7 +76,7 @@ pub(super) struct Gateway {
     failure: Option<String>,
 }
 
-impl Gateway {
+impl RoleProcess {
     /// Starts a gateway and gives it its sockets.
     ///
     /// # Errors
@@ -354,7 +354,7 @@ impl Gateway {
     }
 }
 
-impl AsFd for Gateway {
+impl AsFd for RoleProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }

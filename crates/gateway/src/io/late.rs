@@ -88,11 +88,12 @@ impl PutOff {
     /// Whether the write is to wait; the task is woken when it is time.
     pub(crate) fn waits(&mut self, cx: &Context<'_>) -> bool {
         TURN.with(|turn| {
-            if let Some(since) = self.0 {
-                return since == turn.number.get();
+            if self.is_set() {
+                return true;
             }
             turn.writes.set(turn.writes.get() + 1);
-            if !turn.busy.get() {
+            // What was put off is made now, and keeps the worker as busy as if it was new.
+            if self.0.take().is_some() || !turn.busy.get() {
                 return false;
             }
             if turn.waiting.borrow().len() >= MOST {
@@ -165,6 +166,12 @@ mod tests {
             "what the socket does not take now waits for the socket alone"
         );
         assert!(waiting.iter_mut().all(|write| !write.waits(&cx)));
+        end_turn();
+        assert_eq!(
+            turn_of(1, &woken).len(),
+            1,
+            "a turn in which nothing but that was written was a busy one"
+        );
     }
 
     #[test]

@@ -95,3 +95,15 @@ class FakeChaos:
 
     def stop(self):
         self.server.stop(0).wait()
+
+
+def failing(times, code="UNAVAILABLE", **more):
+    left = [times]
+
+    def answer(received, context):
+        if left[0]:
+            left[0] -= 1
+            fail(context, code, "try again", **more)
+        yield packed("done")
+
+    return answer

@@ -3,9 +3,7 @@
 import asyncio
 import base64
 import http.server
-import io
 import json
-import os
 import threading
 
 import pytest
@@ -13,79 +11,14 @@ import pytest
 pytest.importorskip("grpc")
 pytest.importorskip("zstandard")
 
-from fakechaos import FakeChaos, error_info, fail, packed  # noqa: E402
+from bothclients import QUICK  # noqa: E402
+from fakechaos import error_info, fail, failing, packed  # noqa: E402
 from tidegate import AsyncClient, Client, Error  # noqa: E402
 from tidegate.client import Retry, _protocol as protocol  # noqa: E402
 from tidegate.client._common import split  # noqa: E402
 from tidegate.client._retry import Throttle  # noqa: E402
 
-QUICK = Retry(initial=0.001, maximum=0.002)
 PONG = protocol.raw(b"PONG")
-
-
-class Waited:
-    """The asynchronous client driven from plain code, so that one test is for both."""
-
-    def __init__(self, *addresses, **options):
-        self.loop = asyncio.new_event_loop()
-
-        async def make():
-            return AsyncClient(*addresses, **options)
-
-        self.client = self.loop.run_until_complete(make())
-
-    def call(self, *args, **more):
-        return self.loop.run_until_complete(self.client.call(*args, **more))
-
-    def stream(self, *args, **more):
-        items = self.client.stream(*args, **more)
-        try:
-            while True:
-                try:
-                    yield self.loop.run_until_complete(items.__anext__())
-                except StopAsyncIteration:
-                    return
-        finally:
-            self.loop.run_until_complete(items.aclose())
-
-    def __getattr__(self, name):
-        method = getattr(self.client, name)
-        return lambda **kwargs: self.loop.run_until_complete(method(**kwargs))
-
-    def close(self):
-        self.loop.run_until_complete(self.client.close())
-        self.loop.close()
-
-
-@pytest.fixture
-def servers():
-    started = []
-
-    def start():
-        started.append(FakeChaos())
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.stop()
-
-
-@pytest.fixture
-def server(servers):
-    return servers()
-
-
-@pytest.fixture(params=[Client, Waited], ids=["sync", "async"])
-def client(request):
-    made = []
-
-    def make(*addresses, **options):
-        made.append(request.param(*[getattr(each, "address", each) for each in addresses], **{"retry": QUICK, **options}))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def test_any_method_by_its_name_with_its_arguments(client, server):
@@ -100,56 +33,6 @@ def test_a_version_and_metadata_go_along(client, server):
     client(server, version="v2", metadata={"X-Upstream": "pool"}).predict()
     assert server.calls[0].kwargs["version"] == "v2" and server.calls[0].metadata["x-upstream"] == "pool"
     assert server.calls[0].metadata["idempotency-key"]
-
-
-@pytest.mark.parametrize("kind", ["bytes", "path", "file", "iterator", "pipe"])
-def test_an_input_is_streamed_compressed(client, server, tmp_path, kind):
-    data = os.urandom(300_000) * 3
-    (tmp_path / "input").write_bytes(data)
-    given = {
-        "bytes": lambda: data,
-        "path": lambda: tmp_path / "input",
-        "file": lambda: open(tmp_path / "input", "rb"),
-        "iterator": lambda: iter([data[:10], data[10:]]),
-        "pipe": lambda: Unseekable(data),
-    }[kind]()
-    seen = []
-    assert client(server, progress=lambda sent, size: seen.append((sent, size))).call("train", {"a": 1}, input=given) == {"ok": True}
-    (call,) = server.calls
-    assert bytes(call.data) == data
-    size = None if kind in ("iterator", "pipe") else len(data)
-    assert call.kwargs == {"a": 1, **({"_aipod_binary_size": size} if size else {})}
-    assert seen[-1] == (len(data), size)
-    if hasattr(given, "close"):
-        given.close()
-
-
-class Unseekable(io.RawIOBase):
-    def __init__(self, data):
-        self.rest = io.BytesIO(data)
-
-    def read(self, size=-1):
-        return self.rest.read(size)
-
-    def tell(self):
-        raise OSError("a pipe")
-
-
-def test_an_input_may_be_among_the_arguments_and_is_one(client, server, tmp_path):
-    (tmp_path / "input").write_bytes(b"abc")
-    client(server).predict(image=tmp_path / "input", size=3)
-    assert bytes(server.calls[0].data) == b"abc" and server.calls[0].kwargs["size"] == 3 and "image" not in server.calls[0].kwargs
-    with pytest.raises(TypeError, match="one binary input"):
-        client(server).predict(a=b"1", b=b"2")
-
-
-def test_trouble_with_the_input_is_told_as_it_is(client, server):
-    def broken():
-        yield b"abc"
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        client(server).call("predict", input=broken())
 
 
 def test_items_are_a_list_or_come_one_by_one(client, server):
@@ -219,18 +102,6 @@ def test_an_error_has_its_code_reason_and_the_models_exception_and_is_not_tried_
         client(server).predict()
     assert (caught.value.code, caught.value.message, caught.value.reason, caught.value.exception) == ("INTERNAL", "bad luck", "model_error", "ValueError")
     assert len(server.calls) == 1
-
-
-def failing(times, code="UNAVAILABLE", **more):
-    left = [times]
-
-    def answer(received, context):
-        if left[0]:
-            left[0] -= 1
-            fail(context, code, "try again", **more)
-        yield packed("done")
-
-    return answer
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "UNKNOWN"])
@@ -390,27 +261,6 @@ def test_a_bar_shows_how_far_the_method_is(client, server, capsys):
     assert "train:" in shown and "25%" in shown and "epoch 1" in shown and "last" in shown
 
 
-def test_an_upload_goes_on_where_it_broke(client, server):
-    data = os.urandom(20 << 20)
-    server.break_after = [15 << 20, 18 << 20]
-    seen = []
-    # Not marked as one that may run twice: it never began.
-    assert client(server, progress=lambda sent, size: seen.append(sent)).call("train", input=data) == {"ok": True}
-    first, second, third = server.calls
-    assert third.data == data
-    assert "x-tidegate-upload-offset" not in first.metadata
-    assert 15 << 20 <= int(second.metadata["x-tidegate-upload-offset"]) < int(third.metadata["x-tidegate-upload-offset"])
-    assert {call.metadata["x-tidegate-upload-id"] for call in server.calls} == {first.metadata["x-tidegate-upload-id"]}
-    assert {call.kwargs["_aipod_binary_size"] for call in server.calls} == {20 << 20}
-
-
-def test_an_upload_may_break_more_often_than_a_call_is_tried_while_it_gets_further(client, server):
-    data = os.urandom(17 << 20)
-    server.break_after = [at << 20 for at in (2, 4, 6, 8, 10, 12, 14)]
-    assert client(server).call("train", input=data) == {"ok": True}
-    assert len(server.calls) == 8 and server.calls[-1].data == data
-
-
 def test_the_gateways_word_is_the_reason_where_the_host_has_said_none(client, server):
     def answer(received, context):
         fail(context, "UNAVAILABLE", "no instance", more=[("x-tidegate-error", "service-not-ready")])
@@ -419,29 +269,6 @@ def test_the_gateways_word_is_the_reason_where_the_host_has_said_none(client, se
     with pytest.raises(Error) as caught:
         client(server, idempotent=False).predict()
     assert caught.value.reason == "service-not-ready"
-
-
-def test_a_call_whose_input_was_sent_whole_is_not_sent_again_unless_it_may_run_twice(client, server):
-    server.answer = failing(1)
-    with pytest.raises(Error, match="try again"):
-        client(server).call("train", input=os.urandom(17 << 20))
-    assert len(server.calls) == 1
-
-
-def test_an_upload_that_the_server_has_lost_begins_anew(client, server):
-    data = os.urandom(17 << 20)
-    server.break_after = [10 << 20]
-    one = client(server, idempotent=True)
-    server.status = lambda request, context: fail(context, "NOT_FOUND", "gone", "upload_unknown")
-    assert one.call("train", input=data) == {"ok": True}
-    assert server.calls[-1].data == data and "x-tidegate-upload-offset" not in server.calls[-1].metadata
-
-
-def test_an_iterator_that_was_begun_is_not_sent_twice(client, server):
-    server.break_after = [1]
-    with pytest.raises(Error, match="broken"):
-        client(server).call("predict", input=iter([b"abc" * 100_000, b"def" * 100_000]))
-    assert len(server.calls) == 1
 
 
 def test_calls_go_to_all_addresses_and_around_a_dead_one(client, servers):

@@ -36,8 +36,9 @@ pub enum FailureKind {
     Gateway,
     /// Nothing came from the member itself: connect failed, timed out, reset.
     LocalOrigin,
-    /// It was not tried: a limit of ours was reached. Counts like [`LocalOrigin`](Self::LocalOrigin), and never takes out the last
-    /// fit member, even where all may go: what every member meets alike says nothing against the one that is left.
+    /// It was not tried: a limit of ours was reached. Counts like [`LocalOrigin`](Self::LocalOrigin), but a run or a window that
+    /// holds one never takes out the last fit member, even where all may go: what every member meets alike says nothing against the
+    /// one that is left. As many failures of its own as a threshold says, with none of these among them, do.
     Refused,
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Fired {
     pub(crate) bad: Origin,
     /// What the run of gateway failures that fired consisted of.
     pub(crate) gateway: Origin,
+    /// What fired counted refusals of our own: 5xx, gateway, local origin, window.
+    pub(crate) refused: [bool; 4],
 }
 
 /// Where the failures of a run came from.
@@ -65,36 +67,37 @@ impl Fired {
     }
 }
 
-/// Runs of failures and what they consist of: 20 bits for each run, three bits for their origins.
+/// Runs of failures and what they consist of: 19 bits for each run, three bits for their origins, three for refusals.
 #[derive(Clone, Copy)]
 struct Runs {
     /// 5xx, gateway, local origin.
     lengths: [u32; 3],
     /// The run of 5xx holds an answer; it holds a failure without one; the run of gateway failures holds an answer.
     held: [bool; 3],
+    /// The run of this place holds a refusal of our own.
+    refused: [bool; 3],
 }
 
-const BITS: u32 = 20;
+const BITS: u32 = 19;
 const MASK: u64 = (1 << BITS) - 1;
 
 impl Runs {
     fn unpack(word: u64) -> Runs {
+        let bits = |from| [0, 1, 2].map(|i| word >> (BITS * 3 + from + i) & 1 == 1);
         Runs {
             lengths: [0, 1, 2].map(|i| (word >> (BITS * i) & MASK) as u32),
-            held: [0, 1, 2].map(|i| word >> (BITS * 3 + i) & 1 == 1),
+            held: bits(0),
+            refused: bits(3),
         }
     }
 
     fn pack(self) -> u64 {
-        let held = self
-            .held
-            .iter()
-            .rev()
-            .fold(0, |word, held| word << 1 | u64::from(*held));
+        let bits = self.held.iter().chain(&self.refused).rev();
+        let bits = bits.fold(0, |word, bit| word << 1 | u64::from(*bit));
         self.lengths
             .iter()
             .rev()
-            .fold(held, |word, run| word << BITS | u64::from(*run).min(MASK))
+            .fold(bits, |word, run| word << BITS | u64::from(*run).min(MASK))
     }
 
     fn add(&mut self, kind: FailureKind, split: bool) {
@@ -114,6 +117,9 @@ impl Runs {
                 (*bad, *gateway, *local) = (*bad + 1, *gateway + 1, *local + 1);
                 *no_answer = true;
             }
+        }
+        if kind == FailureKind::Refused {
+            self.refused = [self.refused[0] || !split, self.refused[1] || !split, true];
         }
     }
 
@@ -141,6 +147,10 @@ impl Runs {
         }
         if fired.consecutive_gateway && !self.held[2] {
             fired.gateway = Origin::Connections;
+        }
+        for (i, (run, refused)) in self.lengths.iter().zip(&mut self.refused).enumerate() {
+            fired.refused[i] = reached[i] && *refused;
+            *refused &= *run > 0;
         }
         if self.lengths[0] == 0 {
             (self.held[0], self.held[1]) = (false, false);
@@ -213,11 +223,10 @@ impl Cell {
                 Err(current) => word = current,
             }
         }
-        fired.window = self
-            .window
-            .load()
-            .as_ref()
-            .is_some_and(|window| window.failure(now));
+        if let Some(window) = self.window.load().as_ref() {
+            let refused = kind == FailureKind::Refused;
+            (fired.window, fired.refused[3]) = window.failure(refused, now);
+        }
         fired
     }
 
@@ -268,7 +277,7 @@ impl Cell {
 struct Window {
     rule: ErrorsWithin,
     within: u64,
-    /// Time + 1; 0: empty.
+    /// Twice the time + 2, and 1 more for a refusal of our own; 0: empty.
     slots: Box<[AtomicU64]>,
     next: AtomicU32,
 }
@@ -284,18 +293,21 @@ impl Window {
         }
     }
 
-    fn failure(&self, now: Time) -> bool {
-        let stamp = now.0.saturating_add(1);
+    /// Whether the rule fires, and with a refusal of our own among the failures.
+    fn failure(&self, refused: bool, now: Time) -> (bool, bool) {
+        let at = now.0.saturating_add(1).min(u64::MAX >> 1);
         let Some(len) = u32::try_from(self.slots.len()).ok().filter(|len| *len > 0) else {
-            return true;
+            return (true, refused);
         };
         let slot = self.next.fetch_add(1, Relaxed) % len;
-        let oldest = self.slots[slot as usize].swap(stamp, Relaxed);
-        let fired = oldest != 0 && stamp.saturating_sub(oldest) <= self.within;
-        if fired {
-            self.clear();
+        let oldest = self.slots[slot as usize].swap(at << 1 | u64::from(refused), Relaxed);
+        let fired = oldest != 0 && at.saturating_sub(oldest >> 1) <= self.within;
+        if !fired {
+            return (false, false);
         }
-        fired
+        let others = self.slots.iter().map(|slot| slot.swap(0, Relaxed));
+        let held = others.fold(oldest, |held, stamp| held | stamp);
+        (true, held & 1 == 1)
     }
 
     fn clear(&self) {
@@ -305,7 +317,7 @@ impl Window {
     fn holds_any(&self, now: Time) -> bool {
         let horizon = (now - Duration::from_nanos(self.within)).0;
         self.slots.iter().any(|slot| {
-            let stamp = slot.load(Relaxed);
+            let stamp = slot.load(Relaxed) >> 1;
             stamp != 0 && stamp > horizon
         })
     }
@@ -314,7 +326,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use FailureKind::{Gateway, LocalOrigin, Status5xx};
+    use FailureKind::{Gateway, LocalOrigin, Refused, Status5xx};
 
     fn thresholds(split: bool) -> Thresholds {
         let thresholds = Thresholds::default();
@@ -430,6 +442,48 @@ mod tests {
     }
 
     #[test]
+    fn what_fires_tells_whether_it_counted_refusals_of_our_own() {
+        let limits = thresholds(false);
+        let last_of = |kinds: &[FailureKind]| {
+            let fired = fire_on(kinds, &limits);
+            assert!(fired.consecutive_5xx);
+            fired.refused
+        };
+        let own = [LocalOrigin; 5];
+        assert_eq!(last_of(&own), [false; 4]);
+        let mixed = [Refused, LocalOrigin, LocalOrigin, LocalOrigin, LocalOrigin];
+        assert_eq!(last_of(&mixed), [true, true, true, false]);
+        // It is over with the run that held it.
+        assert_eq!(last_of(&[mixed, own].concat()), [false; 4]);
+        // An answer ended the run without one, not that of bad ones.
+        let answered = [Refused, Status5xx, Gateway, Gateway, Gateway];
+        assert_eq!(last_of(&answered), [true, false, false, false]);
+        let split = thresholds(true);
+        let fired = fire_on(&mixed, &split);
+        assert_eq!(fired.refused, [false, false, true, false]);
+        let own = fire_on(&[[Refused; 4], [Status5xx; 4]].concat(), &split);
+        assert_eq!(own, Fired::default());
+
+        let cell = Cell::default();
+        cell.set_window(Some(&ErrorsWithin {
+            count: 3,
+            within: Duration::from_secs(10),
+        }));
+        let window = |kinds: [FailureKind; 3]| {
+            let off = Thresholds::default();
+            let fired = kinds.map(|kind| cell.failure(kind, &off, Time::from_secs(5)))[2];
+            (fired.window, fired.refused[3])
+        };
+        let kinds = [Gateway, Gateway, Refused];
+        for turn in 0..3 {
+            let mut kinds = kinds;
+            kinds.rotate_left(turn);
+            assert_eq!(window(kinds), (true, true), "{kinds:?}");
+        }
+        assert_eq!(window([Gateway; 3]), (true, false));
+    }
+
+    #[test]
     fn long_runs_do_not_spill_into_their_neighbours() {
         let limits = Thresholds::default();
         limits.set(Some(&OutlierDetection {
@@ -441,6 +495,7 @@ mod tests {
         let full = Runs {
             lengths: [MASK as u32, 0, 0],
             held: [true, false, false],
+            refused: [false; 3],
         };
         cell.runs.store(full.pack(), Relaxed);
         let fired: Vec<_> = (0..5)

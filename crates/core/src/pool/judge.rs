@@ -46,7 +46,7 @@ impl<T> Control<T> {
                         })
                         .unwrap_or_default(),
                 };
-                self.fired(inner, key, scope, fired, kind, now);
+                self.fired(inner, key, scope, fired, now);
             }
             Verdict::Evidence { cause, until } => {
                 self.cell_of(inner, key, scope, now);
@@ -134,18 +134,17 @@ impl<T> Control<T> {
         key: MemberKey,
         scope: &Scope,
         fired: Fired,
-        kind: FailureKind,
         now: Time,
     ) {
         if !fired.any() {
             return;
         }
-        let most = self.most(kind);
         let policy = self.policy.clone();
         let Some(rules) = &policy.outlier else { return };
         let window = rules.errors.as_ref();
-        let causes = [
+        let mut causes = [
             (
+                fired.refused[0],
                 fired.consecutive_5xx,
                 rules.enforcing_consecutive_5xx,
                 match fired.bad {
@@ -155,6 +154,7 @@ impl<T> Control<T> {
                 },
             ),
             (
+                fired.refused[1],
                 fired.consecutive_gateway,
                 rules.enforcing_consecutive_gateway_failure,
                 match fired.gateway {
@@ -165,11 +165,13 @@ impl<T> Control<T> {
                 },
             ),
             (
+                fired.refused[2],
                 fired.consecutive_local,
                 rules.enforcing_consecutive_local_origin,
                 Cause::ConsecutiveLocalOrigin(rules.consecutive_local_origin),
             ),
             (
+                fired.refused[3],
                 fired.window,
                 Percent::HUNDRED,
                 Cause::ErrorsWithin(
@@ -178,21 +180,24 @@ impl<T> Control<T> {
                 ),
             ),
         ];
-        for (fired, enforcing, cause) in causes {
+        // What counted the member's own failures alone may do more.
+        causes.sort_by_key(|(refused, ..)| *refused);
+        for (refused, fired, enforcing, cause) in causes {
             if fired && self.enforced(enforcing) {
+                let most = self.most(refused);
                 self.eject(inner, key, scope, cause, most, now);
                 return;
             }
         }
     }
 
-    /// How many may be out for failures of this kind.
-    fn most(&self, kind: FailureKind) -> Percent {
+    /// How many may be out for failures of which some were refusals of our own, or none.
+    fn most(&self, refused: bool) -> Percent {
         let rules = self.policy.outlier.as_ref();
         let most = rules.map_or(Percent::ZERO, |rules| rules.max_ejection_percent);
-        match kind {
-            FailureKind::Refused => most.min(Percent::saturating(99)),
-            _ => most,
+        match refused {
+            true => most.min(Percent::saturating(99)),
+            false => most,
         }
     }
 
@@ -291,7 +296,7 @@ impl<T> Control<T> {
             match failure {
                 _ if !probing => {}
                 Some(kind) => {
-                    let most = self.most(kind);
+                    let most = self.most(kind == FailureKind::Refused);
                     self.eject(inner, key, scope, Cause::TrialFailed(kind), most, now);
                 }
                 None => {

@@ -187,7 +187,7 @@ impl<T> Pick<T> {
                     if self.trial {
                         control.trial(&pool, key, scope, Some(kind), now);
                     }
-                    control.fired(&pool, key, scope, fired, kind, now);
+                    control.fired(&pool, key, scope, fired, now);
                 }
             }
             Verdict::Evidence { .. } => {

@@ -501,6 +501,46 @@ async fn another(store: &Arc<dyn Store>) -> Arc<dyn Store> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_a_store_that_is_left_is_answered_by_the_other() {
+    let store = memory();
+    let limits = Limits {
+        requests_per_minute: Some(60),
+        ..Limits::default()
+    };
+    let (_, secret) = key(&store, limits).await;
+    let other = another(&store).await;
+    let replica = Replica::start(&store).await;
+    sleep(SOON).await;
+    // Nobody asks the one any more.
+    replica.task.abort();
+    let permit = replica.permit(&secret).unwrap();
+    let (asks, clock) = (Estimate::default(), replica.clock.clone());
+    // All that the replica was granted.
+    let mut held = Vec::new();
+    let short = loop {
+        match permit.reserve(asks, "m", clock.unix_ms()) {
+            Ok(reservation) => held.push(reservation),
+            Err(short) => break short,
+        }
+    };
+    assert!(matches!(short, Refused::Unconfirmed { .. }), "{short:?}");
+    let waiting = tokio::spawn(async move {
+        let patience = Duration::from_secs(60);
+        permit.reserve_within(asks, "m", &*clock, patience).await
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    let clock: Arc<dyn Clock> = replica.clock.clone();
+    let parted = replica.accounts.part_from(store.clone(), clock.clone());
+    let task = tokio::spawn(run(replica.accounts.clone(), other.clone(), clock));
+    let answer = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+    drop(answer.expect("the other store answers").unwrap().unwrap());
+    assert_eq!(replica.used(&secret), [1]);
+    drop((held, parted));
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_left_for_another_hears_what_was_spent_and_the_other_begins_anew() {
     let store = memory();
     let limits = Limits {

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -308,7 +311,9 @@ impl Accounts {
             keys: old.keys.iter().map(anew).collect(),
         });
         let parted: Vec<_> = old.keys.values().cloned().collect();
-        parted.iter().for_each(|a| a.parted.store(true, Relaxed));
+        parted.iter().for_each(|a| a.parted.store(true, Release));
+        // Whoever waits for an answer of the store before asks the other.
+        self.answered.notify_waiters();
         parted
     }
 
@@ -433,6 +438,18 @@ impl Permit {
         Ok(reservation)
     }
 
+    /// Where its key is counted in another store by now, it is so for this permit too.
+    fn follow(&mut self) {
+        if !self.account.parted.load(Acquire) {
+            return;
+        }
+        let book = self.accounts.book();
+        let mut known = book.keys.values();
+        if let Some(account) = known.find(|account| account.key.id == self.account.key.id) {
+            self.account = account.clone();
+        }
+    }
+
     /// As [`Permit::reserve`]; where the store is just being asked, its answer is waited for, at most `patience`.
     ///
     /// # Errors
@@ -450,12 +467,14 @@ impl Permit {
         }
         // Only who has to wait joins those that wait: they are in a list behind a lock that all workers share.
         let deadline = tokio::time::Instant::now() + patience;
+        let mut permit = self.clone();
         loop {
             let answered = self.accounts.answered.notified();
             tokio::pin!(answered);
             // Before the attempt: an answer that comes in between is not missed.
             answered.as_mut().enable();
-            match self.reserve(estimate, model, clock.unix_ms()) {
+            permit.follow();
+            match permit.reserve(estimate, model, clock.unix_ms()) {
                 Err(Refused::Unconfirmed { what, per }) => {
                     if tokio::time::timeout_at(deadline, answered).await.is_err() {
                         return Err(Refused::Unconfirmed { what, per });

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tidegate_llm::price::Micros;
 
 use super::request::KeyRequest;
@@ -86,12 +86,55 @@ pub enum Amount {
 
 /// What may be spent in a day or a month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written<u64>")]
 pub struct Budget {
     /// How much.
     #[serde(flatten)]
     pub amount: Amount,
     /// In what time.
     pub per: Span,
+}
+
+/// A budget as it is written: in exactly one of the two units.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, bound = "T: Deserialize<'de>")]
+pub(super) struct Written<T> {
+    #[serde(default, deserialize_with = "given")]
+    tokens: Option<T>,
+    #[serde(default, deserialize_with = "given")]
+    micros: Option<T>,
+    pub(super) per: Span,
+}
+
+impl<T> Written<T> {
+    pub(super) fn amount<A>(
+        self,
+        tokens: impl FnOnce(T) -> A,
+        micros: impl FnOnce(T) -> A,
+    ) -> Result<A, &'static str> {
+        match (self.tokens, self.micros) {
+            (Some(n), None) => Ok(tokens(n)),
+            (None, Some(n)) => Ok(micros(n)),
+            _ => Err("a budget has one of tokens and micros"),
+        }
+    }
+}
+
+/// A field that was given, `null` or not; one that was not given is the default, `None`.
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+impl TryFrom<Written<u64>> for Budget {
+    type Error = &'static str;
+
+    fn try_from(written: Written<u64>) -> Result<Self, Self::Error> {
+        let per = written.per;
+        let amount = written.amount(Amount::Tokens, Amount::Micros)?;
+        Ok(Self { amount, per })
+    }
 }
 
 impl Budget {

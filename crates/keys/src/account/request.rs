@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::key::{Amount, Budget, Limits, VirtualKey};
+use super::key::{Amount, Budget, Limits, VirtualKey, Written, given};
 use super::window::Span;
 use super::words::money;
 
@@ -75,6 +75,7 @@ pub struct LimitsUpdate {
 
 /// Another amount for the budget of a kind and span: `{"tokens": 1000, "per": "day"}`, or without one, where the amount is `null`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written<Option<u64>>")]
 pub struct BudgetChange {
     /// How much from now on.
     #[serde(flatten)]
@@ -84,13 +85,23 @@ pub struct BudgetChange {
 }
 
 /// An [`Amount`], or that there is none any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewAmount {
     /// Tokens, prompt and answer together.
     Tokens(Option<u64>),
     /// Millionths of the currency's unit.
     Micros(Option<u64>),
+}
+
+impl TryFrom<Written<Option<u64>>> for BudgetChange {
+    type Error = &'static str;
+
+    fn try_from(written: Written<Option<u64>>) -> Result<Self, Self::Error> {
+        let per = written.per;
+        let to = written.amount(NewAmount::Tokens, NewAmount::Micros)?;
+        Ok(Self { to, per })
+    }
 }
 
 impl From<Budget> for BudgetChange {
@@ -116,11 +127,6 @@ impl BudgetChange {
         let per = self.per;
         budgets.extend(amount.map(|amount| Budget { amount, per }));
     }
-}
-
-/// A field that was given, `null` or not; one that was not given is the default, `None`.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
 }
 
 impl LimitsUpdate {
@@ -296,6 +302,36 @@ mod tests {
             Err("budgets: two for a day".to_owned())
         );
         assert_eq!(request(limits).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_budget_is_in_exactly_one_unit_and_says_nothing_else() {
+        let (whole, change) = (
+            serde_json::from_str::<Budget>,
+            serde_json::from_str::<BudgetChange>,
+        );
+        for wrong in [
+            r#"{"tokens": 5, "micros": 9, "per": "day"}"#,
+            r#"{"per": "day"}"#,
+            r#"{"tokens": 5}"#,
+            r#"{"tokens": 5, "per": "day", "until": 7}"#,
+        ] {
+            assert!(whole(wrong).is_err(), "{wrong}");
+            assert!(change(wrong).is_err(), "{wrong}");
+        }
+        assert!(change(r#"{"tokens": null, "micros": 9, "per": "day"}"#).is_err());
+        let none = r#"{"micros": null, "per": "day"}"#;
+        assert!(whole(none).is_err());
+        let gone = BudgetChange {
+            to: NewAmount::Micros(None),
+            per: Span::Day,
+        };
+        assert_eq!(change(none).unwrap(), gone);
+        let made = Budget::money(5.0, Span::Month);
+        let written = serde_json::to_string(&made).unwrap();
+        assert_eq!(written, r#"{"micros":5000000,"per":"month"}"#);
+        assert_eq!(whole(&written).unwrap(), made);
+        assert_eq!(change(&written).unwrap(), made.into());
     }
 
     #[test]

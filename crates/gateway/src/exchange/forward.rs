@@ -361,10 +361,10 @@ pub(crate) async fn lose(
         Lost::Up(e @ (UpError::Connect | UpError::Unsent | UpError::Refused)) => {
             unavailable("connect-failure", e.describe())
         }
-        Lost::Up(e @ UpError::ConnectTimeout) => late("connect-timeout", e.describe()),
-        Lost::Up(e @ UpError::Reset) => bad_gateway("upstream-reset", e.describe()),
-        Lost::Up(e @ UpError::Malformed) => bad_gateway("bad-answer", e.describe()),
-        Lost::Up(e @ UpError::NoTunnel) => bad_gateway("websocket-unsupported", e.describe()),
+        Lost::Up(e @ UpError::ConnectTimeout) => late(e.code(), e.describe()),
+        Lost::Up(e @ (UpError::Reset | UpError::Malformed | UpError::NoTunnel)) => {
+            bad_gateway(e.code(), e.describe())
+        }
         Lost::PerTryTimeout => late("per-try-timeout", "the endpoint did not answer in time"),
         Lost::Deadline => late("timeout", "the request was not answered in time"),
         Lost::Idle => late("idle-timeout", "nothing moved for too long"),

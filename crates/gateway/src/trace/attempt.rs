@@ -15,7 +15,7 @@ use crate::clock;
 use crate::exchange::attempt::Planned;
 use crate::exchange::race::End;
 use crate::provider::attempt::Asking;
-use crate::up::{OutRequest, UpError};
+use crate::up::OutRequest;
 use crate::upstream::Target;
 
 /// One try at one member.
@@ -182,14 +182,7 @@ impl Settled {
         Self {
             verdict: word(verdict),
             cause: match end {
-                End::Up(UpError::Connect) => "connect-failure",
-                End::Up(UpError::ConnectTimeout) => "connect-timeout",
-                End::Up(UpError::Unsent) => "connection-closed",
-                End::Up(UpError::Refused) => "refused-stream",
-                End::Up(UpError::Reset) => "upstream-reset",
-                End::Up(UpError::Malformed) => "bad-answer",
-                End::Up(UpError::Overflow) => "overload",
-                End::Up(UpError::NoTunnel) => "websocket-unsupported",
+                End::Up(e) => e.code(),
                 End::Unfit => "bad-answer",
                 End::Late(_) => "timeout",
                 End::Spare => "cancelled",
@@ -226,6 +219,7 @@ fn word(verdict: &Verdict) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::up::UpError;
     use tidegate_core::FailureKind;
 
     #[test]

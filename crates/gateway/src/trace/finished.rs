@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use http::{Method, Version};
 use tidegate_config::model;
 use tidegate_config::values::Address;
-use tidegate_llm::ProviderKind;
 use tidegate_otlp::span::{Attributes, KeyValue, Place, Span, SpanKind, fail, span};
 use tidegate_wire::grpc::GrpcStatus;
 use tidegate_wire::headers::{Scheme, TraceContext};
@@ -313,7 +312,7 @@ pub(super) fn resource(
 fn gen_ai(attributes: &mut Attributes<'_>, operation: Option<&'static str>, model: &Model) {
     attributes
         .text("gen_ai.operation.name", operation.unwrap_or("other"))
-        .text("gen_ai.provider.name", provider(model.kind))
+        .text("gen_ai.provider.name", model.kind.convention())
         .text("gen_ai.request.model", &*model.name)
         .flag("gen_ai.request.stream", model.stream)
         .text_of("gen_ai.response.id", model.facts.id.as_deref())
@@ -340,19 +339,6 @@ fn gen_ai(attributes: &mut Attributes<'_>, operation: Option<&'static str>, mode
         if tokens > 0 {
             attributes.int(key, tokens);
         }
-    }
-}
-
-/// The conventions' name of a provider, where they have one.
-fn provider(kind: ProviderKind) -> &'static str {
-    match kind {
-        ProviderKind::Azure => "azure.ai.openai",
-        ProviderKind::Gemini => "gcp.gemini",
-        ProviderKind::Vertex => "gcp.vertex_ai",
-        ProviderKind::Bedrock => "aws.bedrock",
-        ProviderKind::Mistral => "mistral_ai",
-        ProviderKind::Grok => "x_ai",
-        other => other.name(),
     }
 }
 

@@ -71,6 +71,20 @@ pub(crate) enum UpError {
 }
 
 impl UpError {
+    /// In one word, for traces and answers.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            UpError::Connect => "connect-failure",
+            UpError::Unsent => "connection-closed",
+            UpError::Refused => "refused-stream",
+            UpError::Reset => "upstream-reset",
+            UpError::Malformed => "bad-answer",
+            UpError::Overflow => "overload",
+            UpError::ConnectTimeout => "connect-timeout",
+            UpError::NoTunnel => "websocket-unsupported",
+        }
+    }
+
     /// In words, for events and answers.
     pub(crate) fn describe(self) -> &'static str {
         match self {

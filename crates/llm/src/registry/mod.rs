@@ -36,6 +36,21 @@ macro_rules! kinds {
     };
 }
 
+impl ProviderKind {
+    /// For traces: the name that the GenAI conventions of OpenTelemetry give it, where they have one, or our own.
+    pub fn convention(self) -> &'static str {
+        match self {
+            Self::Azure => "azure.ai.openai",
+            Self::Gemini => "gcp.gemini",
+            Self::Vertex => "gcp.vertex_ai",
+            Self::Bedrock => "aws.bedrock",
+            Self::Mistral => "mistral_ai",
+            Self::Grok => "x_ai",
+            other => other.name(),
+        }
+    }
+}
+
 kinds! {
     /// OpenAI.
     OpenAi = "openai",

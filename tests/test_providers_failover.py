@@ -197,6 +197,22 @@ def test_trap_7_fifty_keys_of_which_one_lives_serve_with_a_single_retry(tidegate
     assert asked.count(keys[-1]) == 21
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hundred_callers_at_once_see_nothing_of_two_keys_that_answer_with_failures(tidegate, faulty, stream):
+    """With the defaults: neither two attempts nor the budget of retries stand between a caller and the key that works."""
+    gateway = tidegate(one(faulty, [A, B, C], failover={**QUICK, "health_check_interval": "60s"}))
+    for key in (A, B):
+        faulty.script(key, faults.broken_stream("eof", False) if stream else faults.fail("down"))
+    answers = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(post(gateway, stream=stream, user=f"u{n}"))) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status for answer in answers] == [200] * 100
+    assert providers.state(gateway, C) == "healthy"
+
+
 def test_two_hundred_callers_at_once_try_each_dead_key_once_a_request_and_all_are_served(tidegate, faulty):
     keys = [token(f"k{number}") for number in range(10)]
     gateway = tidegate(one(faulty, keys, failover={**QUICK, "health_check_interval": "60s"}, route={"retry": {"attempts": 1}}))

@@ -65,6 +65,8 @@ pub enum Next {
     Done,
     /// Another key at once. It costs nothing of the retry budget: the pool is the budget, each such key is tried once.
     Rotate,
+    /// Another key at once, and at no cost, although this one only failed: there is one that the request has not tried. A few times.
+    Another,
     /// Another attempt if the route's retry budget has one, preferably with another key.
     Retry,
     /// Another key of this provider would meet the same: the next provider in line.

@@ -38,8 +38,8 @@
 //!     let outcome = Outcome::NoAnswer(NoAnswer::Timeout);
 //!     match rotation.finish(pick, outcome, None, now) {
 //!         Next::Done => break Ok(()),
-//!         // The key's fault: another one, whatever the retry budget says.
-//!         Next::Rotate => {}
+//!         // Another key, whatever the retry budget says.
+//!         Next::Rotate | Next::Another => {}
 //!         Next::Retry if retries > 0 => retries -= 1,
 //!         Next::Retry | Next::Elsewhere => break Err("the next provider in line".to_owned()),
 //!     }

@@ -2,20 +2,27 @@
 //!
 //! Rotating over keys has a budget of its own, the pool: a key that its provider refused (dead, limited, used up) is never
 //! tried again by the same request, and the next one is tried at once, however few retries the route allows. So fifty keys of
-//! which one works serve every request.
+//! which one works serve every request. A key that answers with a failure says less: the provider may be down, or the request be
+//! one that nobody can answer. A few others are tried at once all the same; beyond that it is for the route's retries.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tidegate_core::{MemberKey, NoPick, Pick, PickRequest, Rng, Scope, Time, Verdict, hash};
+use tidegate_core::{
+    MemberKey, NoPick, Pick, PickRequest, Rng, Scope, SmallRng, Time, Verdict, hash,
+};
 
 use crate::choice::{MemberTag, Sessions};
-use crate::judge::{Next, Outcome};
+use crate::judge::{Next, NoAnswer, Outcome};
 use crate::key::{ApiKey, Fingerprint};
 use crate::notes::Note;
 use crate::outbox::{Slot, What};
 use crate::provider::{Live, Provider};
+
+/// Keys that one request goes on to after failed answers without a word of the route's retries: enough for a key or two gone bad, and no storm
+/// where all of a provider is.
+const FAILED_ANSWERS: u32 = 3;
 
 /// What a request has tried at a provider.
 #[derive(Debug)]
@@ -29,6 +36,10 @@ pub struct Rotation {
     refused: SmallVec<[MemberKey; 4]>,
     /// Failed otherwise: others first.
     tried: SmallVec<[MemberKey; 4]>,
+    /// Failed answers after which another key was tried at once.
+    failed: u32,
+    /// That key, until it is asked for.
+    another: Option<Pick<ApiKey>>,
     seen: SmallVec<[OutCause; 2]>,
 }
 
@@ -130,6 +141,8 @@ impl Rotation {
             worker,
             refused: SmallVec::new(),
             tried: SmallVec::new(),
+            failed: 0,
+            another: None,
             seen: SmallVec::new(),
         }
     }
@@ -172,7 +185,11 @@ impl Rotation {
             scope: &self.scope,
             ..PickRequest::default()
         };
-        let pick = match self.provider.pool().pick(&request, now, rng) {
+        let picked = match self.another.take() {
+            Some(pick) => Ok(pick),
+            None => self.provider.pool().pick(&request, now, rng),
+        };
+        let pick = match picked {
             Ok(pick) => pick,
             Err(none) => return Err(self.all_out(none, now)),
         };
@@ -203,12 +220,24 @@ impl Rotation {
     ) -> Next {
         let member = pick.pick.member().key();
         let fingerprint = pick.key().fingerprint.clone();
-        let next = pick.finish(outcome, latency, now);
+        let mut next = pick.finish(outcome, latency, now);
         match next {
             Next::Done => return next,
             Next::Rotate => self.refused.push(member),
-            Next::Retry | Next::Elsewhere if self.tried.contains(&member) => {}
-            Next::Retry | Next::Elsewhere => self.tried.push(member),
+            _ if self.tried.contains(&member) => {}
+            Next::Another | Next::Retry | Next::Elsewhere => self.tried.push(member),
+        }
+        // Before content nobody sees that it broke: another key is no retry that a caller would have to be told of.
+        let answered = matches!(
+            outcome,
+            Outcome::Answer(_) | Outcome::NoAnswer(NoAnswer::Reset)
+        );
+        if next == Next::Retry && answered && self.failed < FAILED_ANSWERS {
+            self.another = self.untried(now);
+            if self.another.is_some() {
+                self.failed += 1;
+                next = Next::Another;
+            }
         }
         let (class, status) = match outcome {
             Outcome::Answer(e) => (crate::judge::class_name(&e.class), e.status),
@@ -222,6 +251,25 @@ impl Rotation {
             returns_at: None,
         });
         next
+    }
+
+    /// A key that is fit and that this request has not tried.
+    fn untried(&self, now: Time) -> Option<Pick<ApiKey>> {
+        let mut never = self.refused.clone();
+        never.extend_from_slice(&self.tried);
+        let request = PickRequest {
+            hash: self.session.filter(|_| self.live.sticky_ttl().is_some()),
+            never: &never,
+            scope: &self.scope,
+            ..PickRequest::default()
+        };
+        // Requests that fail at the same moment need not go the same way.
+        let seed = hash::mix(now.0 ^ std::ptr::from_ref(self).addr() as u64);
+        let picked = self
+            .provider
+            .pool()
+            .pick(&request, now, &mut SmallRng::new(seed));
+        picked.ok()
     }
 
     fn all_out(&self, none: NoPick, now: Time) -> AllOut {

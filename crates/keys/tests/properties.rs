@@ -124,6 +124,7 @@ proptest! {
                 Act::Request { model, answers, mut retries } => {
                     let mut rotation = bench.provider().rotation(MODELS[model], Some(model as u64), 0);
                     let (mut refused, mut attempts): (Vec<usize>, usize) = (Vec::new(), 0);
+                    let mut failed = 0;
                     loop {
                         let pick = match rotation.next(bench.now, &mut bench.rng) {
                             Ok(pick) => pick,
@@ -152,11 +153,15 @@ proptest! {
                         match rotation.finish(pick, Outcome::Answer(&evidence), None, bench.now) {
                             Next::Done => break,
                             Next::Rotate => refused.push(key),
+                            Next::Another => {
+                                failed += 1;
+                                prop_assert!(failed <= 3 && failed < present.len());
+                            }
                             Next::Retry | Next::Elsewhere if retries == 0 => break,
                             Next::Retry | Next::Elsewhere => retries -= 1,
                         }
                     }
-                    prop_assert!(attempts <= present.len() + 3);
+                    prop_assert!(attempts <= present.len() + 3 + failed);
                 }
             }
         }

@@ -183,6 +183,27 @@ fn trap_7_fifty_keys_forty_nine_dead_and_no_retry_allowed() {
 }
 
 #[test]
+fn trap_7_keys_that_answer_with_failures_cost_nothing_while_there_is_one_that_has_not_been_tried() {
+    for good_key in 0..3 {
+        let mut bench = Bench::of(3, "");
+        let answer = |key: usize| if key == good_key { good() } else { down() };
+        for _ in 0..20 {
+            let (served, tried) = bench.request("m", 0, answer);
+            assert_eq!(served, Ok(good_key), "{tried:?}");
+        }
+    }
+}
+
+#[test]
+fn a_provider_that_is_down_is_not_asked_with_all_keys_by_one_request() {
+    let mut bench = Bench::of(50, "");
+    let (_, mut tried) = bench.request("m", 0, |_| down());
+    tried.sort_unstable();
+    tried.dedup();
+    assert_eq!(tried.len(), 4, "{tried:?}");
+}
+
+#[test]
 fn trap_7_by_status_keys_below_the_threshold_are_not_tried_twice_by_one_request_either() {
     let mut bench = Bench::of(10, HIGRESS);
     let (served, mut tried) = bench.request("m", 0, |_| dead());

@@ -324,10 +324,11 @@ impl Asked {
         self.end(asking, &End::Up(UpError::Connect), Duration::ZERO, worker);
     }
 
-    /// What follows the attempt that ended last. Going over the keys is free: each one that was refused is tried once.
+    /// What follows the attempt that ended last. Going over the keys is free: each one that was refused is tried once, a few that failed are
+    /// left for others.
     pub(crate) fn then(&self, policy: &RetryPolicy, tries: Tries, random: u64) -> Then {
         match self.next.take() {
-            Some(Step::Again | Step::By(Next::Rotate)) => Then::Free,
+            Some(Step::Again | Step::By(Next::Rotate | Next::Another)) => Then::Free,
             Some(Step::By(Next::Retry)) if tries.counted < policy.attempts => {
                 Then::Retry(policy.backoff.delay(tries.counted, random))
             }

@@ -123,7 +123,7 @@ impl Bench {
             let evidence = answer(key);
             match rotation.finish(pick, Outcome::Answer(&evidence), None, self.now) {
                 Next::Done => return (Ok(key), tried),
-                Next::Rotate => {}
+                Next::Rotate | Next::Another => {}
                 Next::Retry | Next::Elsewhere if retries > 0 => retries -= 1,
                 Next::Retry | Next::Elsewhere => return (Ok(key), tried),
             }

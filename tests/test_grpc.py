@@ -209,7 +209,7 @@ def test_a_routed_health_service_is_the_servers(tidegate, grpc_server, channel):
 def test_a_servers_goaway_costs_no_call(tidegate, grpc_server, channel):
     servers = [grpc_server(name) for name in "abc"]
     # Python's server cancels calls that reach it in its last moment, and says so.
-    retry = {"attempts": 4, "on": ["connect-failure", "refused-stream", "unavailable", "cancelled"]}
+    retry = {"attempts": 4, "budget": "off", "on": ["connect-failure", "refused-stream", "unavailable", "cancelled"]}
     gateway = tidegate(simple(*servers, upstream_more={"balance": "round_robin"}, retry=retry))
     with GrpcLoad([channel(gateway.port)], threads=6) as load:
         until(lambda: load.total() > 200)

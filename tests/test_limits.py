@@ -98,6 +98,7 @@ def test_max_requests_opens_the_circuit_at_once_and_closes_it_again(tidegate, se
     gateway = tidegate(simple(server(gauge), upstream_more={"connection_pool": {"max_requests": 3}}), workers=2)
     clients = hold(gateway, 10)
     until(lambda: len([c for c in clients if _has_answer(c)]) == 7, what="seven refused")
+    until(lambda: gauge.now == 3, what="three are at the server")
     gauge.gate.set()
     assert finish(clients) == [200] * 3 + [503] * 7
     assert gauge.peak == 3

@@ -396,6 +396,22 @@ def test_a_host_of_another_protocol_is_not_adopted(tidegate, tmp_path):
     stops_clean(gateway)
 
 
+def test_an_upgrade_over_a_host_without_its_supervisor_runs_new_code_without_a_lost_call(tidegate, tmp_path, channel):
+    gateway = tidegate(config(service(tmp_path, replicas=2)))
+    until(lambda: len(ready(gateway)) == 2, 30)
+    before = workers(gateway)
+    with Load([channel(gateway.port, retries=False)], rate=100, seconds=60) as load:
+        behead(gateway)
+        service(tmp_path, source=EXAMPLE.replace("def nothing(self):\n        return None", "def nothing(self):\n        return 'new'"))
+        gateway.start(True, "--upgrade")
+        until(lambda: not any(alive(each) for each in before) and len(ready(gateway)) == 2, 30, "the new one's workers")
+        load.stop()
+    assert not load.failures, load.failures[:5]
+    assert json.loads(answer(gateway, method="nothing").body) == "new"
+    until(lambda: len(hosts(gateway)) == 1, 20, "the one before has ended")
+    stops_clean(gateway)
+
+
 # --- up --upgrade --keep-hosts --------------------------------------------------------------------
 
 
@@ -429,6 +445,10 @@ def test_a_kept_host_lives_when_both_supervisors_are_killed(tidegate, tmp_path):
     gateway.start(False, "--upgrade", "--keep-hosts")
     until(lambda: '"host adopted"' in gateway.process.log(), 20)
     gateway.processes[0].wait(30)
+    behead(gateway)
+    gateway.start(False, "--upgrade", "--keep-hosts")
+    until(lambda: '"host adopted"' in gateway.process.log(), 20, "also by an upgrade that keeps it")
+    gateway.wait_ready()
     behead(gateway)
     adopted(gateway)
     assert pid(gateway) == before

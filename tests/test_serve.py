@@ -15,6 +15,7 @@ from harness import http1
 from harness.gateway import binary
 from harness.model import Chaos, call, workers
 from harness.models import EXAMPLE
+from harness.net import free_port
 from harness.process import alive, marked
 from harness.wait import until
 
@@ -57,9 +58,42 @@ def test_each_of_several_on_any_port_has_a_state_of_its_own(tmp_path, process):
     for each, port in zip(several, ports, strict=True):
         assert http1.get(int(port), "/v2/health/ready").status == 200
         assert each.stop() == 0
-    again = process([binary(), *words], cwd=tmp_path)
-    until(lambda: '"message":"serving"' in again.log(), 30, "it serves")
-    assert {path.name for path in (tmp_path / "data" / ".tidegate").iterdir()} == states, "what was left is used again"
+    assert not (tmp_path / "data" / ".tidegate").exists(), "nobody is going to look for it again"
+
+
+def livez(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=10) as answer:
+        return answer.status
+
+
+def test_several_that_begin_at_once_have_an_admin_port_each(tmp_path, process):
+    (tmp_path / "model.py").write_text(EXAMPLE)
+    words = ["serve", "model:Example", "--port", "0", "--address", "127.0.0.1", "--python", sys.executable, "--data"]
+    several = [process([binary(), *words, tmp_path / f"data-{n}"], cwd=tmp_path) for n in range(4)]
+    for each in several:
+        until(lambda: '"message":"serving"' in each.log(), 40, "it serves")  # noqa: B023
+    ports = [int(re.search(r'"admin":"127.0.0.1:(\d+)"', each.log())[1]) for each in several]
+    assert len(set(ports)) == 4 and 0 not in ports, ports
+    for each, port in zip(several, ports, strict=True):
+        assert livez(port) == 200
+        # A reload listens where it did.
+        each.signal(signal.SIGHUP)
+        until(lambda: each.log().count('"message":"worker ready"') == 2, 40, "it is reloaded")  # noqa: B023
+        assert livez(port) == 200
+    for each in several:
+        assert each.stop() == 0
+
+
+def test_an_upgrade_keeps_the_admin_port_that_nobody_named(tmp_path, process):
+    (tmp_path / "model.py").write_text(EXAMPLE)
+    first = process(words := [binary(), "serve", "model:Example", "--port", str(free_port()), "--address", "127.0.0.1", "--python", sys.executable], cwd=tmp_path)
+    until(lambda: '"message":"serving"' in first.log(), 40, "it serves")
+    second = process([*words, "--upgrade"], cwd=tmp_path)
+    until(lambda: '"message":"serving"' in second.log(), 40, "the next one serves")
+    assert first.wait(30) == 0
+    ports = [re.search(r'"admin":"127.0.0.1:(\d+)"', each.log())[1] for each in (first, second)]
+    assert ports[0] == ports[1]
+    assert second.stop() == 0
 
 
 # --- a start that fails ------------------------------------------------------------------------

@@ -393,11 +393,19 @@ def test_a_command_is_ready_when_its_health_check_passes(tidegate, tmp_path):
     # One that is ill later gets no requests until it is well again: they wait.
     healthy.unlink()
     until(lambda: [m for m in next(u for u in gateway.api("upstreams") if u["name"] == "example")["members"] if m["state"] != "healthy"], 10, "ill")
+    (failing,) = until(lambda: [each for each in of(gateway)["instances"] if each["state"] == "failing"], 10, "it is told")
+    assert "503" in failing["cause"] and of(gateway)["ready"] == 0, failing
+    assert gateway.metric("tidegate_service_instances", service="example", state="failing") == 1
+    assert gateway.metric("tidegate_service_instances", service="example", state="ready") == 0
+    shown = command("status", "services", "--admin", f"http://127.0.0.1:{gateway.admin_port}").stdout
+    assert "0 of 1 ready" in shown and "failing" in shown and "503" in shown, shown
     asking = threading.Thread(target=lambda: results.append(gateway.get("/", timeout=30).status), daemon=True)
     asking.start()
     healthy.touch()
     asking.join(30)
     assert results == [200, 200]
+    (well,) = until(lambda: ready(gateway), 10, "it is told to be ready again")
+    assert (well["pid"], well["restarts"], well["cause"]) == (failing["pid"], 0, "")
 
 
 def test_a_command_that_goes_on_failing_its_health_check_is_started_anew(tidegate, tmp_path):
@@ -414,6 +422,9 @@ def test_a_command_that_goes_on_failing_its_health_check_is_started_anew(tidegat
     healthy.touch()
     (after,) = until(lambda: ready(gateway), 20)
     assert after["pid"] != before["pid"]
+    assert "it failed 4 checks in a row" in after["cause"], after
+    shown = command("status", "services", "--admin", f"http://127.0.0.1:{gateway.admin_port}").stdout
+    assert "1 of 1 ready" in shown and "last death: it failed" in shown, shown
     assert "it failed 4 checks in a row" in gateway.logs()
 
 

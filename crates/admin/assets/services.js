@@ -15,7 +15,7 @@ const COLUMNS = [
 ];
 
 /** The colour of a state: those of members have names of their own. */
-const TONE = { ready: 'healthy', starting: 'warming', draining: 'draining', crash_loop: 'ejected' };
+const TONE = { ready: 'healthy', starting: 'warming', draining: 'draining', crash_loop: 'ejected', failing: 'ejected' };
 
 const memory = bytes => !bytes ? '' : bytes >= 10 * 2 ** 30 ? `${Math.round(bytes / 2 ** 30)} GiB` : `${Math.ceil(bytes / 2 ** 20)} MiB`;
 
@@ -37,7 +37,8 @@ function row() {
       attr(cells.state, 'title', `for ${f.span(i.since_ms)}`);
       text(cells.id, i.name);
       attr(cells.id, 'title', i.address);
-      text(cells.cause, i.state === 'ready' ? '' : i.cause.split('\n')[0]);
+      const cause = i.cause.split('\n')[0];
+      text(cells.cause, i.state !== 'ready' ? cause : i.restarts && cause ? `last death: ${cause}` : '');
       attr(cells.cause, 'title', i.cause || null);
       text(cells.inflight, f.count(i.in_flight));
       text(cells.restarts, f.count(i.restarts));

@@ -15,7 +15,7 @@ pub struct InstanceRecord {
     pub address: Option<String>,
     /// Counts the reloads and changes of its service.
     pub revision: u64,
-    /// `starting`, `ready`, `draining`, `crash_loop`.
+    /// `starting`, `ready`, `draining`, `crash_loop`. One that fails its checks stays `ready`: gateways ask by themselves.
     pub state: String,
     /// When it entered that state, milliseconds since the Unix epoch.
     pub since_ms: u64,
@@ -25,10 +25,22 @@ pub struct InstanceRecord {
     pub restarts: u64,
     /// Why the last worker died or did not start.
     pub cause: Option<String>,
+    /// Set while it is ready and fails its checks.
+    pub failing: Option<FailingRecord>,
     /// Versions of the model in memory.
     pub versions: Vec<String>,
     /// Methods of its model that may run twice; `None` where no worker has told yet.
     pub retryable: Option<Vec<String>>,
+}
+
+/// That an instance fails its checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailingRecord {
+    /// What its last check said.
+    pub cause: String,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 impl InstanceRecord {
@@ -36,6 +48,8 @@ impl InstanceRecord {
     pub const PREFIX: &str = "instances";
     /// The state of those that take requests.
     pub const READY: &str = "ready";
+    /// What is shown of those that are ready and fail their checks.
+    pub const FAILING: &str = "failing";
     /// The state of those that finish what they have.
     pub const DRAINING: &str = "draining";
     /// The state of those whose workers die again and again.

@@ -44,7 +44,7 @@ use tidegate_core::Time;
 use tidegate_discovery::Resolver;
 use tidegate_wire::headers::Via;
 
-pub use instance::{HostReport, InstanceRecord, InstanceReport, ServiceReport};
+pub use instance::{FailingRecord, HostReport, InstanceRecord, InstanceReport, ServiceReport};
 pub use provider::view::RestoreError;
 pub use service::implicit as upstream_of_service;
 pub use tidegate_keys::account::{

@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::Handle;
 use crate::events::unix_ms;
-use crate::instance::{HostReport, ServiceReport};
+use crate::instance::{HostReport, InstanceRecord, ServiceReport};
 use crate::observe::{family, number};
 use crate::view::{Family, InstanceView, Kind, ServiceView};
 
 /// States of instances, for the metric.
-const STATES: [&str; 4] = ["starting", "ready", "draining", "crash_loop"];
+const STATES: [&str; 5] = ["starting", "ready", "failing", "draining", "crash_loop"];
 
 /// The last reports of hosts.
 #[derive(Debug, Default)]
@@ -88,14 +88,29 @@ impl Handle {
                 let instances: Vec<InstanceView> = instances
                     .into_iter()
                     .map(|record| {
+                        let failing = record
+                            .failing
+                            .filter(|_| record.state == InstanceRecord::READY);
+                        let (state, cause, since_ms) = match failing {
+                            Some(failing) => (
+                                InstanceRecord::FAILING.to_owned(),
+                                failing.cause,
+                                failing.since_ms,
+                            ),
+                            None => (
+                                record.state,
+                                record.cause.unwrap_or_default(),
+                                record.since_ms,
+                            ),
+                        };
                         let at = (record.host.clone(), record.instance.clone());
                         let (in_flight, memory) = loads.get(&at).copied().unwrap_or_default();
                         InstanceView {
                             name: record.instance,
                             host: record.host,
-                            state: record.state,
-                            cause: record.cause.unwrap_or_default(),
-                            since_ms: now.saturating_sub(record.since_ms),
+                            state,
+                            cause,
+                            since_ms: now.saturating_sub(since_ms),
                             revision: record.revision,
                             pid: record.pid,
                             address: record.address,

@@ -252,9 +252,9 @@ pub struct InstanceView {
     pub name: String,
     /// Which host process has it.
     pub host: String,
-    /// `starting`, `ready`, `draining`, `crash_loop`.
+    /// `starting`, `ready`, `failing` (it was ready and fails its health check), `draining`, `crash_loop`.
     pub state: String,
-    /// Why the last worker died or did not start, empty when none did.
+    /// Why the last worker died or did not start, empty when none did; of one that is failing what its health check says.
     pub cause: String,
     /// Milliseconds since it entered that state.
     pub since_ms: u64,

@@ -47,6 +47,7 @@ impl Board {
             pid: None,
             restarts: 0,
             cause: None,
+            unwell: None,
             certain: false,
             versions: Vec::new(),
             retryable: None,

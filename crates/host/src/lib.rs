@@ -33,4 +33,4 @@ pub use checks::Checks;
 pub use events::{Event, Events, Release, Stream, Traced, What};
 pub use host::{Host, HostError, HostOptions};
 pub use progress::Progress;
-pub use state::{Address, InstanceState, ServiceCounts, State};
+pub use state::{Address, InstanceState, ServiceCounts, State, Unwell};

@@ -51,6 +51,15 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// That a program which was ready fails its checks: gateways, which ask by themselves, send it no requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwell {
+    /// What its last check said.
+    pub cause: String,
+    /// Since when.
+    pub since: SystemTime,
+}
+
 /// An instance as it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceState {
@@ -72,6 +81,8 @@ pub struct InstanceState {
     pub restarts: u64,
     /// Why the last worker died or did not start.
     pub cause: Option<String>,
+    /// What a program that is ready fails its checks with.
+    pub unwell: Option<Unwell>,
     /// Whether the worker, or the system, said itself why it can't be had: the next start fails likewise.
     pub certain: bool,
     /// Versions in memory.

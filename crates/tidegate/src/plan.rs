@@ -57,6 +57,19 @@ pub(crate) struct ServePlan {
     pub(crate) watch: bool,
     /// The state folder is one that nobody ran on: if somebody does by now, another one will do.
     pub(crate) any_state: bool,
+    /// What runs instead where the admin port, which nobody named, is in use.
+    pub(crate) elsewhere: Option<Elsewhere>,
+}
+
+/// The same configuration with its admin port on whatever port is free.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Elsewhere {
+    /// Its text.
+    pub(crate) config: String,
+    /// Its hash.
+    pub(crate) hash: String,
+    /// The sockets to listen on.
+    pub(crate) sockets: Vec<SocketId>,
 }
 
 impl Plan {

@@ -1,6 +1,6 @@
 //! `tidegate serve`: `tidegate up` with a configuration made of flags, for one model.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,12 +10,14 @@ use tidegate_config::{Diagnostic, Diagnostics};
 
 use crate::check;
 use crate::cli::Serve;
-use crate::plan::{Plan, ServePlan};
+use crate::plan::{self, Elsewhere, Plan, ServePlan};
 use crate::rundir::RunDir;
 use crate::up;
 
 /// Where the admin port is unless that is in use, or asked for elsewhere.
 const ADMIN: &str = "127.0.0.1:9900";
+/// Where it is when that is in use.
+const ELSEWHERE: &str = "127.0.0.1:0";
 /// Longest name of a service.
 const LONGEST_NAME: usize = 64;
 
@@ -79,11 +81,10 @@ fn prepare(options: &Serve) -> Result<Option<Plan>, Refusal> {
     };
     let admin = match options.admin.as_deref() {
         Some("off") => Value::from("off"),
-        Some(address) => json!({ "address": address }),
-        None => json!({ "address": free_admin() }),
+        address => json!({ "address": address.unwrap_or(ADMIN) }),
     };
     let python = options.python.as_deref().map(interpreter).transpose()?;
-    let config = config(options, python, &name, &source, &data, &state, admin);
+    let mut config = config(options, python, &name, &source, &data, &state, admin);
     let text = yaml(&config);
     let loaded = tidegate_config::load_str("serve", &text).map_err(Refusal::Bad)?;
     if options.print_config {
@@ -99,6 +100,19 @@ fn prepare(options: &Serve) -> Result<Option<Plan>, Refusal> {
         .mode(0o700)
         .create(&state)
         .map_err(|error| system(&state, error))?;
+    let elsewhere = match options.admin {
+        Some(_) => None,
+        None => {
+            config["admin"]["address"] = ELSEWHERE.into();
+            let text = yaml(&config);
+            let loaded = tidegate_config::load_str("serve", &text).map_err(Refusal::Bad)?;
+            Some(Elsewhere {
+                config: text,
+                sockets: plan::sockets(&loaded.config),
+                hash: loaded.hash,
+            })
+        }
+    };
     let paths = [state.join("serve.yaml")];
     let workers = up::workers(options.workers);
     let mut plan = Plan::new(&loaded, &paths, workers, options.upgrade)
@@ -109,6 +123,7 @@ fn prepare(options: &Serve) -> Result<Option<Plan>, Refusal> {
         config: text,
         watch: options.reload,
         any_state: options.state.is_none() && options.port == 0,
+        elsewhere,
     });
     Ok(Some(plan))
 }
@@ -242,15 +257,6 @@ fn free_state(states: &Path, name: &str) -> PathBuf {
         number += 1;
     }
     state
-}
-
-/// The usual port, or another one when that is in use.
-fn free_admin() -> String {
-    if TcpListener::bind(ADMIN).is_ok() {
-        return ADMIN.into();
-    }
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    free.map_or_else(|_| ADMIN.into(), |address| address.to_string())
 }
 
 /// `module:Class`.

@@ -6,6 +6,9 @@ use super::format::{amount, micros, rate, span};
 use super::render::{Colour, Page};
 use super::table::{Cell, Column, clip, lines, printable};
 
+/// Columns for the class or the command of a service.
+const RUNS: usize = 40;
+
 impl Page<'_> {
     /// One layout for the instances of all services, as for the members of upstreams.
     pub(super) fn services(&self, out: &mut Vec<String>) {
@@ -40,7 +43,8 @@ impl Page<'_> {
 
     /// What stands over a service's instances.
     fn service(&self, out: &mut Vec<String>, service: &ServiceView) {
-        let mut facts = vec![service.runs.clone()];
+        // The words of a command must not crowd out how it stands.
+        let mut facts = vec![clip(&service.runs, RUNS)];
         if !service.version.is_empty() {
             facts.push(format!("version {}", service.version));
         }
@@ -103,14 +107,16 @@ fn held_up(instances: &[InstanceView]) -> Option<u64> {
 fn row(instance: &InstanceView) -> Vec<Cell> {
     let colour = match instance.state.as_str() {
         "ready" => Colour::Good,
-        "crash_loop" => Colour::Bad,
+        "crash_loop" | "failing" => Colour::Bad,
         "starting" => Colour::Warn,
         _ => Colour::Other,
     };
-    // Of one that is ready it is history.
+    let cause = instance.cause.lines().next().unwrap_or_default();
+    // Of one that is ready it is history: why it was started anew.
     let cause = match instance.state.as_str() {
-        "ready" => "",
-        _ => &instance.cause,
+        "ready" if instance.restarts == 0 || cause.is_empty() => String::new(),
+        "ready" => format!("last death: {cause}"),
+        _ => cause.to_owned(),
     };
     let versions: Vec<&str> = instance
         .versions
@@ -120,7 +126,7 @@ fn row(instance: &InstanceView) -> Vec<Cell> {
     vec![
         instance.name.as_str().into(),
         Cell::new(&instance.state, colour),
-        cause.lines().next().unwrap_or_default().into(),
+        cause.into(),
         span(instance.since_ms).into(),
         instance.in_flight.to_string().into(),
         instance.restarts.to_string().into(),

@@ -251,6 +251,7 @@ mod tests {
             pid: Some(7),
             restarts: 0,
             cause: None,
+            failing: None,
             versions: Vec::new(),
             retryable: Some(vec!["log".into(), "predict".into()]),
         }

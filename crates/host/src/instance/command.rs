@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tidegate_config::model::Service;
 use tokio::net::TcpStream;
@@ -17,6 +17,7 @@ use crate::events::What;
 use crate::group::Group;
 use crate::host::Shared;
 use crate::model::Slot;
+use crate::state::Unwell;
 use crate::worker::memory;
 use crate::worker::process::Process;
 
@@ -104,8 +105,14 @@ pub(super) async fn start(
         group: Arc::clone(&slot.group),
         told,
     };
-    let unwell = unwell(Arc::clone(shared), Arc::clone(spec), port);
-    tokio::spawn(watched.run(unwell, dead));
+    let watched_by = Watch {
+        shared: Arc::clone(shared),
+        slot: Arc::clone(slot),
+        spec: Arc::clone(spec),
+        pid,
+        port,
+    };
+    tokio::spawn(watched.run(watched_by.unwell(), dead));
     let mut live = Live::new(spec.revision, started, tell, death);
     live.pid = Some(pid);
     live.port = Some(port);
@@ -153,38 +160,73 @@ fn with_port(word: &str, port: u16) -> String {
 }
 
 /// What a program that was ready is ended for.
-struct Unwell {
+struct Useless {
     cause: String,
     /// Since its last check that it passed.
     since: Instant,
 }
 
-/// Asks a program that is ready as its service wants it. Resolves when it has failed too often in a row, and only then.
-///
-/// Gateways ask by themselves, and send no requests to what fails. That helps nobody for long: what does not come back by itself is started
-/// anew.
-async fn unwell(shared: Arc<Shared>, spec: Arc<Spec>, port: u16) -> Unwell {
-    let service = &spec.service;
-    let (Some(check), Some(most)) = (&service.health_check, service.restarts()) else {
-        return std::future::pending().await;
-    };
-    let mut since = Instant::now();
-    let mut failed = 0;
-    loop {
-        tokio::time::sleep(check.interval).await;
-        match shared.checks.check(service, check, port).await {
-            Ok(()) => {
-                since = Instant::now();
-                failed = 0;
-            }
-            Err(cause) => {
-                failed += 1;
-                if failed >= most {
-                    let cause = format!("it failed {failed} checks in a row: {cause}");
-                    return Unwell { cause, since };
+/// Asks a program that is ready as its service wants it.
+struct Watch {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    spec: Arc<Spec>,
+    pid: u32,
+    port: u16,
+}
+
+impl Watch {
+    /// Resolves when it has failed too often in a row, and only then.
+    ///
+    /// Gateways ask by themselves, and send no requests to what fails. That helps nobody for long: what does not come back by itself is
+    /// started anew.
+    async fn unwell(self) -> Useless {
+        let service = &self.spec.service;
+        let Some(check) = &service.health_check else {
+            return std::future::pending().await;
+        };
+        let most = service.restarts();
+        let mut since = Instant::now();
+        let (mut passed, mut failed) = (0, 0);
+        loop {
+            tokio::time::sleep(check.interval).await;
+            match self.shared.checks.check(service, check, self.port).await {
+                Ok(()) => {
+                    since = Instant::now();
+                    (passed, failed) = (passed + 1, 0);
+                    if passed >= check.healthy_after {
+                        self.show(None);
+                    }
+                }
+                Err(cause) => {
+                    (passed, failed) = (0, failed + 1);
+                    if most.is_some_and(|most| failed >= most) {
+                        let cause = format!("it failed {failed} checks in a row: {cause}");
+                        return Useless { cause, since };
+                    }
+                    if failed >= check.unhealthy_after {
+                        self.show(Some(&cause));
+                    }
                 }
             }
         }
+    }
+
+    /// Tells how its instance stands, unless another program has taken its place.
+    fn show(&self, failing: Option<&str>) {
+        let service = self.slot.group.service();
+        self.shared
+            .board
+            .refresh(service, self.slot.number, |state| {
+                if state.pid != Some(self.pid) {
+                    return;
+                }
+                let since = state.unwell.as_ref().map(|unwell| unwell.since);
+                state.unwell = failing.map(|cause| Unwell {
+                    cause: cause.to_owned(),
+                    since: since.unwrap_or_else(SystemTime::now),
+                });
+            });
     }
 }
 
@@ -197,7 +239,7 @@ struct Watched {
 
 impl Watched {
     /// Waits for its end, however it comes, and tells it.
-    async fn run(self, unwell: impl Future<Output = Unwell>, dead: oneshot::Sender<Death>) {
+    async fn run(self, unwell: impl Future<Output = Useless>, dead: oneshot::Sender<Death>) {
         let Self {
             mut process,
             group,

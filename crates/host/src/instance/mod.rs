@@ -96,6 +96,7 @@ impl Instance {
             doorway,
             backoff: Backoff::default(),
             epoch: 0,
+            died_of: None,
             waiting: Vec::new(),
         };
         Self {
@@ -138,6 +139,8 @@ struct Keeper {
     doorway: Option<Doorway>,
     backoff: Backoff,
     epoch: u64,
+    /// Why the last worker died or did not start.
+    died_of: Option<String>,
     /// Who waits for the worker that is being started.
     waiting: Vec<oneshot::Sender<Result<(), String>>>,
 }
@@ -265,9 +268,11 @@ impl Keeper {
                         // Its calls wait for the new one.
                         self.slot.ready.send_replace(false);
                         self.event(live.pid, What::Died { cause: death.cause.clone(), restart_in: Duration::ZERO });
+                        self.died_of = Some(death.cause.clone());
                         self.board(|state| {
                             state.state = State::Starting;
                             state.pid = None;
+                            state.unwell = None;
                             state.restarts += 1;
                             state.cause = Some(death.cause);
                         });
@@ -361,8 +366,12 @@ impl Keeper {
             let methods = about.methods.iter().filter(|(_, method)| method.retry);
             methods.map(|(name, _)| name.clone()).collect()
         });
+        let died_of = self.died_of.clone();
         self.board(|state| {
             state.state = State::Ready;
+            state.unwell = None;
+            // What it waited for meanwhile is over.
+            state.cause = died_of;
             state.retryable = retryable;
             state.address = address;
             state.revision = live.revision;
@@ -394,7 +403,9 @@ impl Keeper {
                 restart_in: restart.wait,
             },
         );
+        self.died_of = Some(cause.to_owned());
         self.board(|state| {
+            state.unwell = None;
             state.state = if restart.crash_loop {
                 State::CrashLoop
             } else {

@@ -31,6 +31,17 @@ async fn a_program_is_ready_when_it_passes_its_checks() {
     assert_eq!(waiting[0].cause.as_deref(), Some("it is not healthy yet"));
     std::fs::write(hosted.path("healthy"), "").unwrap();
     let pid = hosted.ready(1).await[0].pid;
+    // One that fails later is told, until it passes again.
+    std::fs::remove_file(hosted.path("healthy")).unwrap();
+    let failing = hosted.wait(|all| all[0].unwell.is_some()).await;
+    assert_eq!(failing[0].state, State::Ready, "gateways ask by themselves");
+    assert_eq!(
+        failing[0].unwell.as_ref().unwrap().cause,
+        "it is not healthy yet"
+    );
+    std::fs::write(hosted.path("healthy"), "").unwrap();
+    let well = hosted.wait(|all| all[0].unwell.is_none()).await;
+    assert_eq!((well[0].pid, well[0].restarts), (pid, 0));
     // One that never passes takes nobody's place, and its last answer is told.
     std::fs::remove_file(hosted.path("healthy")).unwrap();
     hosted.host.apply(vec![tidegate_config::model::Service {
@@ -89,7 +100,12 @@ async fn a_program_that_goes_on_failing_its_checks_is_started_anew() {
     std::fs::write(hosted.path("healthy"), "").unwrap();
     let after = hosted.ready(1).await[0].clone();
     assert_ne!(after.pid, before);
-    assert_eq!(after.restarts, 1);
+    assert_eq!((after.restarts, after.unwell), (1, None));
+    let cause = after.cause.unwrap();
+    assert!(
+        cause.contains("failed 3 checks"),
+        "why it was started anew: {cause}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

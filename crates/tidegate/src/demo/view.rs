@@ -440,7 +440,7 @@ fn row_line(
     let state = match &*state {
         "healthy" | "ready" => style.good(&format!("● {shown}")),
         "warming" | "starting" => style.warn(&format!("◐ {shown}")),
-        "ejected" | "crash_loop" => style.bad(&format!("✗ {shown}")),
+        "ejected" | "crash_loop" | "failing" => style.bad(&format!("✗ {shown}")),
         "probing" | "draining" => style.warn(&format!("◌ {shown}")),
         _ => style.dim(&format!("○ {shown}")),
     };

@@ -60,16 +60,42 @@ pub(super) enum Unfit {
     /// It runs other code, and is not to be kept.
     #[error("it is of another build")]
     Build,
+    /// New code is to run, whoever has left it.
+    #[error("an upgrade starts models anew")]
+    Upgrade,
 }
 
-/// Whether a host may be adopted by the build with this identity. `keep`: also one of another build.
-pub(super) fn fits(hello: &Hello, exe: &str, keep: bool) -> Result<(), Unfit> {
+/// What a supervisor wants of the hosts that it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// The same code goes on, also in a host that runs: an ordinary start.
+    Same,
+    /// The host goes on, whatever build it is of.
+    Keep,
+    /// Everything runs anew.
+    Anew,
+}
+
+impl Wish {
+    /// Of a command with these flags.
+    pub(super) const fn of(upgrade: bool, keep_hosts: bool) -> Self {
+        match (upgrade, keep_hosts) {
+            (_, true) => Self::Keep,
+            (true, false) => Self::Anew,
+            (false, false) => Self::Same,
+        }
+    }
+}
+
+/// Whether a host may be adopted by the build with this identity.
+pub(super) fn fits(hello: &Hello, exe: &str, wish: Wish) -> Result<(), Unfit> {
     if hello.protocol != HOST_PROTOCOL {
-        Err(Unfit::Protocol(hello.protocol))
-    } else if hello.exe != exe && !keep {
-        Err(Unfit::Build)
-    } else {
-        Ok(())
+        return Err(Unfit::Protocol(hello.protocol));
+    }
+    match wish {
+        Wish::Anew => Err(Unfit::Upgrade),
+        Wish::Same if hello.exe != exe => Err(Unfit::Build),
+        Wish::Same | Wish::Keep => Ok(()),
     }
 }
 
@@ -186,17 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_this_build_is_adopted_one_of_another_only_to_be_kept_and_one_of_another_protocol_never()
+    fn a_host_of_this_build_is_adopted_one_of_another_only_to_be_kept_and_none_in_an_upgrade_or_of_another_protocol()
      {
         let mine = hello(HOST_PROTOCOL, "mine");
-        assert_eq!(fits(&mine, "mine", false), Ok(()));
+        assert_eq!(fits(&mine, "mine", Wish::of(false, false)), Ok(()));
         let other = hello(HOST_PROTOCOL, "other");
-        assert_eq!(fits(&other, "mine", false), Err(Unfit::Build));
-        assert_eq!(fits(&other, "mine", true), Ok(()));
+        assert_eq!(fits(&other, "mine", Wish::Same), Err(Unfit::Build));
+        for host in [&mine, &other] {
+            assert_eq!(fits(host, "mine", Wish::of(true, true)), Ok(()));
+            let anew = Wish::of(true, false);
+            assert_eq!(fits(host, "mine", anew), Err(Unfit::Upgrade));
+        }
         for protocol in [0, HOST_PROTOCOL + 1] {
             let strange = hello(protocol, "mine");
-            for keep in [false, true] {
-                assert_eq!(fits(&strange, "mine", keep), Err(Unfit::Protocol(protocol)));
+            for wish in [Wish::Same, Wish::Keep, Wish::Anew] {
+                assert_eq!(fits(&strange, "mine", wish), Err(Unfit::Protocol(protocol)));
             }
         }
     }

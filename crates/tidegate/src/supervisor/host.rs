@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! wanted:   a supervisor in charge whose configuration has services, until its last gateway has ended
-//! adopted:  when this supervisor takes charge and there is one that its own supervisor has left: after a death always, in an upgrade
-//!           with `--keep-hosts`. It goes on as it is, and follows what the gateway accepts
+//! adopted:  when this supervisor takes charge and there is one that its own supervisor has left: after a death, in an upgrade
+//!           only with `--keep-hosts`. It goes on as it is, and follows what the gateway accepts
 //! started:  when wanted, not adopted, and a configuration was accepted; a host that lives by then (of another build, an upgrade) serves
 //!           on until the new one's instances are ready, and is dismissed by that
 //! told to go: when it is not wanted any more; after an upgrade the successor's host sees to it, unless the successor has adopted it
@@ -116,9 +116,10 @@ impl Supervisor {
             return;
         }
         let exe = crate::exe::identity();
+        let wish = adopt::Wish::of(self.plan.upgrade, self.plan.keep_hosts);
         for one in adopt::introductions(&self.run, Adoptable::Host, seat, &[]) {
             let pid = one.hello.pid;
-            let fits = adopt::fits(&one.hello, &exe, self.plan.keep_hosts);
+            let fits = adopt::fits(&one.hello, &exe, wish);
             match fits {
                 Ok(()) if self.host.process.is_none() => {
                     tracing::info!(pid, hash = one.hello.hash, "host adopted");

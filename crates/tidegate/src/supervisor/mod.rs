@@ -237,6 +237,9 @@ impl Supervisor {
             if self.outgoing.is_empty() {
                 self.sockets.iter().for_each(|held| held.id.remove_file());
             }
+            if self.failed.is_none() && !self.unclean {
+                serve::forget_state(&self.plan);
+            }
         }
     }
 

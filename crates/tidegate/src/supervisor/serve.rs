@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use super::start::StartError;
 use super::{Phase, Supervisor};
 use crate::plan::Plan;
-use crate::sockets::{HeldSocket, Use};
+use crate::sockets::{BindError, HeldSocket, Use};
 
 /// Writes the configuration to where all that run by it read it. Only for whoever holds the lock, or takes it over.
 ///
@@ -20,6 +20,53 @@ pub(super) fn keep_config(plan: &mut Plan) -> io::Result<()> {
         Some(file) => std::fs::write(file, text),
         None => Ok(()),
     }
+}
+
+/// Settles where the admin port is that nobody named: where it was, else at the usual port, which is bound here, else at any free one.
+pub(super) fn settle_admin(plan: &mut Plan, offered: &mut Vec<HeldSocket>) {
+    let Some(elsewhere) = plan.serve.as_mut().and_then(|serve| serve.elsewhere.take()) else {
+        return;
+    };
+    let usual = plan.sockets.iter().find(|id| id.usage == Use::Admin);
+    let Some(usual) = usual.cloned() else {
+        return;
+    };
+    let offers = |offered: &[HeldSocket], id| offered.iter().any(|held| held.id == id);
+    if offers(offered, usual.clone()) {
+        return;
+    }
+    let was_elsewhere = elsewhere
+        .sockets
+        .iter()
+        .any(|id| id.usage == Use::Admin && offers(offered, id.clone()));
+    if !was_elsewhere {
+        match HeldSocket::bind(usual) {
+            Ok(held) => return offered.push(held),
+            Err(BindError::InUse { .. }) => {}
+            // Whoever binds the others tells it.
+            Err(_) => return,
+        }
+    }
+    plan.hash = elsewhere.hash;
+    plan.sockets = elsewhere.sockets;
+    if let Some(serve) = &mut plan.serve {
+        serve.config = elsewhere.config;
+    }
+}
+
+/// Removes the state of a port that nobody named: no other run is going to look for it. Only for whoever holds the lock, at the end.
+pub(super) fn forget_state(plan: &Plan) {
+    if !plan.serve.as_ref().is_some_and(|serve| serve.any_state) {
+        return;
+    }
+    let Some(state) = plan.start.run.parent() else {
+        return;
+    };
+    if let Err(error) = std::fs::remove_dir_all(state) {
+        tracing::warn!(folder = %state.display(), %error, "the state folder stays");
+    }
+    // Fails, as it should, while there are others.
+    let _ = state.parent().map(std::fs::remove_dir);
 }
 
 /// Sockets that can't be had, in words of the flags that they are of.

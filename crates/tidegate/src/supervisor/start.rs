@@ -93,7 +93,7 @@ impl Supervisor {
         crate::limits::raise().report(plan.connections, plan.asked_connections);
         let run = RunDir::open(&plan.start.run)?;
         let mut manager = ServiceManager::from_environment();
-        let place = match run.lock() {
+        let mut place = match run.lock() {
             Ok(lock) => Place::over_orphans(&run, lock)?,
             Err(RunDirError::Locked { .. }) if plan.upgrade => {
                 let offer = handover::request(&run, plan.keep_hosts)?;
@@ -117,6 +117,7 @@ impl Supervisor {
             }
             Err(error) => return Err(error.into()),
         };
+        serve::settle_admin(&mut plan, &mut place.offered);
         // Not before: another one may run by that file.
         serve::keep_config(&mut plan).map_err(|source| StartError::Config {
             path: plan.start.paths.first().cloned().unwrap_or_default(),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tidegate_gateway::InstanceRecord;
+use tidegate_gateway::{FailingRecord, InstanceRecord};
 use tidegate_host::InstanceState;
 use tidegate_state::{Guard, Key, Prefix, Store};
 use tokio::sync::watch;
@@ -195,18 +195,26 @@ impl Work {
     }
 }
 
+fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
 fn record(host: &str, instance: &InstanceState) -> InstanceRecord {
-    let since = instance.since.duration_since(UNIX_EPOCH);
     InstanceRecord {
         host: host.to_owned(),
         instance: instance.instance.to_string(),
         address: instance.address.as_ref().map(ToString::to_string),
         revision: instance.revision,
         state: instance.state.as_str().to_owned(),
-        since_ms: since.map_or(0, |since| since.as_millis() as u64),
+        since_ms: unix_ms(instance.since),
         pid: instance.pid,
         restarts: instance.restarts,
         cause: instance.cause.clone(),
+        failing: instance.unwell.as_ref().map(|unwell| FailingRecord {
+            cause: unwell.cause.clone(),
+            since_ms: unix_ms(unwell.since),
+        }),
         versions: instance.versions.clone(),
         retryable: instance.retryable.clone(),
     }
@@ -214,8 +222,6 @@ fn record(host: &str, instance: &InstanceState) -> InstanceRecord {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use tidegate_host::{Address, State};
 
     use super::*;
@@ -231,6 +237,7 @@ mod tests {
             pid: Some(7),
             restarts: 0,
             cause: None,
+            unwell: None,
             certain: false,
             versions: Vec::new(),
             retryable: None,

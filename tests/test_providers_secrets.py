@@ -1,6 +1,7 @@
 """Keys, prompts and answers are seen by whom they are for, and by nobody else: canaries are found nowhere."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 
@@ -12,6 +13,8 @@ from harness.wait import until
 KEY, OTHER = token("canary-of-the-key"), token("other")
 PROMPT, ANSWER, CALLER = "CANARY-PROMPT-7f3a", "CANARY-ANSWER-91bd", "sk-canary-of-the-caller-0123456789"
 SYSTEM, TOOL = "CANARY-SYSTEM-55aa", "CANARY-TOOL-66bb"
+# A whole prompt in a word.
+SHORT = "Gicht"
 # A part of a key is as bad as the whole; the last four letters are the fingerprint's.
 CANARIES = [KEY, KEY[3:30], PROMPT, ANSWER, CALLER, SYSTEM, TOOL, OTHER]
 
@@ -104,6 +107,67 @@ def test_trap_5_canaries_are_found_nowhere(tidegate, faulty, collector, tmp_path
     # As they went over the wire, with whatever this test does not read of them.
     for request in traces.requests:
         look("a batch", request.body.decode("latin-1") + repr(request.headers))
+
+
+def quoting(how):
+    """A provider that repeats the request in its error, in several forms."""
+
+    async def behave(call, connection):
+        request = call.raw.decode()
+        contents = json.dumps(call.body.get("messages") or call.body.get("contents"), ensure_ascii=False)
+        short = SHORT in request
+        messages = [f"oops: cannot read '{SHORT}'" if short else f"oops: {request}", f"oops: {call.body!r}", f"oops: {json.dumps(request)}", f"oops: {contents}"]
+        message = messages[len(forms) % len(messages)]
+        forms.append(message)
+        status = {"down": 500, "limited": 429}.get(how)
+        error = {"error": {"type": "api_error" if how != "limited" else "rate_limit_error", "message": message, "code": SHORT if short else "shard_7", "status": "INTERNAL"}}
+        if status:
+            return await connection.respond(status, json.dumps(error), [("content-type", "application/json")])
+        head, content, _ = faults.wire.stream(call.dialect, call.model)
+        await connection.head(200, [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")])
+        for frame in [*head, *(content[:2] if how == "late" else [])]:
+            await connection.chunk(frame)
+        name = b"event: error\n" if call.dialect == "anthropic" else b""
+        await connection.chunk(name + b"data: " + json.dumps({"type": "error", **error}).encode() + b"\n\n")
+        await connection.last_chunk()
+
+    forms = []
+    behave.forms = forms
+    return behave
+
+
+@pytest.mark.parametrize("how", ["down", "limited", "early", "late"])
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini"])
+def test_a_prompt_that_an_error_repeats_is_shown_to_nobody_else(tidegate, faulty, redis, dialect, how):
+    gateway = tidegate(
+        {
+            "access_log": "stdout",
+            "state": {"url": redis.url},
+            "routes": [route_to("p")],
+            "providers": [provider("p", faulty, [KEY, OTHER], dialect, failover={"failure_threshold": 2, "health_check_interval": "60s"})],
+        },
+        env={"TIDEGATE_LOG": "debug"},
+    )
+    faulty.default = behave = quoting(how)
+    prompt = f"{PROMPT} and my diagnosis\n is \"{ANSWER}\""
+    for front in ("openai", "anthropic", "gemini"):
+        for words in (prompt, SHORT):
+            for key in (KEY, OTHER):
+                restored = gateway.admin(f"/api/v1/providers/p/keys/{quote(fingerprint(key), safe='')}/restore", "POST")
+                assert restored.status in (200, 204), restored.body
+            target, body = ask(front, stream=how in ("early", "late"))
+            send(gateway, target, json.dumps(body).replace("Say hello.", json.dumps(words)[1:-1]), [])
+    assert any(PROMPT in form for form in behave.forms) and any(SHORT in form for form in behave.forms)
+    shown = {**everything_shown(gateway), "the store": redis.everything()}
+    keys = json.dumps(gateway.api("providers"), ensure_ascii=False)
+    if how != "late":
+        assert "oops: " in keys, "the provider's own words are"
+    gateway.stop()
+    shown["the log"] = gateway.logs()
+    for where, text in shown.items():
+        look(where, text)
+        for word in (SHORT, "diagnosis"):
+            assert word not in text, f"{word} in {where}"
 
 
 def test_answers_of_a_provider_bring_no_key_to_the_caller(tidegate, faulty):

@@ -230,13 +230,15 @@ def test_a_callers_flag_is_obeyed_in_both_directions(tidegate, server, collector
 def test_callers_who_are_not_trusted_decide_nothing(tidegate, server, collector):
     behind, seen = server(), collector()
     gateway = tidegate({**simple(behind), "tracing": seen.config(sample="0%", parent_based=False)})
-    gateway.get(headers=[("traceparent", f"{PARENT}-01")])
-    assert behind.requests[0].header("traceparent") == f"{PARENT}-00", "nobody behind is told that it is recorded"
+    for at, flags in enumerate(("00", "01", "02", "03")):
+        gateway.get(headers=[("traceparent", f"{PARENT}-{flags}"), ("tracestate", "v=1")])
+        assert behind.requests[at].header("traceparent") == f"{PARENT}-{flags}", "nothing of ours is its parent"
+        assert behind.requests[at].header("tracestate") == "v=1"
     gateway.reload({**gateway.config, "tracing": seen.config(parent_based=False)})
     gateway.get(headers=[("traceparent", f"{PARENT}-00")])
     request, (attempt,) = seen.trace()
     assert (request.trace, request.parent, request.flags) == (PARENT.split("-")[1], PARENT.split("-")[2], 0x301)
-    assert behind.requests[1].header("traceparent") == attempt.traceparent
+    assert behind.requests[4].header("traceparent") == attempt.traceparent
 
 
 def test_a_share_of_the_requests_is_recorded_and_their_endpoints_know(tidegate, server, collector):

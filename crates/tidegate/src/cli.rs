@@ -380,7 +380,8 @@ fn change(
     none: NewAmount,
     read: impl Fn(&str) -> Result<Budget, String>,
 ) -> Result<BudgetChange, String> {
-    match budget(text)? {
+    let parts = budget(text).map_err(|_| "write 10/day, 200/month, none/day or none/month")?;
+    match parts {
         ("none", per) => Ok(BudgetChange { to: none, per }),
         _ => read(text).map(BudgetChange::from),
     }

@@ -12,7 +12,7 @@ use tidegate_admin::status::keys_table;
 use tidegate_gateway::view::VirtualKeyView;
 use tidegate_keys::account::{KeyRequest, KeyUpdate, Limits, LimitsUpdate};
 
-use crate::check::{BAD, print};
+use crate::check::print;
 use crate::cli::{CreateKey, Keys, KeysCommand, UpdateKey};
 use crate::status::running;
 
@@ -40,13 +40,7 @@ pub(crate) fn run(options: &Keys) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            match &error {
-                // What was asked for is wrong, not what was done.
-                ClientError::Problem { problem, .. } if matches!(problem.status, 400 | 409) => {
-                    ExitCode::from(BAD)
-                }
-                _ => ExitCode::FAILURE,
-            }
+            ExitCode::FAILURE
         }
     }
 }

@@ -246,8 +246,10 @@ impl Begun<'_> {
                     answer.broken(*broke);
                 }
                 self.up.cancel();
-                let outcome = match answer.evidence() {
-                    Some(evidence) => Outcome::Answer(evidence),
+                // The request is not kept for so long, so what quotes it can't be told from the rest.
+                let shown = answer.evidence().map(Evidence::without_words);
+                let outcome = match &shown {
+                    Some(shown) => Outcome::Answer(shown),
                     None => Outcome::NoAnswer(NoAnswer::Reset),
                 };
                 match self.part.asked {

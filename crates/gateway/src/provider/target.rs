@@ -272,12 +272,14 @@ impl Asked {
         let Asking { key, answer, .. } = asking;
         let mut rotation = self.rotation.borrow_mut();
         let now = worker.now();
+        // What a key is known for is shown to others than who asked.
+        let shown = answer.evidence().map(|evidence| self.unquoted(evidence));
         let outcome = match end {
-            End::Unfit => match answer.evidence() {
-                Some(evidence) => {
+            End::Unfit => match answer.evidence().zip(shown.as_ref()) {
+                Some((evidence, shown)) => {
                     self.refusal
                         .replace(Some(Box::new(Refusal::failed(&answer, evidence))));
-                    Outcome::Answer(evidence)
+                    Outcome::Answer(shown)
                 }
                 None => Outcome::NoAnswer(NoAnswer::Reset),
             },
@@ -302,14 +304,21 @@ impl Asked {
             End::Up(UpError::Reset | UpError::Malformed | UpError::NoTunnel) => {
                 Outcome::NoAnswer(NoAnswer::Reset)
             }
-            End::Late(Some(_)) => match answer.evidence() {
-                Some(evidence) => Outcome::Answer(evidence),
+            End::Late(Some(_)) => match &shown {
+                Some(shown) => Outcome::Answer(shown),
                 None => Outcome::NoAnswer(NoAnswer::Timeout),
             },
             End::Late(None) | End::Spare => Outcome::Cancelled,
         };
         let next = rotation.finish(key, outcome, Some(latency), now);
         self.next.set(Some(Step::By(next)));
+    }
+
+    /// What a provider said, without what it quotes of the request.
+    fn unquoted(&self, evidence: &Evidence) -> Evidence {
+        let before = self.before.borrow();
+        let before = before.as_ref().map_or("", |before| before.text());
+        evidence.without_quotes(self.call.body(), before)
     }
 
     /// Counts an address that can't be reached; false if it was the last.

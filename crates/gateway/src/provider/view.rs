@@ -151,8 +151,10 @@ impl Handle {
         let (before, key) = Accounts::update(&*store, id, update, unix_ms()).await?;
         let currency = self.control.shared.providers.accounts.currency();
         let change = key.differs_from(&before, &currency);
-        tracing::info!(key = key.id, name = key.name, change, "virtual key changed");
-        self.tell_of_key("virtual_key_changed", &key, &change);
+        if key != before {
+            tracing::info!(key = key.id, name = key.name, change, "virtual key changed");
+            self.tell_of_key("virtual_key_changed", &key, &change);
+        }
         let accounts = &self.control.shared.providers.accounts;
         let used = accounts.list(unix_ms()).into_iter();
         let used = used.filter(|(known, _)| known.id == id);

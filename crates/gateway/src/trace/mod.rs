@@ -160,11 +160,7 @@ impl Tracing {
             _ => rng.next_u64() >> 11 < self.share,
         };
         if !sampled {
-            if let Some(parent) = parent.filter(|parent| parent.is_sampled()) {
-                // Its caller is not believed; nobody behind us shall be told otherwise.
-                let value = parent.sampled(false).to_value();
-                headers.insert(&TRACEPARENT, value);
-            }
+            // There is no span of ours that could be a parent: it goes on as it came, with whatever its caller says of it.
             return None;
         }
         let policy = TracePolicy {

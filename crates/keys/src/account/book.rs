@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use super::key::{self, Amount, Hash, VirtualKey};
 use super::meter::{LARGEST, Meter, Short, Unit, Window};
 use super::window::Span;
-use super::words::used_of;
+use super::words::no_more;
 use crate::clock::Clock;
 
 /// Why a caller's key does not open the door.
@@ -42,13 +42,15 @@ pub enum Denied {
 /// Why a request must wait.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// A limit is reached.
-    #[error("a limit of the virtual key is used up: {}", used_of(*used, *limit, what, *per, currency, |n| n.to_string()))]
+    /// A limit is reached, or what is left of it is less than the request may use.
+    #[error("{}", no_more(*used, *limit, *wanted, what, *per, currency))]
     UsedUp {
         /// `requests`, `tokens`, or `micros` of the currency.
         what: &'static str,
-        /// What counts in this span; at least the limit.
+        /// What counts in this span, reservations of requests under way too.
         used: u64,
+        /// What the request would reserve. More than is left, even if something is.
+        wanted: u64,
         /// The limit.
         limit: u64,
         /// Its span.
@@ -424,8 +426,8 @@ impl Permit {
                         Short::Unconfirmed => Refused::Unconfirmed { what, per },
                         Short::UsedUp => Refused::UsedUp {
                             what,
-                            // What is reserved may still be given back; the limit is reached all the same.
-                            used: meter.used(unix_ms).max(meter.limit()),
+                            used: meter.used(unix_ms),
+                            wanted: amount.unsigned_abs(),
                             limit: meter.limit(),
                             per,
                             currency: prices.currency.clone(),

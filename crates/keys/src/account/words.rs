@@ -42,6 +42,34 @@ pub fn used_of(
     }
 }
 
+/// Why a request is refused that would reserve `wanted` of a limit. What is used and what is wanted are more than the limit together.
+pub(super) fn no_more(
+    used: u64,
+    limit: u64,
+    wanted: u64,
+    unit: &str,
+    per: Span,
+    currency: &str,
+) -> String {
+    let told = |used| used_of(used, limit, unit, per, currency, |n| n.to_string());
+    let left = limit.saturating_sub(used);
+    // Where the store knows of more than is known here, it is reached all the same.
+    if left == 0 || wanted <= left {
+        return format!(
+            "a limit of the virtual key is used up: {}",
+            told(used.max(limit))
+        );
+    }
+    let wanted = match unit {
+        "micros" => money(wanted, currency),
+        unit => format!("{wanted} {unit}"),
+    };
+    format!(
+        "the request does not fit into what is left of a limit of the virtual key: it may use {wanted}, and {} is left",
+        told(left)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +86,27 @@ mod tests {
         ] {
             assert_eq!(money(micros, currency), text);
         }
+    }
+
+    #[test]
+    fn a_limit_is_used_up_only_when_it_is() {
+        let told = |used, wanted| no_more(used, 50_000, wanted, "micros", Span::Day, "EUR");
+        let up = "a limit of the virtual key is used up: €0.05 of €0.05 today";
+        assert_eq!(told(50_000, 1), up);
+        assert_eq!(
+            told(61_000, 1),
+            "a limit of the virtual key is used up: €0.06 of €0.05 today"
+        );
+        // Known better by the store.
+        assert_eq!(told(30_000, 10_000), up);
+        assert_eq!(
+            told(30_000, 50_000),
+            "the request does not fit into what is left of a limit of the virtual key: it may use €0.05, and €0.02 of €0.05 today is left"
+        );
+        assert_eq!(
+            no_more(90, 100, 20, "tokens", Span::Month, "EUR"),
+            "the request does not fit into what is left of a limit of the virtual key: it may use 20 tokens, and 10 of 100 tokens this month is left"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! for a rate limit and for an empty account, MiniMax says 200 for everything. So status, headers **and** a bounded part
 //! of the body are looked at, and a table of rules (data, not branches) says what they mean.
 
+mod quote;
 pub(crate) mod redact;
 mod reset;
 mod rules;
@@ -64,7 +65,8 @@ pub enum LimitScope {
     Model,
 }
 
-/// An outcome, classified, with what it was concluded from. Fit to be shown and logged: it holds no secret.
+/// An outcome, classified, with what it was concluded from. Fit to be shown and logged once it quotes no request
+/// ([`Evidence::without_quotes`]): it holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// What it means.
@@ -77,7 +79,8 @@ pub struct Evidence {
     pub status: u16,
     /// The provider's own code, type or reason (`insufficient_quota`, `1113`), at most 64 bytes.
     pub code: Option<String>,
-    /// The message on one line, at most 200 characters, with everything that looks like a key removed.
+    /// The message on one line, at most 200 characters, with everything that looks like a key removed. It may quote the request:
+    /// [`Evidence::without_quotes`].
     pub excerpt: String,
     /// The name of the rule that decided (`openai-quota`).
     pub rule: &'static str,
@@ -102,6 +105,36 @@ impl Evidence {
             code: None,
             excerpt,
             rule,
+        }
+    }
+
+    /// The same without what it quotes of the request, which may be nobody else's to read: `body` as the caller sent it, and `more` of what was
+    /// asked of the provider. Costs a pass over at most a MiB of the body.
+    #[must_use]
+    pub fn without_quotes(&self, body: &[u8], more: &str) -> Self {
+        let code = self.code.as_deref().map(|code| {
+            let quoted = format!("\"{code}\"");
+            match rules::is_known(code) || *quote::without_quotes(&quoted, body, more) == *quoted {
+                true => code.to_owned(),
+                false => "…".to_owned(),
+            }
+        });
+        let excerpt = quote::without_quotes(&self.excerpt, body, more);
+        Self {
+            code,
+            excerpt: excerpt.into_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same without the provider's own words, for when the request that they may quote is not at hand.
+    #[must_use]
+    pub fn without_words(&self) -> Self {
+        let code = self.code.clone().filter(|code| rules::is_known(code));
+        Self {
+            code,
+            excerpt: String::new(),
+            ..self.clone()
         }
     }
 

@@ -77,6 +77,16 @@ impl Rule {
     }
 }
 
+/// Whether a code is one of the table's own words, or a number: no caller's.
+pub(super) fn is_known(code: &str) -> bool {
+    let named = |rule: &Rule| {
+        rule.codes
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(code))
+    };
+    code.parse::<u16>().is_ok() || RULES.iter().any(named)
+}
+
 /// `*` is anything; letters in any case.
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((head, tail)) = pattern.split_once('*') else {
